@@ -1,0 +1,500 @@
+//! The batch: the unit of every boundary.
+//!
+//! A batch is a list of chunks; a chunk is one buffer and a table of spans into it, for records of one topic. A source that reads lines, and
+//! the log that reads record batches, hand over the buffer they read: no object, no copy and no reference count for each record.
+
+use crate::{Header, Origin, Payload, PayloadRef, Record, Topic, TopicPartition};
+use bytes::{Bytes, BytesMut};
+use std::sync::Arc;
+
+/// Records in order. Bounded by who makes it: [`crate::TaskContext::max_bytes`] first, then `max_records`.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    chunks: Vec<Chunk>,
+    len: usize,
+    bytes: usize,
+}
+
+/// Records of one topic (and, where it is fixed, one partition) over one buffer.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    pub topic: Topic,
+    pub partition: Option<i32>,
+    /// The partition of the log that these records were read from; each record has its own offset.
+    pub origin: Option<Arc<TopicPartition>>,
+    buffer: Bytes,
+    entries: Vec<Entry>,
+    headers: Vec<Header>,
+    outline: Vec<Payload>,
+    bytes: usize,
+}
+
+/// A place in a chunk's buffer, in bytes. A buffer is at most 4 GiB; a record at most 64 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub start: u32,
+    pub len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: Cell,
+    value: Cell,
+    /// `i64::MIN` for none.
+    timestamp: i64,
+    /// In the log; only with `Chunk::origin`.
+    offset: i64,
+    headers_start: u32,
+    headers_len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Cell {
+    Null,
+    Inline(Span),
+    /// Structured data, and large payloads that came in a buffer of their own.
+    Outline(u32),
+}
+
+const NO_TIMESTAMP: i64 = i64::MIN;
+/// Payloads above this stay in their own buffer: the copy would cost more than the reference count.
+const INLINE_MAX_BYTES: usize = 4096;
+
+impl Batch {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// In records.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What the batch holds in memory, about: buffers, tables and structured data. This is what budgets count.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub fn chunks(&self) -> &[Chunk] {
+        &self.chunks
+    }
+
+    pub fn into_chunks(self) -> Vec<Chunk> {
+        self.chunks
+    }
+
+    /// An empty chunk is dropped.
+    pub fn push_chunk(&mut self, chunk: Chunk) {
+        if chunk.is_empty() {
+            return;
+        }
+        self.len += chunk.len();
+        self.bytes += chunk.bytes;
+        self.chunks.push(chunk);
+    }
+
+    pub fn append(&mut self, other: Batch) {
+        for chunk in other.chunks {
+            self.push_chunk(chunk);
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        self.chunks.iter().flat_map(Chunk::iter)
+    }
+
+    /// Owned records, for transforms that change them. Payloads stay slices of the chunk's buffer.
+    pub fn into_records(self) -> impl Iterator<Item = Record> {
+        self.chunks.into_iter().flat_map(|chunk| (0..chunk.len()).map(move |index| chunk.get(index).to_record()))
+    }
+
+    /// Keeps the records for which `keep` is true. No payload is touched.
+    pub fn retain(&mut self, mut keep: impl FnMut(RecordRef<'_>) -> bool) {
+        for chunk in &mut self.chunks {
+            let kept: Vec<Entry> =
+                chunk.entries.iter().filter(|entry| keep(RecordRef { chunk, entry })).copied().collect();
+            if kept.len() < chunk.entries.len() {
+                chunk.entries = kept;
+            }
+        }
+        self.chunks.retain(|chunk| !chunk.is_empty());
+        self.len = self.chunks.iter().map(Chunk::len).sum();
+        self.bytes = self.chunks.iter().map(|chunk| chunk.bytes).sum();
+    }
+
+    /// Renames topics, chunk by chunk; `None` keeps the name.
+    pub fn rename_topics(&mut self, mut rename: impl FnMut(&str) -> Option<Topic>) {
+        for chunk in &mut self.chunks {
+            if let Some(topic) = rename(&chunk.topic) {
+                chunk.topic = topic;
+            }
+        }
+    }
+
+    /// The records `range` (by index over the whole batch), sharing the buffers.
+    pub fn slice(&self, range: std::ops::Range<usize>) -> Batch {
+        let mut out = Batch::new();
+        let mut first = 0;
+        for chunk in &self.chunks {
+            let (from, to) = (range.start.max(first), range.end.min(first + chunk.len()));
+            if from < to {
+                let entries = chunk.entries[from - first..to - first].to_vec();
+                out.push_chunk(Chunk { entries, ..chunk.clone() });
+            }
+            first += chunk.len();
+        }
+        out
+    }
+}
+
+impl FromIterator<Record> for Batch {
+    fn from_iter<I: IntoIterator<Item = Record>>(records: I) -> Self {
+        let mut builder = BatchBuilder::new();
+        for record in records {
+            builder.push(record);
+        }
+        builder.finish()
+    }
+}
+
+impl Chunk {
+    /// In records.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn buffer(&self) -> &Bytes {
+        &self.buffer
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// True when any key, value or header is structured: such a chunk needs a converter before it can be appended to the log.
+    pub fn has_data(&self) -> bool {
+        self.outline.iter().any(|payload| matches!(payload, Payload::Data(_)))
+            || self.headers.iter().any(|header| matches!(header.value, Payload::Data(_)))
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
+        self.entries.iter().map(move |entry| RecordRef { chunk: self, entry })
+    }
+
+    /// # Panics
+    /// When `index` is not below [`Chunk::len`].
+    pub fn get(&self, index: usize) -> RecordRef<'_> {
+        RecordRef { chunk: self, entry: &self.entries[index] }
+    }
+}
+
+/// A record in a batch. Two pointers: copy it freely.
+#[derive(Clone, Copy, Debug)]
+pub struct RecordRef<'a> {
+    chunk: &'a Chunk,
+    entry: &'a Entry,
+}
+
+impl<'a> RecordRef<'a> {
+    pub fn topic(self) -> &'a Topic {
+        &self.chunk.topic
+    }
+
+    pub fn partition(self) -> Option<i32> {
+        self.chunk.partition
+    }
+
+    pub fn key(self) -> PayloadRef<'a> {
+        self.payload(self.entry.key)
+    }
+
+    pub fn value(self) -> PayloadRef<'a> {
+        self.payload(self.entry.value)
+    }
+
+    pub fn headers(self) -> &'a [Header] {
+        &self.chunk.headers[self.entry.headers_start as usize..][..self.entry.headers_len as usize]
+    }
+
+    /// Milliseconds since the epoch.
+    pub fn timestamp(self) -> Option<i64> {
+        (self.entry.timestamp != NO_TIMESTAMP).then_some(self.entry.timestamp)
+    }
+
+    /// The partition and offset that it was read from.
+    pub fn origin(self) -> Option<(&'a Arc<TopicPartition>, i64)> {
+        self.chunk.origin.as_ref().map(|partition| (partition, self.entry.offset))
+    }
+
+    pub fn to_record(self) -> Record {
+        Record {
+            topic: self.chunk.topic.clone(),
+            partition: self.chunk.partition,
+            key: self.to_payload(self.entry.key),
+            value: self.to_payload(self.entry.value),
+            headers: self.headers().to_vec(),
+            timestamp: self.timestamp(),
+            origin: self.origin().map(|(partition, offset)| Origin { partition: partition.clone(), offset }),
+        }
+    }
+
+    fn payload(self, cell: Cell) -> PayloadRef<'a> {
+        match cell {
+            Cell::Null => PayloadRef::Null,
+            Cell::Inline(span) => PayloadRef::Bytes(&self.chunk.buffer[span.start as usize..][..span.len as usize]),
+            Cell::Outline(index) => self.chunk.outline[index as usize].as_ref(),
+        }
+    }
+
+    fn to_payload(self, cell: Cell) -> Payload {
+        match cell {
+            Cell::Null => Payload::Null,
+            Cell::Inline(span) => {
+                Payload::Bytes(self.chunk.buffer.slice(span.start as usize..span.start as usize + span.len as usize))
+            }
+            Cell::Outline(index) => self.chunk.outline[index as usize].clone(),
+        }
+    }
+}
+
+/// Builds a chunk over a buffer that the caller filled (or is still filling): spans first, the buffer at the end.
+#[derive(Debug)]
+pub struct ChunkBuilder {
+    topic: Topic,
+    partition: Option<i32>,
+    origin: Option<Arc<TopicPartition>>,
+    entries: Vec<Entry>,
+    headers: Vec<Header>,
+    outline: Vec<Payload>,
+    outline_bytes: usize,
+    end: usize,
+}
+
+impl ChunkBuilder {
+    pub fn new(topic: Topic) -> Self {
+        Self {
+            topic,
+            partition: None,
+            origin: None,
+            entries: Vec::new(),
+            headers: Vec::new(),
+            outline: Vec::new(),
+            outline_bytes: 0,
+            end: 0,
+        }
+    }
+
+    #[must_use]
+    pub fn partition(mut self, partition: Option<i32>) -> Self {
+        self.partition = partition;
+        self
+    }
+
+    #[must_use]
+    pub fn origin(mut self, origin: Option<Arc<TopicPartition>>) -> Self {
+        self.origin = origin;
+        self
+    }
+
+    pub fn reserve(&mut self, records: usize) {
+        self.entries.reserve(records);
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// A record whose key and value are places in the buffer; `None` is null. `offset` counts only with an origin.
+    pub fn push_span(&mut self, key: Option<Span>, value: Option<Span>, timestamp: Option<i64>, offset: i64) {
+        let key = self.inline(key);
+        let value = self.inline(value);
+        self.push_entry(key, value, timestamp, offset);
+    }
+
+    /// Adds a header to the record pushed last.
+    pub fn header(&mut self, name: Arc<str>, value: Payload) {
+        if let Some(entry) = self.entries.last_mut() {
+            self.outline_bytes += value.size() + name.len() + 48;
+            self.headers.push(Header { name, value });
+            entry.headers_len += 1;
+        }
+    }
+
+    /// # Panics
+    /// When a span lies outside the buffer: a bug of the caller.
+    pub fn finish(self, buffer: Bytes) -> Chunk {
+        assert!(self.end <= buffer.len(), "a span ends at {} in a buffer of {} bytes", self.end, buffer.len());
+        let bytes = buffer.len() + self.entries.len() * size_of::<Entry>() + self.outline_bytes;
+        Chunk {
+            topic: self.topic,
+            partition: self.partition,
+            origin: self.origin,
+            buffer,
+            entries: self.entries,
+            headers: self.headers,
+            outline: self.outline,
+            bytes,
+        }
+    }
+
+    fn inline(&mut self, span: Option<Span>) -> Cell {
+        span.map_or(Cell::Null, |span| {
+            self.end = self.end.max(span.start as usize + span.len as usize);
+            Cell::Inline(span)
+        })
+    }
+
+    fn outline(&mut self, payload: Payload) -> Cell {
+        self.outline_bytes += payload.size() + size_of::<Payload>();
+        self.outline.push(payload);
+        Cell::Outline(self.outline.len() as u32 - 1)
+    }
+
+    fn push_entry(&mut self, key: Cell, value: Cell, timestamp: Option<i64>, offset: i64) {
+        let headers_start = self.headers.len() as u32;
+        let timestamp = timestamp.unwrap_or(NO_TIMESTAMP);
+        self.entries.push(Entry { key, value, timestamp, offset, headers_start, headers_len: 0 });
+    }
+}
+
+/// Builds a batch from owned records: small payloads are gathered into one buffer for each run of equal topics.
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    batch: Batch,
+    run: Option<(ChunkBuilder, BytesMut)>,
+}
+
+impl BatchBuilder {
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// In records.
+    pub fn len(&self) -> usize {
+        self.batch.len() + self.run.as_ref().map_or(0, |(run, _)| run.len())
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// As [`Batch::bytes`].
+    pub fn bytes(&self) -> usize {
+        let run = |(run, buffer): &(ChunkBuilder, BytesMut)| buffer.len() + run.entries.len() * size_of::<Entry>() + run.outline_bytes;
+        self.batch.bytes() + self.run.as_ref().map_or(0, run)
+    }
+
+    pub fn push(&mut self, record: Record) {
+        let origin = record.origin.as_ref().map(|origin| &origin.partition);
+        // 1 GiB: far from the 4 GiB that a span can name, whatever one record adds.
+        let fits = |(run, buffer): &(ChunkBuilder, BytesMut)| {
+            run.topic == record.topic && run.partition == record.partition && run.origin.as_ref() == origin && buffer.len() < 1 << 30
+        };
+        if !self.run.as_ref().is_some_and(fits) {
+            self.end_run();
+        }
+        let (run, buffer) = self.run.get_or_insert_with(|| {
+            let run = ChunkBuilder::new(record.topic.clone()).partition(record.partition).origin(origin.cloned());
+            (run, BytesMut::new())
+        });
+        let mut cell = |run: &mut ChunkBuilder, payload: Payload| match payload {
+            Payload::Null => Cell::Null,
+            Payload::Bytes(bytes) if bytes.len() <= INLINE_MAX_BYTES => {
+                let span = Span { start: buffer.len() as u32, len: bytes.len() as u32 };
+                buffer.extend_from_slice(&bytes);
+                run.inline(Some(span))
+            }
+            other => run.outline(other),
+        };
+        let key = cell(run, record.key);
+        let value = cell(run, record.value);
+        run.push_entry(key, value, record.timestamp, record.origin.map_or(-1, |origin| origin.offset));
+        for header in record.headers {
+            run.header(header.name, header.value);
+        }
+    }
+
+    pub fn push_chunk(&mut self, chunk: Chunk) {
+        self.end_run();
+        self.batch.push_chunk(chunk);
+    }
+
+    pub fn finish(mut self) -> Batch {
+        self.end_run();
+        self.batch
+    }
+
+    fn end_run(&mut self) {
+        if let Some((run, buffer)) = self.run.take() {
+            self.batch.push_chunk(run.finish(buffer.freeze()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Data;
+
+    fn record(topic: &str, value: &str) -> Record {
+        Record::new(topic, value.to_owned())
+    }
+
+    #[test]
+    fn records_come_out_as_they_went_in() {
+        let mut large = record("b", &"x".repeat(5000));
+        large.headers.push(Header { name: "h".into(), value: "1".into() });
+        large.timestamp = Some(7);
+        let mut structured = record("b", "");
+        structured.value = Payload::data(None, Data::Int64(5));
+        structured.key = "k".into();
+        let records = vec![record("a", "1"), record("a", "2"), large, structured, record("a", "3")];
+        let batch: Batch = records.iter().cloned().collect();
+        assert_eq!((batch.len(), batch.chunks().len()), (5, 3));
+        assert!(batch.chunks()[1].has_data());
+        assert!(batch.bytes() > 5000);
+        assert_eq!(batch.into_records().collect::<Vec<_>>(), records);
+    }
+
+    #[test]
+    fn retain_and_slice_keep_order_and_counts() {
+        let mut batch: Batch = (0..10).map(|i| record(if i < 4 { "a" } else { "b" }, &i.to_string())).collect();
+        let values = |batch: &Batch| -> Vec<String> {
+            batch
+                .iter()
+                .map(|r| match r.value() {
+                    PayloadRef::Bytes(b) => String::from_utf8(b.to_vec()).unwrap(),
+                    other => panic!("{other:?}"),
+                })
+                .collect()
+        };
+        assert_eq!(values(&batch.slice(3..6)), ["3", "4", "5"]);
+        let mut index = 0;
+        batch.retain(|_| {
+            index += 1;
+            index % 2 == 0
+        });
+        assert_eq!(values(&batch), ["1", "3", "5", "7", "9"]);
+        assert_eq!(batch.len(), 5);
+    }
+
+    #[test]
+    #[should_panic(expected = "a span ends at 5")]
+    fn a_span_outside_the_buffer_is_a_bug() {
+        let mut builder = ChunkBuilder::new("t".into());
+        builder.push_span(None, Some(Span { start: 1, len: 4 }), None, 0);
+        builder.finish(Bytes::from_static(b"abcd"));
+    }
+}

@@ -1,0 +1,7 @@
+//! The log between sources and sinks, and the implementations of it: embedded (the default), Kafka, memory (for tests).
+//!
+//! One conformance kit (`conformance`) says what every implementation must do.
+
+pub mod contract;
+
+pub use contract::*;
