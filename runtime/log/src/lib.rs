@@ -3,6 +3,7 @@
 //! One conformance kit (`conformance`) says what every implementation must do.
 
 pub mod contract;
+pub mod group;
 pub mod partitioner;
 pub mod record_batch;
 
