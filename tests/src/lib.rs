@@ -1,0 +1,19 @@
+//! The black-box harness: starts the built binary, feeds it from a ledger that is never killed, and judges what came out.
+//!
+//! Depends on no aqueduct crate: formats are read by parsers of its own, so a bug cannot hide on both sides.
+
+pub mod chaos;
+pub mod checker;
+pub mod client;
+pub mod ledger;
+pub mod outputs;
+pub mod segment;
+pub mod site;
+pub mod wait;
+
+pub use chaos::{Chaos, Mode};
+pub use checker::{Kind, Report, Stream, check};
+pub use client::{Answer, Client};
+pub use ledger::{Ledger, LedgerProcess};
+pub use site::{Run, Site};
+pub use wait::{env_number, poll_for, wait_until};
