@@ -1,0 +1,272 @@
+//! The REST API: Kafka Connect's paths, codes and JSON exactly (compat.md); what is ours is under `/aqueduct/v1`.
+//!
+//! The only crate that knows REST JSON. No call here waits for a connector (invariant 10).
+
+mod body;
+mod call;
+mod connectors;
+mod error;
+mod guard;
+mod listen;
+mod offsets;
+mod plugins;
+mod root;
+mod summary;
+mod topics;
+
+pub use call::call;
+pub use error::ApiError;
+pub use guard::check_listeners;
+pub use listen::{bind, serve};
+pub use plugins::OtherPlugin;
+
+use aqueduct_log::{Log, LogWriter};
+use aqueduct_worker::worker::AdminResult;
+use aqueduct_worker::{AdminError, Worker};
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::http::request::Parts;
+use axum::routing::{get, post, put};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Mutex, watch};
+
+/// Kafka Connect's default request timeout (`RestServer`).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
+/// A config of 1 MiB is far beyond any real one; the bound keeps a client from filling the memory.
+const BODY_MAX_BYTES: usize = 1 << 20;
+/// The version of Kafka Connect whose API this is: clients parse it and switch features on by it.
+pub const KAFKA_VERSION: &str = "4.1.0";
+
+/// From worker.yaml, under Kafka Connect's names.
+#[derive(Clone, Debug)]
+pub struct RestOptions {
+    /// `rest.advertised.host.name`: also allowed in `Host`.
+    pub advertised_host: Option<String>,
+    /// `access.control.allow.origin`: `*`, or origins separated by commas; empty switches CORS off.
+    pub allow_origin: String,
+    /// `access.control.allow.methods`: separated by commas; empty is Kafka Connect's default `GET,POST,HEAD`.
+    pub allow_methods: String,
+    /// `topic.tracking.enable`
+    pub topic_tracking: bool,
+    /// `topic.tracking.allow.reset`
+    pub topic_tracking_reset: bool,
+    /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
+    pub other_plugins: Vec<OtherPlugin>,
+}
+
+impl Default for RestOptions {
+    fn default() -> Self {
+        Self {
+            advertised_host: None,
+            allow_origin: String::new(),
+            allow_methods: String::new(),
+            topic_tracking: true,
+            topic_tracking_reset: true,
+            other_plugins: Vec::new(),
+        }
+    }
+}
+
+/// The whole API. `worker` is empty while the worker starts: `/health` then says `starting` and every other call waits for it.
+pub fn router(worker: watch::Receiver<Option<Worker>>, options: RestOptions) -> Router {
+    let options = Arc::new(options);
+    let app = App { worker, log: None, options: options.clone(), writer: Arc::default() };
+    let routes = Router::new()
+        .route("/", get(root::version))
+        .route("/health", get(root::health))
+        .route("/metrics", get(root::metrics))
+        .route("/connectors", get(connectors::list).post(connectors::create))
+        .route("/connectors/{connector}", get(connectors::info).delete(connectors::delete))
+        .route(
+            "/connectors/{connector}/config",
+            get(connectors::config).put(connectors::put_config).patch(connectors::patch_config),
+        )
+        .route("/connectors/{connector}/status", get(connectors::status))
+        .route("/connectors/{connector}/pause", put(connectors::pause))
+        .route("/connectors/{connector}/resume", put(connectors::resume))
+        .route("/connectors/{connector}/stop", put(connectors::stop))
+        .route("/connectors/{connector}/restart", post(connectors::restart))
+        .route("/connectors/{connector}/tasks", get(connectors::tasks))
+        .route("/connectors/{connector}/tasks/{task}/status", get(connectors::task_status))
+        .route("/connectors/{connector}/tasks/{task}/restart", post(connectors::restart_task))
+        .route("/connectors/{connector}/topics", get(connectors::topics))
+        .route("/connectors/{connector}/topics/reset", put(connectors::reset_topics))
+        .route("/connectors/{connector}/offsets", get(offsets::show).patch(offsets::alter).delete(offsets::reset))
+        .route("/connector-plugins", get(plugins::list))
+        .route("/connector-plugins/{plugin}/config", get(plugins::config))
+        .route("/connector-plugins/{plugin}/config/validate", put(plugins::validate))
+        .route("/aqueduct/v1/summary", get(summary::summary))
+        .route("/aqueduct/v1/folder", get(summary::folder))
+        .route("/aqueduct/v1/plugins", get(plugins::descriptors))
+        .merge(topic_routes())
+        .method_not_allowed_fallback(error::method_not_allowed)
+        .fallback(error::not_found)
+        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
+        .with_state(app);
+    guard::guarded(routes, options)
+}
+
+/// `/aqueduct/v1/topics` over a log without a worker: what `aqueduct topics --data-dir` talks to, in its own process.
+pub fn log_router(log: Arc<dyn Log>) -> Router {
+    let app = App { worker: watch::channel(None).1, log: Some(log), options: Arc::default(), writer: Arc::default() };
+    topic_routes().with_state(app)
+}
+
+fn topic_routes() -> Router<App> {
+    Router::new()
+        .route("/aqueduct/v1/topics", get(topics::list).post(topics::create))
+        .route("/aqueduct/v1/topics/{topic}", get(topics::describe).delete(topics::delete))
+        .route("/aqueduct/v1/topics/{topic}/records", get(topics::read).post(topics::write))
+}
+
+#[derive(Clone)]
+struct App {
+    worker: watch::Receiver<Option<Worker>>,
+    /// Only where there is a log and no worker.
+    log: Option<Arc<dyn Log>>,
+    options: Arc<RestOptions>,
+    /// Of `POST …/records`: one for all calls, since a second writer of the same name would fence the first (invariant 5).
+    writer: Arc<Mutex<Option<Box<dyn LogWriter>>>>,
+}
+
+/// The worker, once it has started.
+struct Ready(Worker);
+
+impl FromRequestParts<App> for Ready {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(_: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let mut worker = app.worker.clone();
+        let started = worker.wait_for(Option::is_some).await;
+        match started.ok().and_then(|worker| worker.clone()) {
+            Some(worker) => Ok(Ready(worker)),
+            None => Err(ApiError::new(503, "the worker did not start, or is shutting down")),
+        }
+    }
+}
+
+/// The log, of the worker or alone.
+struct TheLog(Arc<dyn Log>);
+
+impl FromRequestParts<App> for TheLog {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        match &app.log {
+            Some(log) => Ok(TheLog(log.clone())),
+            None => Ready::from_request_parts(parts, app).await.map(|Ready(worker)| TheLog(worker.log().clone())),
+        }
+    }
+}
+
+impl Ready {
+    /// Runs a call that changes something to its end, also when the client hangs up in the middle.
+    async fn change<T, F>(self, call: impl FnOnce(Worker) -> F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: Future<Output = AdminResult<T>> + Send + 'static,
+    {
+        to_the_end(call(self.0)).await.map_err(ApiError::from)
+    }
+}
+
+async fn to_the_end<T: Send + 'static, E: From<aqueduct_core::Error> + Send + 'static>(
+    call: impl Future<Output = Result<T, E>> + Send + 'static,
+) -> Result<T, E> {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "owned by the request, and ends with one commit; dropping the request must not cut it"
+    )]
+    let task = tokio::spawn(call);
+    task.await.unwrap_or_else(|panic| {
+        let error = aqueduct_core::Error::fatal("rest.internal", "the call failed inside the worker").because(panic);
+        Err(E::from(error))
+    })
+}
+
+type ApiResult<T> = Result<T, ApiError>;
+
+/// Kafka Connect answers for connectors that it does not know as if they had no topics.
+fn known<T: Default>(result: AdminResult<T>) -> ApiResult<T> {
+    match result {
+        Err(AdminError::NotFound(_)) => Ok(T::default()),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::{Body, to_bytes};
+    use axum::http::{HeaderMap, Request};
+    use serde_json::{Value, json};
+    use tower::ServiceExt;
+
+    /// Without a worker: what needs none is answered, the rest is 503.
+    async fn call(method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (u16, HeaderMap, Value) {
+        let options =
+            RestOptions { allow_origin: "https://ui.example".into(), allow_methods: "GET,PUT".into(), ..RestOptions::default() };
+        let router = router(watch::channel(None).1, options);
+        let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", "localhost:8083");
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = router.oneshot(request.body(Body::from(body.to_owned())).unwrap()).await.unwrap();
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 1 << 20).await.unwrap();
+        (parts.status.as_u16(), parts.headers, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    #[tokio::test]
+    async fn health_says_starting_before_the_worker_is_there() {
+        for path in ["/health", "/health/"] {
+            let (status, _, body) = call("GET", path, &[], "").await;
+            assert_eq!((status, &body["status"]), (503, &json!("starting")), "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_error_has_the_json_body_with_its_status() {
+        let big = "x".repeat(BODY_MAX_BYTES + 1);
+        let json = ("content-type", "application/json");
+        for (method, path, headers, body, expected) in [
+            ("GET", "/nothing", &[][..], "", 404),
+            ("GET", "/connectors/a/tasks/x/status", &[], "", 503),
+            ("DELETE", "/connectors", &[], "", 405),
+            ("PATCH", "/", &[], "", 405),
+            ("GET", "/connectors", &[], "", 503),
+            ("PUT", "/connectors/a%2Fb/pause/", &[], "", 503),
+            ("POST", "/connectors", &[json], &big, 503),
+            ("GET", "/connectors", &[("host", "evil.example")], "", 403),
+            ("PUT", "/connectors/a/pause", &[("origin", "https://evil.example")], "", 403),
+            ("POST", "/connectors", &[("sec-fetch-site", "cross-site")], "", 403),
+            ("PUT", "/connectors/a/pause", &[("origin", "https://ui.example")], "", 503),
+        ] {
+            let (status, headers, answer) = call(method, path, headers, body).await;
+            assert_eq!(status, expected, "{method} {path}: {answer}");
+            assert_eq!(answer["error_code"], expected, "{method} {path}: {answer}");
+            assert!(answer["message"].as_str().is_some_and(|message| !message.is_empty()), "{method} {path}");
+            assert_eq!(headers["content-type"], "application/json");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_method_names_the_right_ones() {
+        let (_, headers, _) = call("PATCH", "/connectors", &[], "").await;
+        assert_eq!(headers["allow"], "GET,HEAD,POST");
+    }
+
+    #[tokio::test]
+    async fn cors_answers_the_origins_that_the_operator_named() {
+        let ask = |origin| [("origin", origin), ("access-control-request-method", "PUT")];
+        let (status, headers, _) = call("OPTIONS", "/connectors/a/pause", &ask("https://ui.example"), "").await;
+        assert_eq!((status, &headers["access-control-allow-origin"]), (200, &"https://ui.example".parse().unwrap()));
+        assert_eq!(headers["access-control-allow-methods"], "GET,PUT");
+        let (_, headers, _) = call("OPTIONS", "/connectors/a/pause", &ask("https://evil.example"), "").await;
+        assert!(!headers.contains_key("access-control-allow-origin"));
+    }
+}

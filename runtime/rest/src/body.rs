@@ -1,0 +1,198 @@
+//! JSON in: clear errors instead of Java's, and config values exactly as they were sent.
+
+use crate::ApiError;
+use aqueduct_worker::ConfigMap;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use indexmap::IndexMap;
+use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
+
+/// A JSON body. A missing content type is taken for JSON, as Kafka Connect does; another one is 415.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        if let Some(kind) = request.headers().get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned())
+            && !is_json(&kind)
+        {
+            return Err(ApiError::new(
+                415,
+                format!("HTTP 415 Unsupported Media Type: `{kind}`; send Content-Type: application/json"),
+            ));
+        }
+        let bytes = Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
+            let status = rejection.status();
+            let message = if status == 413 { "the body is larger than 1 MiB".to_owned() } else { rejection.body_text() };
+            ApiError::new(status.as_u16(), message)
+        })?;
+        parse(&bytes).map(Body)
+    }
+}
+
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    if bytes.iter().all(u8::is_ascii_whitespace) {
+        return Err(ApiError::bad_request("the body is empty; JSON is expected"));
+    }
+    serde_json::from_slice(bytes).map_err(|error| ApiError::bad_request(format!("the body is not what is expected: {error}")))
+}
+
+fn is_json(kind: &str) -> bool {
+    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    kind == "application/json"
+        || (kind.starts_with("application/") && kind.ends_with("+json"))
+        || kind == "*/*"
+        || kind == "application/*"
+}
+
+/// The path's variables, percent-decoded. Text that is not UTF-8 is 400; a task that is not a number is 404, as nothing is there.
+pub(crate) struct Names<T>(pub(crate) T);
+
+impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Names<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        match Path::<T>::from_request_parts(parts, state).await {
+            Ok(Path(names)) => Ok(Names(names)),
+            Err(rejection) if rejection.body_text().contains("UTF-8") => Err(ApiError::bad_request(rejection.body_text())),
+            Err(_) => Err(ApiError::not_found(format!("HTTP 404 Not Found: no resource at {}", parts.uri.path()))),
+        }
+    }
+}
+
+/// The query, repeated keys included. Like Kafka Connect, it ignores what it does not know.
+#[derive(Debug, Default)]
+pub(crate) struct Params(pub(crate) Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Params {
+    type Rejection = std::convert::Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Params(Query::try_from_uri(&parts.uri).map(|Query(pairs)| pairs).unwrap_or_default()))
+    }
+}
+
+impl Params {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// As Java's `Boolean.valueOf`: what is not `true` is false.
+    pub(crate) fn flag(&self, name: &str, default: bool) -> bool {
+        self.get(name).map_or(default, |value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// # Errors
+    /// 400 when it is not a number.
+    pub(crate) fn number<T: std::str::FromStr>(&self, name: &str) -> Result<Option<T>, ApiError> {
+        let parse =
+            |text: &str| text.parse().map_err(|_| ApiError::bad_request(format!("`{name}={text}` is not a number in range")));
+        self.get(name).map(parse).transpose()
+    }
+}
+
+/// A config as a client sends it: a flat object whose values are texts, numbers, booleans or null.
+pub(crate) type RawConfig = IndexMap<String, Option<Box<RawValue>>>;
+
+/// Numbers and booleans become the text that was sent; null stays `None`.
+pub(crate) fn texts(raw: RawConfig) -> Result<IndexMap<String, Option<String>>, ApiError> {
+    let text = |key: &str, value: Box<RawValue>| match value.get().as_bytes().first() {
+        Some(b'"') => serde_json::from_str(value.get())
+            .map_err(|error| ApiError::bad_request(format!("the value of `{key}` is not a text: {error}"))),
+        Some(b'{' | b'[') => {
+            let message =
+                format!("the value of `{key}` is nested; a config is flat over REST: use dotted keys and texts such as \"a,b\"");
+            Err(ApiError::bad_request(message))
+        }
+        _ => Ok(value.get().to_owned()),
+    };
+    let mut texts = IndexMap::with_capacity(raw.len());
+    for (key, value) in raw {
+        let value = value.map(|value| text(&key, value)).transpose()?;
+        texts.insert(key, value);
+    }
+    Ok(texts)
+}
+
+/// A config to store: what is null is absent.
+pub(crate) fn config(raw: RawConfig) -> Result<ConfigMap, ApiError> {
+    Ok(texts(raw)?.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn config_values_keep_the_text_that_was_sent() {
+        let raw =
+            parse(br#"{"a":"x\u00e9","tasks.max":1.10,"big":123456789012345678901234567890,"e":1e3,"t":true,"n":null}"#).unwrap();
+        let config: Vec<(String, String)> = config(raw).unwrap().into_iter().collect();
+        let expected =
+            [("a", "xé"), ("tasks.max", "1.10"), ("big", "123456789012345678901234567890"), ("e", "1e3"), ("t", "true")];
+        assert_eq!(config, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    }
+
+    #[test]
+    fn a_config_that_is_no_flat_object_is_a_clear_400() {
+        for (body, says) in [
+            (&b""[..], "empty"),
+            (b"[]", "expected a map"),
+            (b"{", "EOF"),
+            (br#"{"a":1,}"#, "trailing comma"),
+            (b"null", "expected a map"),
+        ] {
+            let error = parse::<RawConfig>(body).unwrap_err();
+            assert_eq!(error.error_code, 400);
+            assert!(error.message.contains(says), "{}", error.message);
+        }
+        let error = config(parse(br#"{"transforms":["a"]}"#).unwrap()).unwrap_err();
+        assert!(error.message.contains("`transforms` is nested"), "{}", error.message);
+    }
+
+    #[tokio::test]
+    async fn bodies_of_other_types_and_sizes_are_refused() {
+        let take = async |kind: Option<&str>, body: Vec<u8>| {
+            let mut request = Request::builder().uri("/");
+            if let Some(kind) = kind {
+                request = request.header(CONTENT_TYPE, kind);
+            }
+            let mut request = request.body(axum::body::Body::from(body)).unwrap();
+            axum::extract::DefaultBodyLimit::apply(axum::extract::DefaultBodyLimit::max(64), &mut request);
+            Body::<serde_json::Value>::from_request(request, &()).await.map(|Body(value)| value).map_err(|error| error.error_code)
+        };
+        assert_eq!(take(None, b"1".to_vec()).await, Ok(1.into()));
+        assert_eq!(take(Some("application/json"), b"1".to_vec()).await, Ok(1.into()));
+        assert_eq!(take(Some("text/plain"), b"1".to_vec()).await, Err(415));
+        assert_eq!(take(Some("application/x-www-form-urlencoded"), b"1".to_vec()).await, Err(415));
+        assert_eq!(take(None, vec![b'1'; 65]).await, Err(413));
+        assert_eq!(take(None, Vec::new()).await, Err(400));
+    }
+
+    #[test]
+    fn json_comes_under_several_names() {
+        for good in ["application/json", "application/json; charset=utf-8", "Application/JSON", "application/vnd.kafka+json"] {
+            assert!(is_json(good), "{good}");
+        }
+        for bad in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""] {
+            assert!(!is_json(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn queries_are_read_as_kafka_connect_does() {
+        let params = Params(vec![("a".into(), "TRUE".into()), ("b".into(), "yes".into()), ("n".into(), "7".into())]);
+        assert!(params.flag("a", false) && !params.flag("b", true) && params.flag("c", true));
+        assert_eq!(params.number::<u32>("n").unwrap(), Some(7));
+        assert_eq!(params.number::<u32>("b").unwrap_err().error_code, 400);
+    }
+}

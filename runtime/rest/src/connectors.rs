@@ -1,0 +1,237 @@
+//! `/connectors`: Kafka Connect's `ConnectorsResource`.
+
+use crate::body::{Body, Names, Params, RawConfig, config as flat, texts};
+use crate::{ApiError, ApiResult, App, Ready, known};
+use aqueduct_worker::{ConfigMap, ConnectorInfo, ConnectorStatus, ConnectorTaskId, TargetState, TaskStatus};
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::LOCATION;
+use axum::response::{IntoResponse, Response};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// What may stand unescaped in a segment of a path (RFC 3986's unreserved characters).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CreateConnector {
+    name: Option<String>,
+    config: Option<RawConfig>,
+    initial_state: Option<String>,
+}
+
+#[derive(Serialize)]
+pub(crate) struct TaskInfo {
+    id: ConnectorTaskId,
+    config: ConfigMap,
+}
+
+/// `[name, …]`, or with `expand` `{name: {info, status}}`.
+pub(crate) async fn list(Ready(worker): Ready, params: Params) -> ApiResult<Response> {
+    let names = worker.connectors();
+    let expand: Vec<&str> = params.all("expand").collect();
+    if expand.is_empty() {
+        return Ok(Json(names).into_response());
+    }
+    let mut out = Map::new();
+    for name in names {
+        let mut entry = Map::new();
+        // A connector that is deleted meanwhile is left out, as if it had been deleted before.
+        if expand.contains(&"status") {
+            let Ok(status) = worker.status(&name) else { continue };
+            entry.insert("status".into(), json!(status));
+        }
+        if expand.contains(&"info") {
+            let Ok(info) = worker.connector(&name) else { continue };
+            entry.insert("info".into(), json!(info));
+        }
+        out.insert(name, Value::Object(entry));
+    }
+    Ok(Json(out).into_response())
+}
+
+pub(crate) async fn create(ready: Ready, Body(request): Body<CreateConnector>) -> ApiResult<Response> {
+    let (name, config, initial) = to_create(request)?;
+    let info = ready.change(|worker| async move { worker.create(&name, config, initial).await }).await?;
+    let location = format!("/connectors/{}", utf8_percent_encode(&info.name, SEGMENT));
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(info)).into_response())
+}
+
+pub(crate) async fn info(Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<ConnectorInfo>> {
+    Ok(Json(worker.connector(&name)?))
+}
+
+/// Unresolved, exactly as it was put (invariant 9).
+pub(crate) async fn config(Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<ConfigMap>> {
+    Ok(Json(worker.connector(&name)?.config))
+}
+
+pub(crate) async fn put_config(ready: Ready, Names(name): Names<String>, Body(raw): Body<RawConfig>) -> ApiResult<Response> {
+    let config = named(&name, flat(raw)?)?;
+    let (created, info) = ready.change(|worker| async move { worker.put_config(&name, config).await }).await?;
+    if !created {
+        return Ok(Json(info).into_response());
+    }
+    let location = format!("/connectors/{}", utf8_percent_encode(&info.name, SEGMENT));
+    Ok((StatusCode::CREATED, [(LOCATION, location)], Json(info)).into_response())
+}
+
+pub(crate) async fn patch_config(
+    ready: Ready,
+    Names(name): Names<String>,
+    Body(raw): Body<RawConfig>,
+) -> ApiResult<Json<ConnectorInfo>> {
+    let patch = texts(raw)?;
+    match patch.get("name") {
+        Some(Some(other)) if *other != name => return Err(mismatch(other, &name)),
+        Some(None) => return Err(ApiError::bad_request("the name of a connector cannot be removed")),
+        _ => {}
+    }
+    Ok(Json(ready.change(|worker| async move { worker.patch_config(&name, patch).await }).await?))
+}
+
+pub(crate) async fn delete(ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
+    ready.change(|worker| async move { worker.delete(&name).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn status(Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<ConnectorStatus>> {
+    Ok(Json(worker.status(&name)?))
+}
+
+pub(crate) async fn pause(ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
+    set_target(ready, name, TargetState::Paused, StatusCode::ACCEPTED).await
+}
+
+pub(crate) async fn resume(ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
+    set_target(ready, name, TargetState::Started, StatusCode::ACCEPTED).await
+}
+
+/// 204, unlike pause and resume.
+pub(crate) async fn stop(ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
+    set_target(ready, name, TargetState::Stopped, StatusCode::NO_CONTENT).await
+}
+
+async fn set_target(ready: Ready, name: String, target: TargetState, answer: StatusCode) -> ApiResult<StatusCode> {
+    ready.change(|worker| async move { worker.set_target(&name, target).await }).await?;
+    Ok(answer)
+}
+
+/// 204 for the connector alone, 202 with the status when tasks are asked for.
+pub(crate) async fn restart(ready: Ready, Names(name): Names<String>, params: Params) -> ApiResult<Response> {
+    let (tasks, failed) = (params.flag("includeTasks", false), params.flag("onlyFailed", false));
+    let status = ready.change(|worker| async move { worker.restart(&name, tasks, failed).await }).await?;
+    if tasks || failed {
+        return Ok((StatusCode::ACCEPTED, Json(status)).into_response());
+    }
+    Ok(StatusCode::NO_CONTENT.into_response())
+}
+
+pub(crate) async fn tasks(Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<Vec<TaskInfo>>> {
+    Ok(Json(worker.tasks(&name)?.into_iter().map(|(id, config)| TaskInfo { id, config }).collect()))
+}
+
+pub(crate) async fn task_status(Ready(worker): Ready, Names((name, task)): Names<(String, u32)>) -> ApiResult<Json<TaskStatus>> {
+    let found = worker.status(&name)?.tasks.into_iter().find(|status| status.id == task);
+    found.map(Json).ok_or_else(|| ApiError::not_found(format!("No status found for task {name}-{task}")))
+}
+
+pub(crate) async fn restart_task(ready: Ready, Names((name, task)): Names<(String, u32)>) -> ApiResult<StatusCode> {
+    ready.change(|worker| async move { worker.restart_task(&name, task).await }).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(crate) async fn topics(State(app): State<App>, Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<Value>> {
+    if !app.options.topic_tracking {
+        return Err(ApiError::new(403, "Topic tracking is disabled."));
+    }
+    let topics = known(worker.active_topics(&name))?;
+    Ok(Json(json!({ name: { "topics": topics } })))
+}
+
+pub(crate) async fn reset_topics(State(app): State<App>, ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
+    if !app.options.topic_tracking {
+        return Err(ApiError::new(403, "Topic tracking is disabled."));
+    }
+    if !app.options.topic_tracking_reset {
+        return Err(ApiError::new(403, "Topic tracking reset is disabled."));
+    }
+    known(crate::to_the_end(async move { ready.0.reset_active_topics(&name).await }).await)?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+fn to_create(request: CreateConnector) -> Result<(String, ConfigMap, TargetState), ApiError> {
+    let config =
+        flat(request.config.ok_or_else(|| ApiError::bad_request("`config` is missing: {\"name\": …, \"config\": {…}}"))?)?;
+    let name = request.name.or_else(|| config.get("name").cloned()).unwrap_or_default().trim().to_owned();
+    if name.is_empty() {
+        return Err(ApiError::bad_request("`name` is missing: {\"name\": …, \"config\": {…}}"));
+    }
+    let initial = match request.initial_state.as_deref().map(str::to_ascii_uppercase).as_deref() {
+        None | Some("RUNNING") => TargetState::Started,
+        Some("PAUSED") => TargetState::Paused,
+        Some("STOPPED") => TargetState::Stopped,
+        Some(other) => {
+            return Err(ApiError::bad_request(format!("`initial_state` is `{other}`; it can be RUNNING, PAUSED or STOPPED")));
+        }
+    };
+    let config = named(&name, config)?;
+    Ok((name, config, initial))
+}
+
+/// What was put plus `name`, and nothing else: Terraform and Strimzi put again for ever when a key differs.
+fn named(name: &str, mut config: ConfigMap) -> Result<ConfigMap, ApiError> {
+    match config.get("name") {
+        Some(other) if other.trim() != name => Err(mismatch(other, name)),
+        Some(_) => Ok(config),
+        None => {
+            config.insert("name".into(), name.into());
+            Ok(config)
+        }
+    }
+}
+
+fn mismatch(config: &str, url: &str) -> ApiError {
+    ApiError::bad_request(format!("Connector name configuration ({config}) doesn't match connector name in the URL ({url})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::body::parse;
+
+    fn create(body: &str) -> Result<(String, ConfigMap, TargetState), ApiError> {
+        to_create(parse(body.as_bytes())?)
+    }
+
+    #[test]
+    fn create_takes_the_three_fields_and_adds_only_the_name() {
+        let (name, config, initial) = create(r#"{"name":" a/b ","config":{"x":1},"initial_state":"paused"}"#).unwrap();
+        assert_eq!((name.as_str(), initial), ("a/b", TargetState::Paused));
+        assert_eq!(serde_json::to_string(&config).unwrap(), r#"{"x":"1","name":"a/b"}"#);
+        assert_eq!(create(r#"{"config":{"name":"c"}}"#).unwrap().0, "c");
+    }
+
+    #[test]
+    fn what_kafka_connect_answers_500_to_is_a_clear_400() {
+        for (body, says) in [
+            ("{}", "`config` is missing"),
+            (r#"{"name":"a","config":null}"#, "`config` is missing"),
+            (r#"{"name":"a","config":[]}"#, "expected a map"),
+            (r#"{"config":{}}"#, "`name` is missing"),
+            (r#"{"name":"a","confg":{}}"#, "unknown field `confg`"),
+            (r#"{"name":"a","config":{},"initial_state":"FAILED"}"#, "RUNNING, PAUSED or STOPPED"),
+            (
+                r#"{"name":"a","config":{"name":"b"}}"#,
+                "Connector name configuration (b) doesn't match connector name in the URL (a)",
+            ),
+        ] {
+            let error = create(body).unwrap_err();
+            assert_eq!(error.error_code, 400, "{body}");
+            assert!(error.message.contains(says), "{body}: {}", error.message);
+        }
+    }
+}

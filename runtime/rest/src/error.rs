@@ -1,0 +1,93 @@
+//! Kafka Connect's error body for every answer that is not 2xx.
+
+use aqueduct_core::Error;
+use aqueduct_worker::AdminError;
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+/// `{"error_code": status, "message": …}`
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct ApiError {
+    pub error_code: u16,
+    pub message: String,
+}
+
+impl ApiError {
+    pub(crate) fn new(status: u16, message: impl Into<String>) -> Self {
+        Self { error_code: status, message: message.into() }
+    }
+
+    pub(crate) fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(400, message)
+    }
+
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(404, message)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.error_code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self)).into_response()
+    }
+}
+
+impl From<AdminError> for ApiError {
+    fn from(error: AdminError) -> Self {
+        match error {
+            AdminError::NotFound(message) => Self::new(404, message),
+            AdminError::Conflict(message) => Self::new(409, message),
+            AdminError::BadRequest(message) => Self::new(400, message),
+            AdminError::InvalidConfig(_) => Self::new(400, error.to_string()),
+            AdminError::Internal(error) => Self::from(error),
+        }
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        let status = match error.code() {
+            "log.unknown_topic" | "log.unknown_partition" => 404,
+            "log.topic_exists" | "log.group_active" => 409,
+            "log.topic_name" | "log.topic_config" | "log.record_too_large" => 400,
+            "log.disk_full" => 507,
+            _ => 500,
+        };
+        Self::new(status, error.trace())
+    }
+}
+
+pub(crate) async fn not_found(uri: Uri) -> ApiError {
+    ApiError::not_found(format!("HTTP 404 Not Found: no resource at {}", uri.path()))
+}
+
+pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(405, format!("HTTP 405 Method Not Allowed: {method} at {}", uri.path()))
+}
+
+/// Gives the answers that axum and tower-http make in plain text (a body too large, a timeout, a panic, …) the JSON body.
+pub(crate) async fn as_json(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let status = response.status();
+    let json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
+    if json || !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // 8 KiB: such texts are one line.
+    let text = to_bytes(body, 8192).await.unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let reason = status.canonical_reason().unwrap_or("error");
+    let message = if text.trim().is_empty() { format!("HTTP {} {reason}", status.as_u16()) } else { text.trim().to_owned() };
+    parts.headers.remove(CONTENT_LENGTH);
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let body = serde_json::to_vec(&ApiError::new(status.as_u16(), message)).unwrap_or_default();
+    Response::from_parts(parts, Body::from(body))
+}

@@ -1,0 +1,190 @@
+//! What stands before every route: limits, `Host` and `Origin` checks, CORS, trailing slashes, JSON errors.
+
+use crate::{ApiError, REQUEST_TIMEOUT, RestOptions, error};
+use aqueduct_core::{Error, Result};
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{HOST, ORIGIN};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use tower_http::normalize_path::NormalizePath;
+use tower_http::timeout::TimeoutLayer;
+
+/// `routes` behind the guards. The host check comes first: a page that rebinds DNS to this machine gets nothing else to see.
+pub(crate) fn guarded(routes: Router, options: Arc<RestOptions>) -> Router {
+    let mut router = Router::new()
+        .fallback_service(NormalizePath::trim_trailing_slash(routes))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(TimeoutLayer::with_status_code(StatusCode::INTERNAL_SERVER_ERROR, REQUEST_TIMEOUT));
+    if let Some(cors) = cors(&options) {
+        router = router.layer(cors);
+    }
+    router.layer(from_fn_with_state(options, check)).layer(from_fn(error::as_json))
+}
+
+/// Addresses to listen on, from `listeners` (`http://127.0.0.1:8083`, `http://localhost:8083`, `http://[::1]:8083`).
+///
+/// # Errors
+/// `rest.listener` for an address that is not loopback: there are no credentials yet, so whoever reaches the port rules the worker.
+pub fn check_listeners(listeners: &[String]) -> Result<Vec<SocketAddr>> {
+    if listeners.is_empty() {
+        return Err(Error::fatal("rest.listener", "`listeners` is empty").fix("set listeners: http://127.0.0.1:8083"));
+    }
+    listeners.iter().map(|listener| check_listener(listener.trim())).collect()
+}
+
+fn check_listener(listener: &str) -> Result<SocketAddr> {
+    let refuse = |why: &str| {
+        Error::fatal("rest.listener", format!("the listener `{listener}` {why}")).fix(
+            "use http://127.0.0.1:8083; to reach the worker from other machines, put a proxy with authentication in front of it",
+        )
+    };
+    let authority = match listener.split_once("://") {
+        Some(("http", rest)) => rest.trim_end_matches('/'),
+        Some((scheme, _)) => return Err(refuse(&format!("has the scheme `{scheme}`; only http is spoken"))),
+        None => return Err(refuse("is not a URL")),
+    };
+    let (host, port) = authority.rsplit_once(':').ok_or_else(|| refuse("has no port"))?;
+    let port: u16 = port.parse().map_err(|_| refuse("has no valid port"))?;
+    let address: IpAddr = match host.trim_start_matches('[').trim_end_matches(']') {
+        "localhost" => Ipv4Addr::LOCALHOST.into(),
+        "" => return Err(refuse("listens on every address, and there are no credentials to protect it")),
+        host => host.parse().map_err(|_| refuse("is not a loopback address, and there are no credentials to protect it"))?,
+    };
+    if !address.is_loopback() {
+        return Err(refuse("is not a loopback address, and there are no credentials to protect it"));
+    }
+    Ok(SocketAddr::new(address, port))
+}
+
+async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: Next) -> Response {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).or(request.uri().authority().map(|a| a.as_str()));
+    let host = host.unwrap_or_default().to_owned();
+    if !host_allowed(&host, options.advertised_host.as_deref()) {
+        let message = format!("Host `{host}` is not allowed; use localhost, or set rest.advertised.host.name in worker.yaml");
+        return ApiError::new(403, message).into_response();
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    if !reads && !origin_allowed(request.headers(), &host, &options.allow_origin) {
+        let message = "a call from another site is refused; set access.control.allow.origin in worker.yaml to allow it";
+        return ApiError::new(403, message).into_response();
+    }
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn host_allowed(host: &str, advertised: Option<&str>) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let name = name.trim_end_matches('.');
+    let own = advertised.is_some_and(|own| !own.is_empty() && own.trim_matches(['[', ']']).eq_ignore_ascii_case(name));
+    own || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether a call that changes something comes from no page, from our own pages, or from one that the operator allowed.
+fn origin_allowed(headers: &HeaderMap, host: &str, allowed: &str) -> bool {
+    let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let listed = |origin: &str| allowed.split(',').map(str::trim).any(|one| one == "*" || one.eq_ignore_ascii_case(origin));
+    match (text(ORIGIN), headers.get(ORIGIN).is_some()) {
+        (Some(origin), _) => {
+            listed(origin) || origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+        }
+        (None, true) => false,
+        (None, false) => text(HeaderName::from_static("sec-fetch-site")) != Some("cross-site"),
+    }
+}
+
+/// Kafka Connect's CORS: off unless `access.control.allow.origin` is set.
+fn cors(options: &RestOptions) -> Option<CorsLayer> {
+    let list = |text: &str| text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect::<Vec<_>>();
+    let origins = list(&options.allow_origin);
+    let origin = match origins.as_slice() {
+        [] => return None,
+        [any] if any == "*" => AllowOrigin::any(),
+        some => AllowOrigin::list(some.iter().filter_map(|origin| HeaderValue::from_str(origin).ok())),
+    };
+    let mut methods: Vec<Method> =
+        list(&options.allow_methods).iter().filter_map(|method| method.to_ascii_uppercase().parse().ok()).collect();
+    if methods.is_empty() {
+        methods = vec![Method::GET, Method::POST, Method::HEAD];
+    }
+    let headers = [header::CONTENT_TYPE, header::ACCEPT, header::ORIGIN, HeaderName::from_static("x-requested-with")];
+    Some(CorsLayer::new().allow_origin(origin).allow_methods(methods).allow_headers(headers))
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+    tracing::error!(panic = text.as_deref().unwrap_or("unknown"), "a REST call panicked; this is a bug");
+    ApiError::new(500, "rest.internal: the call failed inside the worker; its log says more").into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_listeners_start() {
+        let ok = |text: &str| check_listeners(&[text.to_owned()]).map(|addresses| addresses[0].to_string());
+        assert_eq!(ok("http://127.0.0.1:8083").unwrap(), "127.0.0.1:8083");
+        assert_eq!(ok("http://localhost:0/").unwrap(), "127.0.0.1:0");
+        assert_eq!(ok("http://[::1]:8083").unwrap(), "[::1]:8083");
+        for bad in [
+            "http://:8083",
+            "http://0.0.0.0:8083",
+            "http://[::]:8083",
+            "http://10.0.0.1:80",
+            "https://127.0.0.1:1",
+            "8083",
+            "http://worker:8083",
+            "http://127.0.0.1",
+        ] {
+            let error = ok(bad).unwrap_err();
+            assert_eq!(error.code(), "rest.listener", "{bad}");
+            assert!(error.hint().is_some(), "{bad}");
+        }
+        assert!(check_listeners(&[]).is_err());
+    }
+
+    #[test]
+    fn hosts_of_this_machine_are_allowed_and_no_other() {
+        for good in
+            ["localhost", "localhost:8083", "LOCALHOST:1", "127.0.0.1:8083", "[::1]:8083", "[::1]", "localhost.", "w1:8083"]
+        {
+            assert!(host_allowed(good, Some("w1")), "{good}");
+        }
+        for bad in ["", "evil.example", "localhost.evil.example", "10.0.0.1:8083", "127.0.0.1.nip.io", "[::2]:8083", "w2"] {
+            assert!(!host_allowed(bad, Some("w1")), "{bad}");
+        }
+        assert!(!host_allowed("", Some("")));
+    }
+
+    #[test]
+    fn calls_from_other_sites_change_nothing() {
+        let check = |origin: Option<&str>, site: Option<&str>, allowed: &str| {
+            let mut headers = HeaderMap::new();
+            if let Some(origin) = origin {
+                headers.insert(ORIGIN, HeaderValue::from_str(origin).unwrap());
+            }
+            if let Some(site) = site {
+                headers.insert("sec-fetch-site", HeaderValue::from_str(site).unwrap());
+            }
+            origin_allowed(&headers, "localhost:8083", allowed)
+        };
+        assert!(check(None, None, ""));
+        assert!(check(Some("http://localhost:8083"), Some("same-origin"), ""));
+        assert!(check(Some("https://ui.example"), Some("cross-site"), "https://other.example, https://ui.example"));
+        assert!(check(Some("https://ui.example"), None, "*"));
+        assert!(!check(Some("https://evil.example"), None, ""));
+        assert!(!check(Some("http://localhost:3000"), Some("same-site"), ""));
+        assert!(!check(Some("null"), None, "https://ui.example"));
+        assert!(!check(None, Some("cross-site"), ""));
+    }
+}

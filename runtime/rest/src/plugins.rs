@@ -1,0 +1,309 @@
+//! `/connector-plugins`: what plugins there are, what they can be told, and whether a config is right, in Kafka's `ConfigDef` shapes.
+
+use crate::body::{Body, Names, Params, RawConfig, config as flat};
+use crate::{ApiError, ApiResult, App, Ready};
+use aqueduct_core::{Descriptor, OptionKind, OptionSpec, PluginKind};
+use aqueduct_worker::{ConfigMap, Validation};
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use serde_json::{Value, json};
+
+/// A converter, transform or predicate, for `GET /connector-plugins?connectorsOnly=false`.
+#[derive(Clone, Debug, Serialize)]
+pub struct OtherPlugin {
+    pub class: String,
+    /// `converter`, `header_converter`, `transformation` or `predicate`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub version: String,
+}
+
+/// `[{class, type, version}]`; ours beside it: `aqueduct: {aliases, summary}`.
+pub(crate) async fn list(State(app): State<App>, Ready(worker): Ready, params: Params) -> Json<Vec<Value>> {
+    let mut plugins: Vec<Value> = worker.plugins().iter().map(about).collect();
+    if !params.flag("connectorsOnly", true) {
+        plugins.extend(app.options.other_plugins.iter().map(|plugin| json!(plugin)));
+    }
+    Json(plugins)
+}
+
+/// Everything that the plugins say of themselves, for `aqueduct plugins describe`.
+pub(crate) async fn descriptors(Ready(worker): Ready) -> Json<Vec<Descriptor>> {
+    Json(worker.plugins())
+}
+
+/// `[ConfigKeyInfo]`: the connector's own options and the common ones.
+pub(crate) async fn config(Ready(worker): Ready, Names(class): Names<String>) -> ApiResult<Json<Vec<ConfigKey>>> {
+    let name = worker.plugin(&class)?.name;
+    let config = ConfigMap::from([("connector.class".to_owned(), name.clone())]);
+    Ok(Json(keys(&worker.validate(&name, &config)?.options)))
+}
+
+/// 200 also when there are errors: they are in the answer.
+pub(crate) async fn validate(
+    Ready(worker): Ready,
+    Names(class): Names<String>,
+    Body(raw): Body<RawConfig>,
+) -> ApiResult<Json<ConfigInfos>> {
+    let mut config = flat(raw)?;
+    let plugin = worker.plugin(&class)?;
+    match config.get("connector.class") {
+        Some(included) if !plugin.is_called(included) => {
+            return Err(ApiError::bad_request(format!("Included connector type {included} does not match request type {class}")));
+        }
+        Some(_) => {}
+        None => {
+            config.insert("connector.class".into(), plugin.name.clone());
+        }
+    }
+    let validation = worker.validate(&plugin.name, &config)?;
+    Ok(Json(ConfigInfos::new(validation, &config)))
+}
+
+fn about(plugin: &Descriptor) -> Value {
+    let kind = match plugin.kind {
+        PluginKind::Source => "source",
+        PluginKind::Sink => "sink",
+    };
+    let ours = json!({ "aliases": plugin.aliases, "summary": plugin.summary });
+    json!({ "class": plugin.name, "type": kind, "version": plugin.version, "aqueduct": ours })
+}
+
+/// `ConfigInfos` of Kafka Connect.
+#[derive(Debug, Serialize)]
+pub(crate) struct ConfigInfos {
+    name: String,
+    error_count: usize,
+    groups: Vec<String>,
+    configs: Vec<ConfigEntry>,
+}
+
+#[derive(Debug, Serialize)]
+struct ConfigEntry {
+    definition: ConfigKey,
+    value: ConfigValue,
+}
+
+/// `ConfigKeyInfo`. Kafka writes `order`, though its own constructor reads `order_in_group`.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ConfigKey {
+    name: String,
+    #[serde(rename = "type")]
+    kind: OptionKind,
+    required: bool,
+    default_value: Option<String>,
+    importance: aqueduct_core::plugin::Importance,
+    documentation: String,
+    group: String,
+    width: &'static str,
+    display_name: String,
+    dependents: Vec<String>,
+    order: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct ConfigValue {
+    name: String,
+    value: Option<String>,
+    recommended_values: Vec<String>,
+    errors: Vec<String>,
+    visible: bool,
+}
+
+impl ConfigInfos {
+    /// `config` has `connector.class`: issues of the whole config stand there.
+    fn new(validation: Validation, config: &ConfigMap) -> Self {
+        let errors = |name: &str| -> Vec<String> {
+            let about = |path: &str| path == name || (path.is_empty() && name == "connector.class");
+            let issues = validation.issues.iter().filter(|issue| issue.is_error() && about(&issue.path));
+            issues
+                .map(|issue| issue.fix.as_ref().map_or_else(|| issue.message.clone(), |fix| format!("{}; {fix}", issue.message)))
+                .collect()
+        };
+        // A family (`transforms.*`) stands for the keys that the config has of it.
+        let single = |spec: &&OptionSpec| !spec.name.ends_with(".*");
+        let mut configs: Vec<ConfigEntry> = Vec::new();
+        for (spec, key) in validation.options.iter().zip(keys(&validation.options)).filter(|(spec, _)| single(spec)) {
+            let hidden = |text: String| if spec.kind == OptionKind::Password { "[hidden]".to_owned() } else { text };
+            let value = config.get(&spec.name).cloned().or_else(|| spec.default.clone()).map(hidden);
+            let name = spec.name.clone();
+            let value =
+                ConfigValue { errors: errors(&name), name, value, recommended_values: spec.allowed.clone(), visible: true };
+            configs.push(ConfigEntry { definition: key, value });
+        }
+        let mut others: Vec<&str> =
+            config.keys().map(String::as_str).chain(validation.issues.iter().map(|issue| issue.path.as_str())).collect();
+        let mut seen = std::collections::HashSet::new();
+        others
+            .retain(|name| !name.is_empty() && seen.insert(*name) && !configs.iter().any(|entry| entry.definition.name == *name));
+        for name in others {
+            let family =
+                validation.options.iter().find(|spec| spec.name.strip_suffix('*').is_some_and(|prefix| name.starts_with(prefix)));
+            let errors = errors(name);
+            // Unknown keys that nothing is wrong with are not Kafka's business either.
+            if family.is_none() && errors.is_empty() {
+                continue;
+            }
+            let password = family.is_none_or(|spec| spec.kind == OptionKind::Password);
+            let value = config.get(name).map(|text| if password { "[hidden]".to_owned() } else { text.clone() });
+            let order = configs.len() + 1;
+            configs.push(ConfigEntry {
+                definition: ConfigKey { order, ..key_for(name, family) },
+                value: ConfigValue { name: name.to_owned(), value, recommended_values: Vec::new(), errors, visible: true },
+            });
+        }
+        let mut groups: Vec<String> = Vec::new();
+        for entry in &configs {
+            if !groups.contains(&entry.definition.group) {
+                groups.push(entry.definition.group.clone());
+            }
+        }
+        let error_count = configs.iter().map(|entry| entry.value.errors.len()).sum();
+        Self { name: validation.class, error_count, groups, configs }
+    }
+}
+
+/// The order counts within each group, from 1.
+fn keys(options: &[OptionSpec]) -> Vec<ConfigKey> {
+    let mut orders = std::collections::HashMap::<&str, usize>::new();
+    let mut next = |group| {
+        let order = orders.entry(group).or_insert(0);
+        *order += 1;
+        *order
+    };
+    options.iter().map(|spec| ConfigKey { order: next(spec.group.as_str()), ..key(spec) }).collect()
+}
+
+fn key(spec: &OptionSpec) -> ConfigKey {
+    ConfigKey {
+        name: spec.name.clone(),
+        kind: spec.kind,
+        required: spec.required,
+        default_value: spec.default.clone(),
+        importance: spec.importance,
+        documentation: spec.documentation.clone(),
+        group: spec.group.clone(),
+        width: match spec.kind {
+            OptionKind::Boolean | OptionKind::Int | OptionKind::Short | OptionKind::Double => "SHORT",
+            OptionKind::List | OptionKind::Class => "LONG",
+            OptionKind::Long | OptionKind::Password | OptionKind::String => "MEDIUM",
+        },
+        display_name: spec.name.clone(),
+        dependents: Vec::new(),
+        order: 0,
+    }
+}
+
+/// A definition for a key that has none of its own: Kafka answers null there, which generated clients trip over.
+fn key_for(name: &str, family: Option<&OptionSpec>) -> ConfigKey {
+    let unknown = OptionSpec {
+        name: String::new(),
+        kind: OptionKind::String,
+        required: false,
+        default: None,
+        importance: aqueduct_core::plugin::Importance::Low,
+        documentation: String::new(),
+        group: "Unknown".into(),
+        format: None,
+        allowed: Vec::new(),
+        example: None,
+    };
+    ConfigKey {
+        name: name.to_owned(),
+        display_name: name.to_owned(),
+        required: false,
+        default_value: None,
+        ..key(family.unwrap_or(&unknown))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aqueduct_core::Issue;
+    use aqueduct_core::plugin::Importance;
+    use aqueduct_worker::ConnectorType;
+
+    fn option(name: &str, kind: OptionKind, group: &str) -> OptionSpec {
+        OptionSpec {
+            name: name.into(),
+            kind,
+            required: name == "file",
+            default: (name == "tasks.max").then(|| "1".into()),
+            importance: Importance::High,
+            documentation: "Says.".into(),
+            group: group.into(),
+            format: None,
+            allowed: Vec::new(),
+            example: None,
+        }
+    }
+
+    fn infos(config: &[(&str, &str)], issues: Vec<Issue>) -> Value {
+        let options = vec![
+            option("file", OptionKind::String, "File"),
+            option("password", OptionKind::Password, "File"),
+            option("tasks.max", OptionKind::Int, "Common"),
+            option("transforms.*", OptionKind::String, "Transforms"),
+        ];
+        let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        json!(ConfigInfos::new(Validation { class: "file-source".into(), kind: ConnectorType::Source, options, issues }, &config))
+    }
+
+    #[test]
+    fn a_validation_has_kafkas_shape() {
+        let answer =
+            infos(&[], vec![Issue::error("file", "config.required", "Missing required configuration \"file\"").fix("set it")]);
+        assert_eq!(
+            (&answer["name"], &answer["error_count"], &answer["groups"]),
+            (&json!("file-source"), &json!(1), &json!(["File", "Common"]))
+        );
+        let expected = json!({
+            "definition": {"name": "file", "type": "STRING", "required": true, "default_value": null, "importance": "HIGH",
+                "documentation": "Says.", "group": "File", "width": "MEDIUM", "display_name": "file", "dependents": [], "order": 1},
+            "value": {"name": "file", "value": null, "recommended_values": [],
+                "errors": ["Missing required configuration \"file\"; set it"], "visible": true},
+        });
+        assert_eq!(answer["configs"][0], expected);
+        assert_eq!(answer["configs"][1]["definition"]["order"], 2);
+        assert_eq!(answer["configs"][2]["value"]["value"], "1");
+        let names: Vec<&String> = answer["configs"][0]["definition"].as_object().unwrap().keys().collect();
+        assert_eq!(names.last().unwrap(), &"order");
+    }
+
+    #[test]
+    fn families_unknown_keys_and_whole_file_issues_find_a_place() {
+        let issues = vec![
+            Issue::error("fil", "config.unknown_key", "unknown option"),
+            Issue::error("", "config.class", "no such class"),
+            Issue::warning("x", "config.unused", "not used"),
+        ];
+        let answer = infos(&[("fil", "/x"), ("transforms.a.type", "Filter"), ("connector.class", "f")], issues);
+        let found: Vec<(&str, &Value)> = answer["configs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| (entry["value"]["name"].as_str().unwrap(), &entry["value"]["errors"]))
+            .collect();
+        assert_eq!(
+            found[3..],
+            [
+                ("fil", &json!(["unknown option"])),
+                ("transforms.a.type", &json!([])),
+                ("connector.class", &json!(["no such class"]))
+            ]
+        );
+        assert_eq!(answer["error_count"], 2);
+    }
+
+    #[test]
+    fn secrets_are_not_echoed() {
+        let answer = infos(
+            &[("password", "hunter2"), ("pasword", "hunter2")],
+            vec![Issue::error("pasword", "config.unknown_key", "unknown option")],
+        );
+        assert!(!answer.to_string().contains("hunter2"));
+        assert_eq!(answer["configs"][1]["value"]["value"], "[hidden]");
+    }
+}
