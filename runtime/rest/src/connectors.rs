@@ -1,10 +1,9 @@
 //! `/connectors`: Kafka Connect's `ConnectorsResource`.
 
 use crate::body::{Body, Names, Params, RawConfig, config as flat, texts};
-use crate::{ApiError, ApiResult, App, Ready, known};
+use crate::{ApiError, ApiResult, Ready, known};
 use aqueduct_worker::{ConfigMap, ConnectorInfo, ConnectorStatus, ConnectorTaskId, TargetState, TaskStatus};
 use axum::Json;
-use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
@@ -144,21 +143,12 @@ pub(crate) async fn restart_task(ready: Ready, Names((name, task)): Names<(Strin
     Ok(StatusCode::NO_CONTENT)
 }
 
-pub(crate) async fn topics(State(app): State<App>, Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<Value>> {
-    if !app.options.topic_tracking {
-        return Err(ApiError::new(403, "Topic tracking is disabled."));
-    }
+pub(crate) async fn topics(Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<Value>> {
     let topics = known(worker.active_topics(&name))?;
     Ok(Json(json!({ name: { "topics": topics } })))
 }
 
-pub(crate) async fn reset_topics(State(app): State<App>, ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
-    if !app.options.topic_tracking {
-        return Err(ApiError::new(403, "Topic tracking is disabled."));
-    }
-    if !app.options.topic_tracking_reset {
-        return Err(ApiError::new(403, "Topic tracking reset is disabled."));
-    }
+pub(crate) async fn reset_topics(ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
     known(crate::to_the_end(async move { ready.0.reset_active_topics(&name).await }).await)?;
     Ok(StatusCode::ACCEPTED)
 }

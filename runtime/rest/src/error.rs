@@ -43,6 +43,7 @@ impl From<AdminError> for ApiError {
     fn from(error: AdminError) -> Self {
         match error {
             AdminError::NotFound(message) => Self::new(404, message),
+            AdminError::Forbidden(message) => Self::new(403, message),
             AdminError::Conflict(message) => Self::new(409, message),
             AdminError::BadRequest(message) => Self::new(400, message),
             AdminError::InvalidConfig(_) => Self::new(400, error.to_string()),

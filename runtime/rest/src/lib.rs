@@ -21,8 +21,7 @@ pub use listen::{bind, serve};
 pub use plugins::OtherPlugin;
 
 use aqueduct_log::{Log, LogWriter};
-use aqueduct_worker::worker::AdminResult;
-use aqueduct_worker::{AdminError, Worker};
+use aqueduct_worker::{AdminError, AdminResult, Worker};
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, FromRequestParts};
 use axum::http::request::Parts;
@@ -39,7 +38,7 @@ const BODY_MAX_BYTES: usize = 1 << 20;
 pub const KAFKA_VERSION: &str = "4.1.0";
 
 /// From worker.yaml, under Kafka Connect's names.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RestOptions {
     /// `rest.advertised.host.name`: also allowed in `Host`.
     pub advertised_host: Option<String>,
@@ -47,25 +46,8 @@ pub struct RestOptions {
     pub allow_origin: String,
     /// `access.control.allow.methods`: separated by commas; empty is Kafka Connect's default `GET,POST,HEAD`.
     pub allow_methods: String,
-    /// `topic.tracking.enable`
-    pub topic_tracking: bool,
-    /// `topic.tracking.allow.reset`
-    pub topic_tracking_reset: bool,
     /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
     pub other_plugins: Vec<OtherPlugin>,
-}
-
-impl Default for RestOptions {
-    fn default() -> Self {
-        Self {
-            advertised_host: None,
-            allow_origin: String::new(),
-            allow_methods: String::new(),
-            topic_tracking: true,
-            topic_tracking_reset: true,
-            other_plugins: Vec::new(),
-        }
-    }
 }
 
 /// The whole API. `worker` is empty while the worker starts: `/health` then says `starting` and every other call waits for it.

@@ -1,7 +1,7 @@
 //! `/`, `/health`, `/metrics`.
 
 use crate::{App, KAFKA_VERSION, Ready};
-use aqueduct_worker::worker::Health;
+use aqueduct_worker::Health;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;

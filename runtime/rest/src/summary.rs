@@ -2,7 +2,7 @@
 
 use crate::{ApiResult, KAFKA_VERSION, Ready};
 use aqueduct_core::Issue;
-use aqueduct_worker::worker::Health;
+use aqueduct_worker::Health;
 use axum::Json;
 use serde_json::{Value, json};
 
