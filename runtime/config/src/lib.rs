@@ -1,6 +1,50 @@
 //! YAML and JSON to the flat connector config, typed options, secrets, and every issue with its place.
+//!
+//! ```text
+//! text ─document::read─► tree ─flatten─► Flat (key → text, place of each) ─check─► issues, settings, plugin      (touches nothing)
+//!                                                        └─Providers::resolve─► Resolved (Options with secrets) ─► Plugin::open
+//! ```
+//!
+//! **For connectors**: [`SourceConnector`], [`SinkConnector`], [`plugin::source`], [`plugin::sink`], [`parse`], the option types
+//! ([`Millis`], [`ByteSize`], [`GlobList`], [`Regex`], [`Secret`], …).
+//!
+//! **Files to connectors** (folder, `aqueduct validate`):
+//! - `connector_documents(file, text) -> Result<Vec<ConnectorDocument { name, flat: Flat, warnings }>, Vec<Issue>>`
+//! - `Flat { entries: IndexMap<String, String>, … }`, [`Flat::location`]`(key) -> Option<Location>`, [`Flat::locate`]`(&mut issues)`;
+//!   `Flat::from(IndexMap)` for a config that came over REST.
+//!
+//! **Checks** (`check`): pure but for reading the references that worker.yaml allows.
+//! - `Check { find: &dyn Fn(&str) -> Option<Plugin>, names: Vec<String>, parts: &dyn Fn(PartKind, &str class, &str path) -> Result<Vec<OptionSpec>, Issue>,
+//!   defaults: &ConnectorDefaults, providers: &Providers, unknown_keys: UnknownKeys::{Error, Warn} }`
+//! - `Check::run(&self, &Flat) -> Checked { issues: Vec<Issue>, plugin: Option<Plugin>, settings: Option<ConnectorSettings> }`
+//! - `PartKind { Converter, HeaderConverter, Transform, Predicate }`
+//!
+//! **What every connector has** (`settings`):
+//! - `ConnectorSettings::parse(PluginKind, &Options, &ConnectorDefaults) -> Result<ConnectorSettings, Vec<Issue>>`
+//! - `ConnectorSettings { name, class: String, tasks_max: u32, key_converter, value_converter, header_converter: ConverterSettings { class, options },
+//!   transforms, predicates: Vec<NamedPart { name, options }>, errors: Errors { tolerate, retry_timeout: Option<Duration>, retry_delay_max, log,
+//!   log_messages, dead_letter_queue: Option<DeadLetterQueue { topic, replication_factor: i16, context_headers }> },
+//!   restart: Restart { initial, max: Duration, attempts_max: u32 }, limits: Limits { buffer_bytes, batch_bytes, batch_records: usize,
+//!   stall_timeout, flush_interval: Duration }, role: Role::{Source(SourceSettings), Sink(SinkSettings)} }`
+//! - `SourceSettings { exactly_once: ExactlyOnce, topic_creation: TopicCreation { default: TopicSettings { partitions: i32, replication_factor: i16,
+//!   configs: BTreeMap }, groups: Vec<TopicGroup { name, include, exclude: Vec<Regex> (whole names), topic: TopicSettings }> } }`
+//! - `SinkSettings { topics: aqueduct_core::Topics }`
+//! - `settings::options(PluginKind) -> Vec<OptionSpec>`: the options above, for REST and the reference.
+//!
+//! **Secrets** (`providers`): `Providers` (cheap to clone; `Providers::default()` allows nothing, `Providers::open()` everything),
+//! `Providers::resolve(&IndexMap<String, String>) -> Result<Resolved>` at the start of a task, `Resolved { options: Options }`,
+//! `Resolved::secrets() -> &[String]`, `Resolved::redact(String) -> String`; `Providers::check(&Flat) -> Vec<Issue>`.
+//!
+//! **The worker's own file** (`worker_config`): `WorkerConfig::load(file: Option<(&str, &str text)>, set: &[(String, String)],
+//! env: impl Iterator<Item = (String, String)>) -> Result<WorkerConfig, Vec<Issue>>` with typed fields, `defaults() -> ConnectorDefaults`,
+//! `providers() -> Providers`, `warnings: Vec<Issue>`.
+//!
+//! **For people**: `render::render(&[Issue], &dyn Fn(&str file) -> Option<String text>, Colour) -> String`,
+//! `example::yaml(&Descriptor) -> String`, `reference::markdown(&[OptionSpec]) -> String`.
 
 pub mod connector;
+pub mod document;
+pub mod flatten;
 pub mod list;
 pub mod nearest;
 pub mod options;
@@ -9,6 +53,8 @@ pub mod shape;
 pub mod types;
 
 pub use connector::{SinkConnector, SourceConnector};
+pub use document::{Document, read};
+pub use flatten::{Flat, flatten};
 pub use nearest::nearest;
 pub use options::{from_options, parse};
 pub use shape::specs;
