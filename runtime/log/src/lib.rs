@@ -4,7 +4,9 @@
 
 pub mod contract;
 pub mod group;
+pub mod memory;
 pub mod partitioner;
 pub mod record_batch;
+pub mod topic_config;
 
 pub use contract::*;
