@@ -15,7 +15,7 @@ pub struct Stream {
     /// Lines without their line ends, each ended by `\n`.
     pub bytes: Vec<u8>,
     /// A last line without line end is torn, unless the stream says it is whole.
-    pub torn_tail: bool,
+    pub whole_tail: bool,
 }
 
 impl Stream {
@@ -123,7 +123,7 @@ fn check_stream(ledger: &Ledger, stream: &Stream, seen: &mut BTreeMap<&str, Seen
     while !rest.is_empty() {
         let (text, whole) = match rest.iter().position(|byte| *byte == b'\n') {
             Some(end) => (&rest[..end], true),
-            None => (rest, stream.torn_tail),
+            None => (rest, stream.whole_tail),
         };
         rest = rest.get(text.len() + 1..).unwrap_or_default();
         number += 1;

@@ -126,9 +126,14 @@ impl Site {
 
     /// Starts the worker and does not wait.
     pub fn spawn(&mut self, run: &Run) {
+        self.spawn_binary(run, &aqueduct());
+    }
+
+    /// As [`Site::spawn`], with a copy of the binary (one that another user can reach).
+    pub fn spawn_binary(&mut self, run: &Run, binary: &Path) {
         assert!(self.child.is_none(), "the worker already runs");
         let log = OpenOptions::new().create(true).append(true).open(self.stderr_file()).expect("the site is writable");
-        let mut words = run.under.iter().map(PathBuf::from).chain([aqueduct()]);
+        let mut words = run.under.iter().map(PathBuf::from).chain([binary.to_path_buf()]);
         let mut command = Command::new(words.next().expect("at least the binary"));
         command
             .args(words)

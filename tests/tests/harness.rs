@@ -1,5 +1,7 @@
 //! The harness is tested before what it tests: the ledger process and the checker binary, end to end, without a worker.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: its panic is its answer, its output is read by people")]
+
 use aqueduct_tests::ledger::LedgerPlan;
 use aqueduct_tests::{Kind, Ledger, LedgerProcess, Stream, check, poll_for, wait_until};
 use std::fs;

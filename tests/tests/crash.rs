@@ -1,0 +1,32 @@
+//! `kill -9` under load: half at random moments, half at named points; every line exactly once, in order.
+//!
+//! `KILLS=300 SEED=… cargo test --test crash -- --nocapture`; a full run demands that every point was hit.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: its panic is its answer, its output is read by people")]
+
+use aqueduct_tests::{Chaos, Mode, env_number};
+
+fn survive(mode: Mode) {
+    let kills = env_number("KILLS", 24);
+    let seed = env_number("SEED", fastrand::u64(..1 << 40));
+    println!("{mode:?}: KILLS={kills} SEED={seed}");
+    let outcome = Chaos::new(mode, kills, seed, env!("CARGO_BIN_EXE_ledger")).run();
+    println!("{mode:?}: {outcome}");
+    assert!(outcome.is_clean(), "{mode:?}: {outcome}");
+    assert!(outcome.log.expected > kills * 20, "too little was written to mean anything: {outcome}");
+    assert!(outcome.hits.values().sum::<u64>() * 3 >= kills, "the points are not reached: {outcome}");
+    if kills >= 300 {
+        let never: Vec<_> = outcome.hits.iter().filter(|(_, hits)| **hits == 0).map(|(point, _)| point).collect();
+        assert!(never.is_empty(), "never hit: {never:?}");
+    }
+}
+
+#[test]
+fn an_append_file_has_every_line_exactly_once() {
+    survive(Mode::Append);
+}
+
+#[test]
+fn rolled_files_have_every_line_exactly_once() {
+    survive(Mode::Rolling);
+}

@@ -1,0 +1,72 @@
+//! What the tests need beyond Rust: a few programs from apt, and Apache Kafka's dump tool from Maven.
+
+use crate::sh::{Sh, which};
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::process::Command;
+
+/// A program, the package that has it, and who asks for it.
+const PROGRAMS: &[(&str, &str, &str)] = &[
+    ("logrotate", "logrotate", "tests/tests/rotate.rs"),
+    ("prlimit", "util-linux", "tests/tests/faults.rs"),
+    ("setpriv", "util-linux", "tests/tests/faults.rs"),
+    ("mount", "mount", "tests/tests/faults.rs (small disks)"),
+    ("java", "default-jre-headless", "tests/tests/kafka_dump.rs"),
+    ("mvn", "maven", "tests/kafka/get-kafka.sh"),
+];
+
+pub(crate) fn status() -> Result<()> {
+    for (program, package, why) in PROGRAMS {
+        let place =
+            which(program).map_or_else(|| format!("MISSING, apt-get install {package}"), |path| path.display().to_string());
+        println!("{program:10} {place:45} {why}");
+    }
+    let home = kafka_home()?;
+    let jars = std::fs::read_dir(home.join("libs")).map_or(0, Iterator::count);
+    println!("{:10} {} ({jars} jars)", "kafka", home.display());
+    Ok(())
+}
+
+/// # Errors
+/// By name, when a program is missing and cannot be installed here.
+pub(crate) fn install(sh: &Sh) -> Result<()> {
+    let mut packages: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, ..)| which(program).is_none()).map(|(_, package, _)| *package).collect();
+    packages.dedup();
+    if !packages.is_empty() {
+        apt(sh, &packages)?;
+    }
+    let home = kafka_home()?;
+    sh.run(sh.command(sh.root.join("tests/kafka/get-kafka.sh")).arg(&home))
+        .context("Apache Kafka's tools could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")
+}
+
+fn apt(sh: &Sh, packages: &[&str]) -> Result<()> {
+    if which("apt-get").is_none() {
+        bail!("the tests need these programs, and there is no apt-get to install them: {}", packages.join(", "));
+    }
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    let apt_get = |args: &[&str]| {
+        let mut command = sh.command(if root { "apt-get" } else { "sudo" });
+        if !root {
+            command.args(["--non-interactive", "apt-get"]);
+        }
+        command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
+        sh.run(&mut command)
+    };
+    // A stale list of packages is the usual reason for a failure, an unreachable one of many sources is not one.
+    let _ = apt_get(&["update", "-qq"]);
+    let mut args = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    args.extend(packages);
+    apt_get(&args).with_context(|| format!("install by hand: {}", packages.join(" ")))
+}
+
+/// Kept outside of the checkout: `AQUEDUCT_KAFKA_HOME`, or a folder of the user's cache.
+pub(crate) fn kafka_home() -> Result<PathBuf> {
+    if let Some(home) = std::env::var_os("AQUEDUCT_KAFKA_HOME") {
+        return Ok(home.into());
+    }
+    let cache = std::env::var_os("AQUEDUCT_CI_CACHE").map(PathBuf::from);
+    let user = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/aqueduct"));
+    Ok(cache.or_else(user).context("neither HOME nor AQUEDUCT_KAFKA_HOME is set")?.join("kafka"))
+}

@@ -1,0 +1,157 @@
+//! Everything that must hold, in the dev profile, with a time for each step.
+
+use crate::sh::{Sh, cargo};
+use crate::{arrows, check, reference, services};
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only the test programs whose name contains this (`crash`, `aqueduct_log`); no lints.
+    only: Option<String>,
+    /// Do not install anything.
+    #[arg(long)]
+    no_install: bool,
+    /// Minutes that one test program may take.
+    #[arg(long, default_value_t = 12)]
+    minutes: u64,
+    /// For the test programs: a test's name, `--nocapture`.
+    #[arg(last = true)]
+    rest: Vec<String>,
+}
+
+/// A test program as cargo built it.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Program {
+    /// Black-box tests last: they are the longest, and say less when a unit is broken.
+    black_box: bool,
+    name: String,
+    executable: PathBuf,
+    package: PathBuf,
+}
+
+pub(crate) fn run(sh: &Sh, args: &Args) -> Result<()> {
+    let mut steps = Steps::default();
+    if !args.no_install {
+        steps.must("what the tests need", || services::install(sh))?;
+    }
+    let mut programs = Vec::new();
+    steps.must("build", || {
+        programs = build(sh)?;
+        Ok(())
+    })?;
+    if args.only.is_none() {
+        steps.note("dependency arrows", || arrows::check(sh));
+        steps.note("formatting", || check::format(sh));
+        steps.note("reference", || reference::check_built(sh));
+    }
+    let chosen = programs.iter().filter(|program| args.only.as_ref().is_none_or(|only| program.name.contains(only.as_str())));
+    let mut count = 0;
+    for program in chosen {
+        count += 1;
+        steps.note(&program.name, || run_program(sh, program, args));
+    }
+    if count == 0 {
+        bail!(
+            "no test program is called {:?}; there are: {}",
+            args.only,
+            programs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ")
+        );
+    }
+    if args.only.is_none() {
+        steps.note("documentation tests", || sh.cargo(&["test", "--quiet", "--workspace", "--doc"]));
+        steps.note("lints", || check::lints(sh));
+    }
+    steps.report()
+}
+
+/// One selection of packages for everything, so that features are unified once and nothing is built twice. The binary lies beside the tests.
+fn build(sh: &Sh) -> Result<Vec<Program>> {
+    let mut command = sh.command(cargo());
+    command.args(["build", "--workspace", "--bins", "--tests", "--message-format", "json-render-diagnostics"]);
+    let text = sh.output(&mut command)?;
+    let mut programs = Vec::new();
+    for message in cargo_metadata::Message::parse_stream(text.as_bytes()) {
+        let cargo_metadata::Message::CompilerArtifact(artifact) = message? else { continue };
+        let (true, Some(executable)) = (artifact.profile.test, artifact.executable) else { continue };
+        let package = artifact.manifest_path.parent().context("a manifest lies in a folder")?.to_path_buf();
+        let black_box = package.ends_with("tests");
+        let crate_name = package.strip_prefix(&sh.root).unwrap_or(&package).as_str().replace('/', " ");
+        let name = format!("{crate_name}: {}", artifact.target.name);
+        programs.push(Program { black_box, name, executable: executable.into(), package: package.into() });
+    }
+    programs.sort();
+    Ok(programs)
+}
+
+/// As `cargo test` runs it, with a limit on its time: a test that hangs must not take CI with it.
+fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
+    eprintln!("\n── {}", program.name);
+    let mut command = sh.command(&program.executable);
+    command.args(&args.rest).current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
+    command.env("AQUEDUCT_KAFKA_HOME", services::kafka_home()?).env("AQUEDUCT_BIN", sh.bin_dir("dev").join("aqueduct"));
+    let mut child = command.stdin(Stdio::null()).spawn().with_context(|| program.executable.display().to_string())?;
+    match wait(&mut child, Duration::from_secs(args.minutes * 60))? {
+        Some(status) if status.success() => Ok(()),
+        Some(status) => bail!("{status}"),
+        None => bail!("not done within {} minutes", args.minutes),
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the standard library cannot wait for a child with a deadline; this is the poll's interval"
+)]
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begin.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[derive(Default)]
+struct Steps(Vec<(String, Duration, Option<String>)>);
+
+impl Steps {
+    /// Goes on after a failure; [`Steps::report`] fails in the end.
+    fn note(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> bool {
+        let begin = Instant::now();
+        let failure = step().err().map(|error| format!("{error:#}"));
+        if let Some(failure) = &failure {
+            eprintln!("✗ {name}: {failure}");
+        }
+        let ok = failure.is_none();
+        self.0.push((name.to_owned(), begin.elapsed(), failure));
+        ok
+    }
+
+    fn must(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
+        if self.note(name, step) { Ok(()) } else { self.report() }
+    }
+
+    fn report(&self) -> Result<()> {
+        let width = self.0.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
+        println!("\n{:width$}  seconds", "step");
+        for (name, time, failure) in &self.0 {
+            let mark = failure.as_ref().map_or("", |_| "  FAILED");
+            println!("{name:width$}  {:7.1}{mark}", time.as_secs_f64());
+        }
+        let total: Duration = self.0.iter().map(|(_, time, _)| *time).sum();
+        println!("{:width$}  {:7.1}", "all", total.as_secs_f64());
+        let failed: Vec<&str> = self.0.iter().filter(|(.., failure)| failure.is_some()).map(|(name, ..)| name.as_str()).collect();
+        if !failed.is_empty() {
+            bail!("failed: {}", failed.join(", "));
+        }
+        Ok(())
+    }
+}
