@@ -63,7 +63,12 @@ impl Site {
 
     /// With more lines for `worker.yaml`.
     pub fn with(settings: &str) -> Self {
-        let dir = tempfile::Builder::new().prefix("aqueduct-test-").tempdir().expect("the temporary folder is writable");
+        Self::in_folder(&std::env::temp_dir(), settings)
+    }
+
+    /// Under this folder, for what must lie on a certain disk.
+    pub fn in_folder(parent: &Path, settings: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("aqueduct-test-").tempdir_in(parent).expect("the folder is writable");
         let root = dir.path().to_path_buf();
         let site = Self { dir: Some(dir), root, port: free_port(), child: None };
         fs::create_dir_all(site.connectors_dir()).expect("just created");

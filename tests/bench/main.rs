@@ -1,0 +1,92 @@
+//! What it costs: file → embedded log → file, each beside its near limit in the same run; memory and CPU at rest; growth with size.
+//!
+//! `cargo xtask bench`; `cargo xtask bench -- --lines 200000 --runs 1` for a quick look. Prints a Markdown table.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
+
+mod idle;
+mod limits;
+mod moves;
+mod table;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use std::fs;
+use std::path::{Path, PathBuf};
+use table::Table;
+
+#[derive(Parser)]
+#[command(name = "bench", about = "Measure a release binary beside its near limits")]
+struct Args {
+    /// Lines of 100 bytes for the main figures.
+    #[arg(long, default_value_t = 5_000_000)]
+    lines: u64,
+    /// Medians of so many runs.
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Only these parts; all when not given.
+    #[arg(long, value_enum)]
+    only: Vec<Part>,
+    /// Also 100 million lines in the part `growth`: 30 GB of disk, some minutes.
+    #[arg(long)]
+    huge: bool,
+    /// A folder on the disk to measure; its contents stay as they are.
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Write docs/bench.md too.
+    #[arg(long)]
+    write: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// File → log, log → file, both at once.
+    Moves,
+    /// The cost of a record at 1, 20 and (with --huge) 100 million.
+    Growth,
+    /// Start, 10 idle connectors, 1,000 idle connectors.
+    Idle,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    fs::create_dir_all(&args.dir).with_context(|| args.dir.display().to_string())?;
+    let dir = args.dir.canonicalize()?;
+    let wanted = |part: Part| args.only.is_empty() || args.only.contains(&part);
+    let mut table = Table::default();
+    if wanted(Part::Moves) {
+        moves::measure(&dir, args.lines, args.runs, &mut table)?;
+    }
+    if wanted(Part::Growth) {
+        let sizes = [1_000_000, 20_000_000].into_iter().chain(args.huge.then_some(100_000_000));
+        moves::growth(&dir, &sizes.collect::<Vec<_>>(), &mut table)?;
+    }
+    if wanted(Part::Idle) {
+        idle::measure(&dir, args.runs, &mut table)?;
+    }
+    let text = format!("{}\n{table}", machine(&dir)?);
+    println!("{text}");
+    if args.write {
+        let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/bench.md");
+        let head = "# Figures\n\nWritten by `cargo xtask bench -- --write`; the near limit beside each figure was measured in the same run.\n";
+        let peers = include_str!("peers.md");
+        fs::write(&page, format!("{head}\n{text}\n{peers}"))?;
+        eprintln!("wrote {}", page.display());
+    }
+    Ok(())
+}
+
+/// What the figures were measured on.
+fn machine(dir: &Path) -> Result<String> {
+    let cpu = fs::read_to_string("/proc/cpuinfo")?;
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':')).map_or("unknown", |(_, name)| name.trim());
+    let cores = std::thread::available_parallelism()?;
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let sync = limits::sync_latency(dir)?;
+    Ok(format!(
+        "{cores} × {model}, Linux {}, one fdatasync of a 4 KiB append: {:.2} ms (median of 50)\n",
+        kernel.trim(),
+        sync.as_secs_f64() * 1e3
+    ))
+}
