@@ -49,6 +49,7 @@ pub mod list;
 pub mod nearest;
 pub mod options;
 pub mod plugin;
+pub mod settings;
 pub mod shape;
 pub mod types;
 
@@ -57,5 +58,6 @@ pub use document::{Document, read};
 pub use flatten::{Flat, flatten};
 pub use nearest::nearest;
 pub use options::{from_options, parse};
+pub use settings::{ConnectorDefaults, ConnectorSettings};
 pub use shape::specs;
 pub use types::{ByteSize, Charset, Family, Glob, GlobList, List, Millis, PathText, Regex, Secret};

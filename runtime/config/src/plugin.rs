@@ -37,7 +37,7 @@ impl<C> Builtin<C> {
             kind,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             summary: summary.to_owned(),
-            options: shape.fields.iter().map(|field| field.spec.clone()).collect(),
+            options: shape.options(),
         };
         Self { descriptor, shape, connector: PhantomData }
     }

@@ -13,8 +13,11 @@ use serde_json::{Map, Value};
 
 /// The options of a config struct, in the order of its fields.
 pub fn specs<C: JsonSchema>() -> Vec<OptionSpec> {
-    Shape::of::<C>().fields.into_iter().map(|field| field.spec).collect()
+    Shape::of::<C>().options()
 }
+
+/// The format of an option that is only another name of one: `the same as `path``.
+pub const ALIAS: &str = "alias";
 
 #[derive(Debug)]
 pub(crate) struct Shape {
@@ -47,6 +50,21 @@ impl Shape {
             .flatten()
             .map(|(name, property)| Field::new(name, property, required.contains(&name.as_str())));
         Self { fields: fields.collect() }
+    }
+
+    /// The options in order, then their other names.
+    pub(crate) fn options(&self) -> Vec<OptionSpec> {
+        let alias = |field: &Field, name: &String| OptionSpec {
+            name: name.clone(),
+            required: false,
+            default: None,
+            importance: Importance::Low,
+            documentation: format!("The same as `{}`.", field.spec.name),
+            format: Some(ALIAS.to_owned()),
+            ..field.spec.clone()
+        };
+        let aliases = self.fields.iter().flat_map(|field| field.aliases.iter().map(move |name| alias(field, name)));
+        self.fields.iter().map(|field| field.spec.clone()).chain(aliases).collect()
     }
 }
 

@@ -93,6 +93,27 @@ impl From<Millis> for Duration {
     }
 }
 
+/// A duration, or -1 for no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Patience(pub Option<Millis>);
+
+impl Patience {
+    /// # Errors
+    /// What is wrong, as a sentence's end.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text.trim() == "-1" { Ok(Self(None)) } else { Millis::parse(text).map(|millis| Self(Some(millis))) }
+    }
+}
+
+impl fmt::Display for Patience {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("-1"),
+            Some(millis) => write!(f, "{}", millis.as_millis()),
+        }
+    }
+}
+
 /// A number of bytes: `1048576`, `64 MiB`, `1k`. `k m g t` and `KiB MiB GiB TiB` are powers of 1024, `kB MB GB TB` of 1000.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ByteSize(pub u64);
@@ -434,6 +455,7 @@ impl Secret {
 }
 
 text_type!(Millis, "duration", ["string", "integer"]);
+text_type!(Patience, "duration", ["string", "integer"]);
 text_type!(ByteSize, "bytes", ["string", "integer"]);
 text_type!(Regex, "regex", "string");
 text_type!(Glob, "glob", "string");
@@ -441,7 +463,7 @@ text_type!(GlobList, "glob-list", "string");
 text_type!(Secret, "password", "string");
 text_type!(Charset, "charset", "string");
 text_type!(PathText, "path", "string");
-text_serialize!(Millis, ByteSize, Regex, Glob, GlobList, Charset, PathText);
+text_serialize!(Millis, Patience, ByteSize, Regex, Glob, GlobList, Charset, PathText);
 
 struct ParseText<T>(fn(&str) -> Result<T, String>, &'static str);
 
