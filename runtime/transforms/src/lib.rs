@@ -1,0 +1,18 @@
+//! Built-in converters, transforms and predicates, with Kafka Connect's names, options and results.
+
+mod cache;
+mod chain;
+mod converters;
+mod decimal;
+pub mod json;
+mod keys;
+mod numbers;
+mod parts;
+mod predicates;
+mod text;
+mod transforms;
+
+pub use chain::Chain;
+pub use converters::{ConverterConfig, Converters};
+pub use keys::unknown_keys;
+pub use parts::{PartDescriptor, PartKind, descriptors};

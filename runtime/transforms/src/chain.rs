@@ -1,0 +1,168 @@
+//! `transforms` and `predicates` of a connector: built once, applied to each batch in order.
+
+use crate::converters::options as typed;
+use crate::parts::{PartKind, find};
+use crate::predicates::{Predicate, When};
+use crate::transforms::{self, Apply};
+use aqueduct_config::{list::split_list, nearest};
+use aqueduct_core::{Batch, Issue, Options, Rejects, Result, Transform};
+use async_trait::async_trait;
+use schemars::JsonSchema;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// The transforms of one task. Where a transform has a predicate, records that the predicate does not select pass it unchanged, in their place.
+#[derive(Default)]
+pub struct Chain(Vec<Step>);
+
+struct Step {
+    transform: Box<dyn Apply>,
+    when: When,
+}
+
+/// The options that every transform has beside its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct StepConfig {
+    /// The class, or its short name such as `RegexRouter` or `InsertField$Value`.
+    #[serde(rename = "type")]
+    class: String,
+    /// The name of a predicate: only records that it selects are transformed.
+    #[serde(default)]
+    predicate: Option<String>,
+    /// Transform the records that the predicate does not select.
+    #[serde(default)]
+    negate: bool,
+}
+
+/// The option that every predicate has beside its own.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(crate) struct PredicateStepConfig {
+    /// The class, or its short name such as `TopicNameMatches`.
+    #[serde(rename = "type")]
+    class: String,
+}
+
+/// More would be a mistake in a generated config; each costs a pass over every batch.
+const STEPS_MAX: usize = 100;
+
+impl Chain {
+    /// Reads `transforms`, `transforms.<name>.*`, `predicates` and `predicates.<name>.*`; other keys are not looked at, and unknown keys below
+    /// these are not judged: see [`crate::unknown_keys`].
+    ///
+    /// # Errors
+    /// Every issue.
+    pub fn new(options: &Options) -> Result<Self, Vec<Issue>> {
+        let mut issues = Vec::new();
+        let mut predicates = BTreeMap::new();
+        for name in names(options, "predicates", &mut issues) {
+            let path = format!("predicates.{name}");
+            match predicate(&path, &below(options, &path)) {
+                Ok(predicate) => drop(predicates.insert(name, Some(predicate))),
+                Err(found) => {
+                    predicates.insert(name, None);
+                    issues.extend(found);
+                }
+            }
+        }
+        let mut steps = Vec::new();
+        for name in names(options, "transforms", &mut issues) {
+            let path = format!("transforms.{name}");
+            match step(&path, &below(options, &path), &predicates) {
+                Ok(step) => steps.extend(step),
+                Err(found) => issues.extend(found),
+            }
+        }
+        if issues.is_empty() { Ok(Self(steps)) } else { Err(issues) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In transforms.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[async_trait]
+impl Transform for Chain {
+    async fn apply(&mut self, mut batch: Batch, rejects: &mut Rejects) -> Result<Batch> {
+        for step in &mut self.0 {
+            batch = step.transform.apply(batch, &mut step.when, rejects);
+        }
+        Ok(batch)
+    }
+}
+
+/// The names in a list such as `transforms`, each once.
+pub(crate) fn names<'a>(options: &'a Options, key: &str, issues: &mut Vec<Issue>) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for name in options.get(key).map(|text| split_list(text)).unwrap_or_default() {
+        if names.contains(&name) {
+            issues.push(
+                Issue::error(key, "config.duplicate", format!("{name} is in the list twice"))
+                    .fix("name each once; two of a class need two names"),
+            );
+        } else {
+            names.push(name);
+        }
+    }
+    if names.len() > STEPS_MAX {
+        issues.push(Issue::error(key, "config.range", format!("has {} names, more than {STEPS_MAX}", names.len())));
+        names.truncate(STEPS_MAX);
+    }
+    names
+}
+
+/// What is below `path.`, without it.
+pub(crate) fn below(options: &Options, path: &str) -> Options {
+    let prefix = format!("{path}.");
+    let members = options.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+    members.map(|(key, value)| (key[prefix.len()..].to_owned(), value.clone())).collect()
+}
+
+fn predicate(path: &str, own: &Options) -> Result<Predicate, Vec<Issue>> {
+    let config: PredicateStepConfig = typed(path, own)?;
+    let part = find(PartKind::Predicate, config.class.trim(), &format!("{path}.type"))?;
+    Predicate::new(part.class, path, own)
+}
+
+/// `None` when its predicate has issues of its own, already reported.
+fn step(path: &str, own: &Options, predicates: &BTreeMap<&str, Option<Predicate>>) -> Result<Option<Step>, Vec<Issue>> {
+    let config: StepConfig = typed(path, own)?;
+    let mut issues = Vec::new();
+    let mut take = |result: Result<Box<dyn Apply>, Vec<Issue>>| result.map_err(|found| issues.extend(found)).ok();
+    let transform = match find(PartKind::Transformation, config.class.trim(), &format!("{path}.type")) {
+        Ok(part) => take(transforms::build(part.class, path, own)),
+        Err(found) => take(Err(found)),
+    };
+    let at = format!("{path}.predicate");
+    let predicate = match config.predicate.as_deref().map(str::trim) {
+        None if config.negate => {
+            let issue = Issue::error(format!("{path}.negate"), "config.missing", "negates a predicate, but none is named");
+            issues.push(issue.fix(format!("add `{at}: …`, or remove negate")));
+            None
+        }
+        None => None,
+        Some(name) => match predicates.get(name) {
+            Some(Some(predicate)) => Some(predicate.clone()),
+            Some(None) => return if issues.is_empty() { Ok(None) } else { Err(issues) },
+            None => {
+                let issue = Issue::error(&at, "config.unknown_predicate", format!("no predicate is called {name:?}"));
+                issues.push(match nearest(name, predicates.keys().copied()) {
+                    Some(near) => issue.fix(format!("did you mean {near}?")),
+                    None => issue.fix(format!("add {name} to `predicates`, and `predicates.{name}.type`")),
+                });
+                None
+            }
+        },
+    };
+    match transform {
+        Some(transform) if issues.is_empty() => Ok(Some(Step { transform, when: When::new(predicate, config.negate) })),
+        _ => Err(issues),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! What this crate has: for validation, `GET /connector-plugins` and the reference.
+
+use crate::converters::{self, NoOptions, TextConfig};
+use crate::json::JsonConfig;
+use crate::{predicates, transforms};
+use aqueduct_config::{nearest, specs};
+use aqueduct_core::{Issue, OptionSpec};
+use schemars::JsonSchema;
+use serde::Serialize;
+use std::sync::LazyLock;
+
+/// As `type` in `GET /connector-plugins`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PartKind {
+    Converter,
+    HeaderConverter,
+    Transformation,
+    Predicate,
+}
+
+impl PartKind {
+    /// As it stands in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            PartKind::Converter => "converter",
+            PartKind::HeaderConverter => "header converter",
+            PartKind::Transformation => "transform",
+            PartKind::Predicate => "predicate",
+        }
+    }
+}
+
+/// What a converter, a transform or a predicate says of itself.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartDescriptor {
+    /// The full Java name.
+    pub class: &'static str,
+    /// Short names of ours: `json`.
+    pub aliases: &'static [&'static str],
+    pub kind: PartKind,
+    pub version: &'static str,
+    /// One sentence.
+    pub summary: &'static str,
+    pub options: Vec<OptionSpec>,
+}
+
+impl PartDescriptor {
+    fn new<C: JsonSchema>(kind: PartKind, class: &'static str, aliases: &'static [&'static str], summary: &'static str) -> Self {
+        Self { class, aliases, kind, version: env!("CARGO_PKG_VERSION"), summary, options: specs::<C>() }
+    }
+
+    /// `InsertField$Value`
+    pub fn simple_name(&self) -> &'static str {
+        self.class.rsplit('.').next().unwrap_or(self.class)
+    }
+
+    /// By full name, simple name or alias.
+    pub fn is_called(&self, class: &str) -> bool {
+        class == self.class || class == self.simple_name() || self.aliases.contains(&class)
+    }
+}
+
+/// Every converter, header converter, transform and predicate. One class may be of two kinds.
+pub fn descriptors() -> Vec<PartDescriptor> {
+    PARTS.clone()
+}
+
+static PARTS: LazyLock<Vec<PartDescriptor>> = LazyLock::new(|| {
+    use PartKind::{Converter, HeaderConverter};
+    let mut parts = Vec::new();
+    for kind in [Converter, HeaderConverter] {
+        parts.push(PartDescriptor::new::<JsonConfig>(
+            kind,
+            converters::JSON,
+            &["json"],
+            "JSON, with or without its schema around it.",
+        ));
+        parts.push(PartDescriptor::new::<TextConfig>(
+            kind,
+            converters::STRING,
+            &["string"],
+            "Text as it is; other values as their text.",
+        ));
+    }
+    for kind in [Converter, HeaderConverter] {
+        parts.push(PartDescriptor::new::<NoOptions>(kind, converters::BYTES, &["bytes"], "Bytes as they are."));
+        for number in &converters::NUMBERS {
+            parts.push(PartDescriptor::new::<NoOptions>(kind, number.class, number.aliases, number.summary));
+        }
+    }
+    for kind in [Converter, HeaderConverter] {
+        let summary = "The default: bytes as they are, structured values as JSON without a schema.";
+        parts.push(PartDescriptor::new::<NoOptions>(kind, converters::PLAIN, &["plain"], summary));
+    }
+    parts.push(PartDescriptor::new::<NoOptions>(
+        HeaderConverter,
+        converters::SIMPLE,
+        &["simple"],
+        "Header values as readable text.",
+    ));
+    parts.extend(transforms::parts());
+    parts.extend(predicates::parts());
+    parts
+});
+
+pub(crate) fn transform<C: JsonSchema>(class: &'static str, summary: &'static str) -> PartDescriptor {
+    PartDescriptor::new::<C>(PartKind::Transformation, class, &[], summary)
+}
+
+pub(crate) fn predicate<C: JsonSchema>(class: &'static str, summary: &'static str) -> PartDescriptor {
+    PartDescriptor::new::<C>(PartKind::Predicate, class, &[], summary)
+}
+
+/// Finds a part by any of its names.
+///
+/// # Errors
+/// One issue at `path`: unknown, with the nearest name, or ambiguous between `$Key` and `$Value`.
+pub(crate) fn find(kind: PartKind, class: &str, path: &str) -> Result<&'static PartDescriptor, Vec<Issue>> {
+    let of_kind = || PARTS.iter().filter(|part| part.kind == kind);
+    if let Some(part) = of_kind().find(|part| part.is_called(class)) {
+        return Ok(part);
+    }
+    let what = kind.name();
+    let sides: Vec<&str> = of_kind()
+        .filter(|part| {
+            [part.class, part.simple_name()].iter().any(|name| name.split_once('$').is_some_and(|(outer, _)| outer == class))
+        })
+        .map(PartDescriptor::simple_name)
+        .collect();
+    if !sides.is_empty() {
+        let issue = Issue::error(path, "config.ambiguous_class", format!("{class:?} can change the key or the value"));
+        return Err(vec![issue.fix(format!("write {}", sides.join(" or ")))]);
+    }
+    let issue = Issue::error(path, "config.unknown_class", format!("no {what} is called {class:?}"));
+    let given = class.rsplit('.').next().unwrap_or(class);
+    let names: Vec<&str> = of_kind().flat_map(|part| part.aliases.iter().copied().chain([part.simple_name()])).collect();
+    Err(vec![match nearest(given, names.iter().copied()) {
+        Some(near) => issue.fix(format!("did you mean {near}?")),
+        None => issue.fix(format!("there are: {}", names.join(", "))),
+    }])
+}
