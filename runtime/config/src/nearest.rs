@@ -18,7 +18,7 @@ pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -
     let best =
         scored.fold(None, |best: Option<(f64, &str)>, next| if best.is_some_and(|b| b.0 >= next.0) { best } else { Some(next) });
     if let Some((score, candidate)) = best
-        && score >= 0.7
+        && score >= 0.66
     {
         return Some(candidate);
     }
