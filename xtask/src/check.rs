@@ -1,11 +1,12 @@
 //! What must hold of the sources: seconds to a few minutes, no test is run.
 
 use crate::sh::Sh;
-use crate::{arrows, reference};
+use crate::{arrows, invariants, reference};
 use anyhow::{Result, bail};
 
 pub(crate) fn run(sh: &Sh) -> Result<()> {
     arrows::check(sh)?;
+    invariants::check(sh)?;
     format(sh)?;
     lints(sh)?;
     reference::run(sh, true)?;

@@ -4,6 +4,7 @@
 
 mod arrows;
 mod check;
+mod invariants;
 mod reference;
 mod services;
 mod sh;
