@@ -9,15 +9,18 @@
 //! ([`Millis`], [`ByteSize`], [`GlobList`], [`Regex`], [`Secret`], …).
 //!
 //! **Files to connectors** (folder, `aqueduct validate`):
-//! - `connector_documents(file, text) -> Result<Vec<ConnectorDocument { name, flat: Flat, warnings }>, Vec<Issue>>`
+//! - [`connector_documents`]`(file, text) -> Result<Vec<ConnectorDocument { name, flat: Flat, warnings }>, Vec<Issue>>`: all or nothing.
+//!   [`read_connectors`]: what could be read, and every issue.
 //! - `Flat { entries: IndexMap<String, String>, … }`, [`Flat::location`]`(key) -> Option<Location>`, [`Flat::locate`]`(&mut issues)`;
 //!   `Flat::from(IndexMap)` for a config that came over REST.
 //!
-//! **Checks** (`check`): pure but for reading the references that worker.yaml allows.
-//! - `Check { find: &dyn Fn(&str) -> Option<Plugin>, names: Vec<String>, parts: &dyn Fn(PartKind, &str class, &str path) -> Result<Vec<OptionSpec>, Issue>,
-//!   defaults: &ConnectorDefaults, providers: &Providers, unknown_keys: UnknownKeys::{Error, Warn} }`
-//! - `Check::run(&self, &Flat) -> Checked { issues: Vec<Issue>, plugin: Option<Plugin>, settings: Option<ConnectorSettings> }`
-//! - `PartKind { Converter, HeaderConverter, Transform, Predicate }`
+//! **Checks** (`check`): touch nothing but the references that worker.yaml allows.
+//! - `Check { find: &dyn Fn(&str) -> Option<Plugin>, names: Vec<String>, parts: &dyn Fn(&Options) -> Vec<Issue>, defaults: &ConnectorDefaults,
+//!   providers: &Providers, unknown_keys: UnknownKeys::{Error, Warn} }`; `names` are all names and aliases, for "did you mean"; `parts` gives every
+//!   issue below `transforms`, `predicates` and `{key,value,header}.converter` (what `transforms::{Chain, Converters, unknown_keys}` say).
+//! - `Check::run(&self, &Flat) -> Checked { issues: Vec<Issue>, plugin: Option<Plugin>, settings: Option<ConnectorSettings> }`; issues have places, come
+//!   in the order of the file, and show no secret. `settings` is of the resolved config: not for keeping.
+//! - Without secrets, for what the supervisor keeps: `ConnectorSettings::parse` of the unresolved map.
 //!
 //! **What every connector has** (`settings`):
 //! - `ConnectorSettings::parse(PluginKind, &Options, &ConnectorDefaults) -> Result<ConnectorSettings, Vec<Issue>>`
@@ -35,14 +38,18 @@
 //! `Providers::resolve(&IndexMap<String, String>) -> Result<Resolved>` at the start of a task, `Resolved { options: Options }`,
 //! `Resolved::secrets() -> &[String]`, `Resolved::redact(String) -> String`; `Providers::check(&Flat) -> Vec<Issue>`.
 //!
-//! **The worker's own file** (`worker_config`): `WorkerConfig::load(file: Option<(&str, &str text)>, set: &[(String, String)],
-//! env: impl Iterator<Item = (String, String)>) -> Result<WorkerConfig, Vec<Issue>>` with typed fields, `defaults() -> ConnectorDefaults`,
-//! `providers() -> Providers`, `warnings: Vec<Issue>`.
+//! **The worker's own file** (`worker_config`): `WorkerConfig::load(file: Option<(&str name, &str text)>, set: &[(String, String)],
+//! env: impl IntoIterator<Item = (String, String)>) -> Result<WorkerConfig, Vec<Issue>>`; file < environment (`AQUEDUCT_DATA_DIR` is `data.dir`) <
+//! `--set`. `WorkerConfig { listeners: Vec<String>, plugin_path: Vec<PathBuf>, data_dir: PathBuf, connectors_dir: Option<PathBuf>,
+//! connectors_dir_prune: bool, group_id: String, shutdown_timeout: Duration, topic_tracking, topic_tracking_reset: bool,
+//! advertised_host: Option<String>, allow_origin, allow_methods: String, defaults: ConnectorDefaults, providers: Providers, warnings: Vec<Issue> }`.
 //!
 //! **For people**: `render::render(&[Issue], &dyn Fn(&str file) -> Option<String text>, Colour) -> String`,
 //! `example::yaml(&Descriptor) -> String`, `reference::markdown(&[OptionSpec]) -> String`.
 
+pub mod check;
 pub mod connector;
+pub mod connector_file;
 pub mod document;
 pub mod flatten;
 pub mod list;
@@ -53,8 +60,11 @@ pub mod providers;
 pub mod settings;
 pub mod shape;
 pub mod types;
+pub mod worker_config;
 
+pub use check::{Check, Checked, UnknownKeys};
 pub use connector::{SinkConnector, SourceConnector};
+pub use connector_file::{ConnectorDocument, connector_documents, read_connectors};
 pub use document::{Document, read};
 pub use flatten::{Flat, flatten};
 pub use nearest::nearest;
@@ -63,3 +73,4 @@ pub use providers::{Providers, Resolved};
 pub use settings::{ConnectorDefaults, ConnectorSettings};
 pub use shape::specs;
 pub use types::{ByteSize, Charset, Family, Glob, GlobList, List, Millis, PathText, Regex, Secret};
+pub use worker_config::WorkerConfig;

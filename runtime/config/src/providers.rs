@@ -6,6 +6,7 @@ use crate::document::properties_lines;
 use crate::flatten::Flat;
 use crate::nearest::nearest;
 use aqueduct_core::{Error, Issue, Options, Result};
+use indexmap::IndexMap;
 use regex::Regex;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -131,7 +132,7 @@ impl Providers {
     ///
     /// # Errors
     /// `config.secret`, fatal, with every reference that gives nothing. Never with a secret in its message.
-    pub fn resolve<'a>(&self, config: impl IntoIterator<Item = (&'a String, &'a String)>) -> Result<Resolved> {
+    pub fn resolve(&self, config: &IndexMap<String, String>) -> Result<Resolved> {
         let (resolved, issues) = self.resolve_all(config);
         if issues.is_empty() {
             return Ok(resolved);
@@ -148,7 +149,7 @@ impl Providers {
     }
 
     /// What could be resolved; values with a reference that gives nothing stay as they are.
-    pub(crate) fn resolve_all<'a>(&self, config: impl IntoIterator<Item = (&'a String, &'a String)>) -> (Resolved, Vec<Issue>) {
+    pub(crate) fn resolve_all(&self, config: &IndexMap<String, String>) -> (Resolved, Vec<Issue>) {
         let (mut resolved, mut issues, mut files) = (Resolved::default(), Vec::new(), Files::default());
         for (key, value) in config {
             let references = references(value);
@@ -350,7 +351,6 @@ impl Allowed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use indexmap::IndexMap;
 
     fn config(pairs: &[(&str, &str)]) -> IndexMap<String, String> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()

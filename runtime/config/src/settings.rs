@@ -169,8 +169,8 @@ impl ConnectorSettings {
         if let Some(common) = &common {
             issues.extend(common.issues());
         }
-        let transforms = named_parts("transforms", options, &mut issues);
-        let predicates = named_parts("predicates", options, &mut issues);
+        let transforms = named_parts("transforms", options);
+        let predicates = named_parts("predicates", options);
         let role = match kind {
             PluginKind::Source => source_role(options, defaults),
             PluginKind::Sink => sink_role(options),
@@ -310,24 +310,13 @@ pub(crate) fn below(options: &Options, prefix: &str) -> Options {
     range.map(|(key, value)| (key[prefix.len()..].to_owned(), value.clone())).filter(|(key, _)| !key.is_empty()).collect()
 }
 
-fn named_parts(list: &str, options: &Options, issues: &mut Vec<Issue>) -> Vec<NamedPart> {
-    let mut parts = Vec::<NamedPart>::new();
-    for name in options.get(list).map(|text| split_list(text)).unwrap_or_default() {
-        if parts.iter().any(|part| part.name == name) {
-            issues
-                .push(Issue::error(list, "config.duplicate_key", format!("{name:?} stands in the list twice")).fix("remove one"));
-            continue;
-        }
-        let own = below(options, &format!("{list}.{name}."));
-        if !own.contains_key("type") {
-            let path = format!("{list}.{name}.type");
-            issues.push(
-                Issue::error(path.clone(), "config.missing", "is required and has no default").fix(format!("add `{path}: …`")),
-            );
-        }
-        parts.push(NamedPart { name: name.to_owned(), options: own });
-    }
-    parts
+/// Names and options only: the crate of transforms judges them.
+fn named_parts(list: &str, options: &Options) -> Vec<NamedPart> {
+    let names = options.get(list).map(|text| split_list(text)).unwrap_or_default();
+    names
+        .into_iter()
+        .map(|name| NamedPart { name: name.to_owned(), options: below(options, &format!("{list}.{name}.")) })
+        .collect()
 }
 
 fn source_role(options: &Options, defaults: &ConnectorDefaults) -> Result<Role, Vec<Issue>> {

@@ -1,0 +1,94 @@
+use super::*;
+
+fn load(text: &str, set: &[(&str, &str)], env: &[(&str, &str)]) -> Result<WorkerConfig, Vec<String>> {
+    let owned = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>();
+    WorkerConfig::load(Some(("worker.yaml", text)), &owned(set), owned(env))
+        .map_err(|issues| issues.iter().map(ToString::to_string).collect())
+}
+
+#[test]
+fn the_defaults_are_good() {
+    let config = WorkerConfig::default();
+    assert_eq!(
+        (config.listeners.as_slice(), config.data_dir),
+        (&["http://127.0.0.1:8083".to_owned()][..], PathBuf::from("data"))
+    );
+    assert_eq!(config.defaults, ConnectorDefaults::default());
+    assert!(config.warnings.is_empty() && config.topic_tracking && config.connectors_dir.is_none());
+}
+
+#[test]
+fn the_later_wins() {
+    let text = "data: {dir: /a}\nconnectors:\n  dir: c\n  dir.prune: true\nvalue.converter: json\nvalue.converter.schemas.enable: false\n\
+        topic.creation.default.partitions: 3\nlog.retention.ms: 1 day\ntask.shutdown.graceful.timeout.ms: 10 seconds\nproducer.acks: all\n";
+    let env = [
+        ("AQUEDUCT_DATA_DIR", "/b"),
+        ("AQUEDUCT_LISTENERS", "http://[::1]:1"),
+        ("AQUEDUCT_KEY_CONVERTER_A_B", "x"),
+        ("AQUEDUCT_URL", "http://x"),
+        ("HOME", "/"),
+    ];
+    let config = load(text, &[("data.dir", "/c")], &env).unwrap();
+    assert_eq!((config.data_dir, config.connectors_dir), (PathBuf::from("/c"), Some(PathBuf::from("c"))));
+    assert_eq!(config.listeners, ["http://[::1]:1"]);
+    assert!(config.connectors_dir_prune);
+    assert_eq!(config.defaults.value_converter.options["schemas.enable"], "false");
+    assert_eq!(config.defaults.key_converter.options["a.b"], "x");
+    assert_eq!(config.shutdown_timeout, Duration::from_secs(10));
+    assert_eq!((&*config.defaults.topic["partitions"], &*config.defaults.topic["retention.ms"]), ("3", "1 day"));
+    let warnings: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].starts_with("worker.yaml:10:1: producer.acks: has no effect"), "{warnings:?}");
+}
+
+#[test]
+fn every_issue_at_once_with_its_place() {
+    let text = "listener: http://127.0.0.1:1\ndata.dir: ''\nconnectors.dir.prune: maybe\ntask:\n  shutdown.graceful.timeout.ms: soon\n\
+        retention.ms: 5\ntasks.max: 3\ntopic.creation.default.partitions: 0\nlog.retention.bytes: lots\nconfig.providers: env,vault\n\
+        config.providers.env.param.allowlist.patern: X\nconfig.providers.file.param.allowed.paths: relative\nbootstrap.servers: k:9092\n";
+    let issues = load(
+        text,
+        &[("offset.flush.interval.ms", "0"), ("colour", "red")],
+        &[("AQUEDUCT_DATADIR", "/x"), ("AQUEDUCT_LOG", "nats")],
+    )
+    .unwrap_err();
+    let starts = [
+        "worker.yaml:1:1: listener: is no option of the worker; did you mean listeners? [config.unknown_key]",
+        "worker.yaml:2:1: data.dir: a path cannot be empty",
+        "worker.yaml:3:1: connectors.dir.prune: \"maybe\" is not true or false; write true or false [config.type]",
+        "worker.yaml:5:3: task.shutdown.graceful.timeout.ms: \"soon\" is not a duration",
+        "worker.yaml:6:1: retention.ms: is no option of the worker; did you mean log.retention.ms?",
+        "worker.yaml:7:1: tasks.max: is no option of the worker; it is an option of a connector",
+        "worker.yaml:8:1: topic.creation.default.partitions: \"0\" is not allowed here",
+        "worker.yaml:9:1: log.retention.bytes: \"lots\" is not allowed here; write a size",
+        "worker.yaml:11:1: config.providers.env.param.allowlist.patern: is no option of the provider env; did you mean config.providers.env.param.allowlist.pattern?",
+        "worker.yaml:12:1: config.providers.file: file is not in config.providers",
+        "log: \"nats\" is not allowed here (from AQUEDUCT_LOG)",
+        "offset.flush.interval.ms: 0 is below the minimum of 1ms (from --set offset.flush.interval.ms)",
+        "colour: is no option of the worker (from --set colour)",
+        "the variable AQUEDUCT_DATADIR sets nothing; did you mean AQUEDUCT_DATA_DIR?",
+    ];
+    for start in starts {
+        assert!(issues.iter().any(|issue| issue.starts_with(start)), "{start}: {issues:#?}");
+    }
+    assert!(issues.iter().any(|issue| issue.contains("config.providers.vault.class: is required")), "{issues:#?}");
+    let kafka = load("bootstrap.servers: k:9092", &[], &[]).unwrap_err();
+    assert!(kafka[0].starts_with("worker.yaml:1:1: bootstrap.servers: this version has no Kafka log"), "{kafka:?}");
+    let listener = load("listeners: [localhost]", &[], &[]).unwrap_err();
+    assert!(listener[0].contains("is not an address to listen on"), "{listener:?}");
+}
+
+#[test]
+fn providers_allow_what_is_listed() {
+    let text = "config.providers: env, secrets\nconfig.providers.env.param.allowlist.pattern: CARGO_PKG_.*\n\
+        config.providers.secrets.class: org.apache.kafka.common.config.provider.DirectoryConfigProvider\nconfig.providers.secrets.param.allowed.paths: /nowhere\n";
+    let providers = load(text, &[], &[]).unwrap().providers;
+    let resolve = |value: &str| providers.resolve(&[("k".to_owned(), value.to_owned())].into_iter().collect());
+    assert_eq!(resolve("${env:CARGO_PKG_NAME}").unwrap().options["k"], "aqueduct-config");
+    assert!(resolve("${env:PATH}").unwrap_err().message().contains("not among the variables"));
+    assert!(resolve("${secrets:/etc:passwd}").unwrap_err().message().contains("outside the paths"));
+    assert!(resolve("${file:/etc/passwd:x}").unwrap_err().message().contains("worker.yaml allows no files"));
+    let config = load("data.dir: ${env:CARGO_PKG_NAME}/d\n", &[], &[]).unwrap();
+    assert_eq!(config.data_dir, PathBuf::from("aqueduct-config/d"));
+    assert!(load("data.dir: ${env:NOPE_NOPE}\n", &[], &[]).unwrap_err()[0].contains("not set"));
+}
