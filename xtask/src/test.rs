@@ -35,7 +35,8 @@ struct Program {
 pub(crate) fn run(sh: &Sh, args: &Args) -> Result<()> {
     let mut steps = Steps::default();
     if !args.no_install {
-        steps.must("what the tests need", || services::install(sh))?;
+        // What cannot be installed here fails its own tests by name, in the end.
+        steps.note("what the tests need", || services::install(sh));
     }
     let mut programs = Vec::new();
     steps.must("build", || {
