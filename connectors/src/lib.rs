@@ -1,0 +1,8 @@
+//! The built-in connectors: the one list.
+
+use aqueduct_core::Plugin;
+
+/// Every built-in, in the order of the reference.
+pub fn builtins() -> Vec<Plugin> {
+    [aqueduct_connector_file::plugins(), aqueduct_connector_datagen::plugins(), aqueduct_connector_blackhole::plugins()].concat()
+}
