@@ -44,19 +44,22 @@
 //! connectors_dir_prune: bool, group_id: String, shutdown_timeout: Duration, topic_tracking, topic_tracking_reset: bool,
 //! advertised_host: Option<String>, allow_origin, allow_methods: String, defaults: ConnectorDefaults, providers: Providers, warnings: Vec<Issue> }`.
 //!
-//! **For people**: `render::render(&[Issue], &dyn Fn(&str file) -> Option<String text>, Colour) -> String`,
-//! `example::yaml(&Descriptor) -> String`, `reference::markdown(&[OptionSpec]) -> String`.
+//! **For people**: `render::render(&[Issue], &dyn Fn(&str file) -> Option<String text>, Style::{Plain, Coloured}) -> String`,
+//! `example::yaml(&Descriptor) -> String`, `reference::markdown(&[OptionSpec]) -> String`, `reference::update(readme, &[OptionSpec]) -> Option<String>`.
 
 pub mod check;
 pub mod connector;
 pub mod connector_file;
 pub mod document;
+pub mod example;
 pub mod flatten;
 pub mod list;
 pub mod nearest;
 pub mod options;
 pub mod plugin;
 pub mod providers;
+pub mod reference;
+pub mod render;
 pub mod settings;
 pub mod shape;
 pub mod types;
