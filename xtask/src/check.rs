@@ -1,12 +1,13 @@
 //! What must hold of the sources: seconds to a few minutes, no test is run.
 
 use crate::sh::Sh;
-use crate::{arrows, invariants, reference};
+use crate::{arrows, invariants, links, reference};
 use anyhow::{Result, bail};
 
 pub(crate) fn run(sh: &Sh) -> Result<()> {
     arrows::check(sh)?;
     invariants::check(sh)?;
+    links::check(sh)?;
     format(sh)?;
     lints(sh)?;
     reference::run(sh, true)?;

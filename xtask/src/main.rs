@@ -5,6 +5,7 @@
 mod arrows;
 mod check;
 mod invariants;
+mod links;
 mod reference;
 mod services;
 mod sh;

@@ -1,7 +1,7 @@
 //! Everything that must hold, in the dev profile, with a time for each step.
 
 use crate::sh::{Sh, cargo};
-use crate::{arrows, check, invariants, reference, services};
+use crate::{arrows, check, invariants, links, reference, services};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus, Stdio};
@@ -46,6 +46,7 @@ pub(crate) fn run(sh: &Sh, args: &Args) -> Result<()> {
     if args.only.is_none() {
         steps.note("dependency arrows", || arrows::check(sh));
         steps.note("cited invariants", || invariants::check(sh));
+        steps.note("links", || links::check(sh));
         steps.note("formatting", || check::format(sh));
         steps.note("reference", || reference::check_built(sh));
     }
