@@ -2,7 +2,14 @@
 //!
 //! One conformance kit (`conformance`) says what every implementation must do.
 
+#[cfg(feature = "conformance")]
+extern crate self as aqueduct_log;
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod contract;
+pub mod disk;
+pub mod embedded;
 pub mod group;
 pub mod memory;
 pub mod partitioner;
@@ -10,3 +17,4 @@ pub mod record_batch;
 pub mod topic_config;
 
 pub use contract::*;
+pub use embedded::{EmbeddedLog, EmbeddedOptions};

@@ -76,7 +76,8 @@ impl TopicConfig {
             }
             "compression.type" => self.compression = Compression::from_str(value).map_err(|()| "none, lz4 or zstd")?,
             "max.message.bytes" => {
-                self.max_message_bytes = within(value, 0, Self::default().max_message_bytes as i64, "0 to 67104768 bytes")? as usize;
+                self.max_message_bytes =
+                    within(value, 0, Self::default().max_message_bytes as i64, "0 to 67104768 bytes")? as usize;
             }
             "delete.retention.ms" => self.delete_retention_ms = within(value, 0, i64::MAX, "0 milliseconds or more")?,
             "min.cleanable.dirty.ratio" => {

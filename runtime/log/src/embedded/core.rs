@@ -1,0 +1,406 @@
+//! The single writer: applies rounds of requests to the disk, then to what readers see. No threads and no clock of its own.
+
+use super::journal::{self, Frame, encode_checkpoint, io_error, journal_path};
+use super::plan::{Planner, Round, Run, resolve};
+use super::request::Request;
+use super::segment::{Segment, TOPICS, cleaned_path, partition_dir};
+use super::shared::{Shared, TopicView, again};
+use super::state::Change;
+use super::view::PartitionView;
+use crate::disk::{Disk, DiskFile, Open, SyncTarget};
+use aqueduct_core::failpoint::{self, bug, point};
+use aqueduct_core::{Error, Result};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use uuid::Uuid;
+
+pub(crate) struct Core {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) journal: Journal,
+    /// Of the newest checkpoint that was tried.
+    pub(crate) seq: u64,
+    /// What failed. Then the journal is not trusted any more: nothing is committed until a new checkpoint is durable.
+    pub(crate) broken: Option<Error>,
+    /// The journal says that the last commit is durable.
+    pub(crate) sealed: bool,
+    /// To go with the next commit: of no use alone.
+    pub(crate) pending: Vec<Change>,
+}
+
+/// The journal that is written to.
+#[derive(Default)]
+pub(crate) struct Journal {
+    file: Option<Arc<dyn DiskFile>>,
+    path: String,
+    /// All of it is synced.
+    len: u64,
+}
+
+impl Core {
+    /// Commits all of it with one sync, or nothing; answers everyone.
+    pub(crate) fn apply_round(&mut self, requests: Vec<Request>) {
+        let shared = self.shared.clone();
+        let round = Planner::plan(&shared.state.read(), &shared, requests);
+        if round.is_empty() {
+            return resolve(round.waiting, None);
+        }
+        self.apply_changes(round);
+    }
+
+    pub(crate) fn apply_changes(&mut self, mut round: Round) {
+        round.changes.append(&mut self.pending);
+        if let Err(error) = self.heal() {
+            return resolve(round.waiting, Some(&error));
+        }
+        if self.bug(bug::ACK_BEFORE_WRITE) {
+            resolve(std::mem::take(&mut round.waiting), None);
+        }
+        match self.commit(&mut round) {
+            Ok(()) => self.succeeded(round),
+            Err(error) => self.failed(round, &error),
+        }
+        if self.broken.is_none() && self.journal.len > self.shared.options.journal_bytes {
+            // An error is kept in `broken`: the next round tries again.
+            let _ = self.checkpoint(false);
+        }
+    }
+
+    /// After a failure: nothing goes on but with a new journal.
+    ///
+    /// # Errors
+    /// What fails now.
+    pub(crate) fn heal(&mut self) -> Result<()> {
+        if self.broken.is_some() { self.checkpoint(false) } else { Ok(()) }
+    }
+
+    fn commit(&mut self, round: &mut Round) -> Result<()> {
+        let mut changes = round.all_changes();
+        if self.bug(bug::OFFSET_BEFORE_RECORD) {
+            let (offsets, others) = changes.into_iter().partition(|change| matches!(change, Change::Offset { .. }));
+            changes = others;
+            let target = self.write_frame(offsets)?;
+            self.sync(&[target])?;
+            self.shared.state.write().commit += 1;
+        }
+        let mut targets = self.write_data(&round.runs)?;
+        targets.push(self.write_frame(changes)?);
+        if self.bug(bug::ACK_BEFORE_SYNC) {
+            resolve(std::mem::take(&mut round.waiting), None);
+        }
+        self.sync(&targets)?;
+        failpoint::hit(point::LOG_COMMITTED);
+        Ok(())
+    }
+
+    fn write_data(&self, runs: &[Run]) -> Result<Vec<SyncTarget>> {
+        let mut targets = Vec::new();
+        let mut dirs = Vec::new();
+        for run in runs {
+            let path = run.segment.path();
+            let failed = |error: io::Error| io_error(&path, "write", &error);
+            let file =
+                if run.fresh { self.create(run, &mut dirs) } else { self.shared.files.get(&run.segment) }.map_err(failed)?;
+            for (position, bytes) in &run.writes {
+                failpoint::hit_io(point::LOG_DATA_WRITE).and_then(|()| file.write_all_at(bytes, *position)).map_err(failed)?;
+            }
+            targets.push(SyncTarget::File(file, point::LOG_DATA_SYNC));
+        }
+        if !runs.is_empty() {
+            failpoint::hit_io(point::LOG_DATA_WRITTEN).map_err(|error| io_error(TOPICS, "write", &error))?;
+        }
+        targets.extend(dirs.into_iter().map(SyncTarget::Dir));
+        Ok(targets)
+    }
+
+    fn create(&self, run: &Run, dirs: &mut Vec<String>) -> io::Result<Arc<dyn DiskFile>> {
+        failpoint::hit_io(point::LOG_SEGMENT_ROLL)?;
+        self.disk.create_dir(&run.segment.dir)?;
+        let file = self.disk.open(&run.segment.path(), Open::Create)?;
+        self.shared.files.put(run.segment.key, file.clone());
+        for dir in [&run.segment.dir, TOPICS] {
+            if !dirs.iter().any(|known| known == dir) {
+                dirs.push(dir.to_owned());
+            }
+        }
+        Ok(file)
+    }
+
+    fn write_frame(&mut self, changes: Vec<Change>) -> Result<SyncTarget> {
+        let n = self.shared.state.read().commit;
+        let Journal { file: Some(file), path, len } = &mut self.journal else {
+            return Err(Error::retriable("log.io", "there is no journal"));
+        };
+        let frame = Frame { n: n + 1, d: n, s: *len, c: changes.into() }.encode();
+        let write = failpoint::hit_io(point::LOG_JOURNAL_WRITE).and_then(|()| file.write_all_at(&frame, *len));
+        write.and_then(|()| failpoint::hit_io(point::LOG_JOURNAL_WRITTEN)).map_err(|error| io_error(path, "write", &error))?;
+        *len += frame.len() as u64;
+        self.sealed = false;
+        Ok(SyncTarget::File(file.clone(), point::LOG_JOURNAL_SYNC))
+    }
+
+    fn sync(&self, targets: &[SyncTarget]) -> Result<()> {
+        self.shared.counters.syncs.fetch_add(1, Relaxed);
+        let result = if self.bug(bug::SKIP_DIR_SYNC) {
+            let files: Vec<_> = targets.iter().filter(|target| matches!(target, SyncTarget::File(..))).cloned().collect();
+            self.disk.sync_all(&files)
+        } else {
+            self.disk.sync_all(targets)
+        };
+        result.map_err(|error| io_error("the log", "sync", &error))
+    }
+
+    fn succeeded(&mut self, round: Round) {
+        let Round { changes, runs, waiting, appends, records } = round;
+        let mut touched: BTreeMap<(Uuid, i32), (Arc<PartitionView>, Vec<Arc<Segment>>)> = BTreeMap::new();
+        let (mut created, mut deleted, mut gone, mut compacted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut state = self.shared.state.write();
+        for run in &runs {
+            state.apply(&Change::Append(run.append));
+            let fresh = &mut touched.entry((run.append.t, run.append.p)).or_insert_with(|| (run.view.clone(), Vec::new())).1;
+            fresh.extend(run.fresh.then(|| run.segment.clone()));
+        }
+        for change in &changes {
+            state.apply(change);
+            match change {
+                Change::Topic { id, .. } => {
+                    let view = TopicView::new(*id, &state.topics[id]);
+                    created.push(self.shared.catalogue.write().add(view));
+                }
+                Change::TopicDeleted { id } => deleted.extend(self.shared.catalogue.write().remove(*id)),
+                Change::Start { t, p, .. }
+                | Change::Compacted { t, p, .. }
+                | Change::Sealed { t, p }
+                | Change::Swapped { t, p, .. } => {
+                    if let Some(view) = self.shared.view_by_id(*t, *p) {
+                        let fresh = &mut touched.entry((*t, *p)).or_insert_with(|| (view.clone(), Vec::new())).1;
+                        if let Change::Compacted { base, len, .. } = change {
+                            let segment = Arc::new(Segment::new(&partition_dir(&view.tp.topic, *p), *base, *len, -1));
+                            segment.cleaned.store(true, Release);
+                            fresh.push(segment.clone());
+                            compacted.push((*t, *p, segment));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        state.commit += 1;
+        for ((topic, partition), (view, fresh)) in &touched {
+            if let Some(partition) = state.partition(*topic, *partition) {
+                gone.extend(view.publish(partition, fresh));
+            }
+        }
+        deleted.iter().flat_map(|topic| &topic.partitions).for_each(|view| view.publish_deleted());
+        drop(state);
+        let mut bytes = 0;
+        for mut run in runs {
+            run.segment.note(run.notes.iter().copied());
+            bytes += run.append.to - run.append.from;
+            run.writes.drain(..).for_each(|(_, buffer)| self.shared.recycle(buffer));
+        }
+        self.count(appends, records, bytes);
+        self.announce(&created, &deleted);
+        self.clean_up(&gone, &deleted);
+        self.settle(compacted);
+        resolve(waiting, None);
+        touched.values().for_each(|(view, _)| view.wake());
+        for (view, fresh) in touched.values().filter(|(_, fresh)| !fresh.is_empty()) {
+            self.index_before(view, fresh[0].base);
+        }
+    }
+
+    fn count(&self, appends: u64, records: u64, bytes: u64) {
+        let counters = &self.shared.counters;
+        counters.commits.fetch_add(appends, Relaxed);
+        counters.records.fetch_add(records, Relaxed);
+        counters.bytes.fetch_add(bytes, Relaxed);
+        if let Some(reason) = counters.stopped.lock().take() {
+            tracing::info!(reason, "the log writes again");
+        }
+    }
+
+    fn announce(&self, created: &[Arc<TopicView>], deleted: &[Arc<TopicView>]) {
+        if created.is_empty() && deleted.is_empty() {
+            return;
+        }
+        let mut groups = self.shared.groups.lock();
+        deleted.iter().for_each(|topic| groups.topic_deleted(&topic.name));
+        created.iter().for_each(|topic| groups.topic_created(topic));
+        drop(groups);
+        deleted.iter().flat_map(|topic| &topic.partitions).for_each(|view| view.wake());
+    }
+
+    /// The segment before a new one will not grow any more.
+    fn index_before(&self, view: &PartitionView, base: i64) {
+        if let Some(closed) = view.segments().iter().rev().find(|segment| segment.base < base) {
+            closed.write_index(&*self.disk);
+        }
+    }
+
+    /// Removes files of what is no part of the log any more. What cannot be removed is told, and goes with the next start.
+    fn clean_up(&self, gone: &[(Arc<Segment>, bool)], deleted: &[Arc<TopicView>]) {
+        for (segment, replaced) in gone {
+            self.shared.files.forget(segment.key);
+            if !replaced {
+                for suffix in ["log", "index", "timeindex"] {
+                    let path = super::segment::segment_file(&segment.dir, segment.base, suffix);
+                    warn(&path, crate::disk::not_found_is_fine(self.disk.unlink(&path)));
+                }
+            }
+        }
+        for view in deleted.iter().flat_map(|topic| &topic.partitions) {
+            view.segments().iter().for_each(|segment| self.shared.files.forget(segment.key));
+            let dir = partition_dir(&view.tp.topic, view.tp.partition);
+            warn(&dir, self.disk.remove_dir_all(&dir));
+        }
+    }
+
+    /// Compacted segments take the places of the others. Where that fails the next start does it.
+    fn settle(&mut self, compacted: Vec<(Uuid, i32, Arc<Segment>)>) {
+        for (t, p, segment) in compacted {
+            let swapped = self.disk.rename(&cleaned_path(&segment.dir, segment.base), &segment.path());
+            let swapped = swapped.and_then(|()| self.disk.sync_dir(&segment.dir));
+            if swapped.is_ok() {
+                segment.cleaned.store(false, Release);
+                self.pending.push(Change::Swapped { t, p, base: segment.base });
+            }
+            warn(&segment.path(), swapped);
+        }
+    }
+
+    /// Nothing of the round was kept. What was written to is not written to again: after a failed fsync nobody knows what it holds.
+    fn failed(&mut self, round: Round, error: &Error) {
+        tracing::error!(%error, "a commit failed");
+        for run in &round.runs {
+            self.shared.files.forget(run.segment.key);
+            if run.fresh {
+                warn(&run.segment.path(), crate::disk::not_found_is_fine(self.disk.unlink(&run.segment.path())));
+                continue;
+            }
+            let cut = self.disk.open(&run.segment.path(), Open::Write).and_then(|file| file.truncate(run.segment.len()));
+            warn(&run.segment.path(), cut);
+            self.shared.state.write().apply(&Change::Sealed { t: run.append.t, p: run.append.p });
+        }
+        self.breaks(error);
+        resolve(round.waiting, Some(error));
+    }
+
+    pub(crate) fn breaks(&mut self, error: &Error) {
+        self.journal = Journal::default();
+        self.broken = Some(again(error));
+        *self.shared.counters.stopped.lock() = Some(error.to_string());
+    }
+
+    /// When nothing is to do: notes that the last commit is durable, so that damage to it can be told from a torn tail.
+    pub(crate) fn seal(&mut self) {
+        if self.sealed || self.broken.is_some() {
+            return;
+        }
+        let n = self.shared.state.read().commit;
+        let Journal { file: Some(file), path, len } = &mut self.journal else { return };
+        let frame = Frame { n, d: n, s: *len, c: Vec::new().into() }.encode();
+        let target = [SyncTarget::File(file.clone(), point::LOG_JOURNAL_SYNC)];
+        match file.write_all_at(&frame, *len).and_then(|()| self.disk.sync_all(&target)) {
+            Ok(()) => {
+                *len += frame.len() as u64;
+                self.sealed = true;
+            }
+            Err(error) => {
+                let error = io_error(path, "write", &error);
+                tracing::error!(%error, "the journal failed");
+                self.breaks(&error);
+            }
+        }
+    }
+
+    /// Writes the state and begins a new journal. `clean`: nothing follows, and no file has a tail to cut.
+    ///
+    /// # Errors
+    /// `log.disk_full`, `log.io`: then nothing is committed until another attempt succeeds, since nobody knows which checkpoint a crash would leave.
+    pub(crate) fn checkpoint(&mut self, clean: bool) -> Result<()> {
+        self.seq += 1;
+        let result = self.try_checkpoint(clean);
+        match &result {
+            Ok(()) => {
+                self.broken = None;
+                self.sealed = true;
+            }
+            Err(error) => {
+                tracing::error!(%error, "a checkpoint failed");
+                self.breaks(error);
+            }
+        }
+        result
+    }
+
+    fn try_checkpoint(&mut self, clean: bool) -> Result<()> {
+        let path = journal::checkpoint_path(self.seq);
+        let temporary = format!("{path}.tmp");
+        let failed = |error: io::Error| io_error(&path, "write", &error);
+        let bytes = encode_checkpoint(self.seq, clean, &self.shared.state.read());
+        let journal = Journal {
+            file: Some(self.disk.open(&journal_path(self.seq), Open::Create).map_err(failed)?),
+            path: journal_path(self.seq),
+            len: 0,
+        };
+        let write = || -> io::Result<()> {
+            let file = self.disk.open(&temporary, Open::Create)?;
+            file.write_all_at(&bytes, 0)?;
+            failpoint::hit_io(point::LOG_CHECKPOINT_WRITTEN)?;
+            file.sync_data()?;
+            // The journal's name first: where there is a checkpoint, there is its journal.
+            self.sync_journal_dir()?;
+            self.disk.rename(&temporary, &path)?;
+            failpoint::hit_io(point::LOG_CHECKPOINT_RENAMED)?;
+            self.sync_journal_dir()
+        };
+        if let Err(error) = write() {
+            let _ = self.disk.unlink(&temporary);
+            return Err(failed(error));
+        }
+        self.journal = journal;
+        self.remove_old();
+        Ok(())
+    }
+
+    fn sync_journal_dir(&self) -> io::Result<()> {
+        if self.bug(bug::SKIP_DIR_SYNC) { Ok(()) } else { self.disk.sync_dir(journal::DIR) }
+    }
+
+    fn remove_old(&self) {
+        for name in self.disk.list(journal::DIR).unwrap_or_default() {
+            let seq = name.split_once('.').and_then(|(seq, _)| seq.parse::<u64>().ok());
+            if seq.is_none_or(|seq| seq < self.seq) {
+                let path = format!("{}/{name}", journal::DIR);
+                warn(&path, self.disk.unlink(&path));
+            }
+        }
+    }
+
+    /// The last act: all that was committed is in a checkpoint, and no file has a tail.
+    pub(crate) fn close(&mut self) {
+        for topic in self.shared.catalogue.read().by_name.values() {
+            for view in &topic.partitions {
+                if let Some(last) = view.segments().last() {
+                    last.write_index(&*self.disk);
+                }
+            }
+        }
+        let clean = self.broken.is_none();
+        // What fails here is found by the next start, which then cannot take the short way.
+        let _ = self.checkpoint(clean);
+    }
+
+    pub(crate) fn bug(&self, name: &str) -> bool {
+        cfg!(debug_assertions) && (failpoint::planted(name) || self.shared.options.bugs.iter().any(|bug| *bug == name))
+    }
+}
+
+pub(crate) fn warn(path: &str, result: io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(path, %error, "cannot clean up");
+    }
+}

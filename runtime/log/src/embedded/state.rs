@@ -1,0 +1,294 @@
+//! Everything that the log knows but the records: what a checkpoint holds, and the changes that the journal adds to it.
+
+use crate::Store;
+use aqueduct_core::SourceOffset;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use uuid::Uuid;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// The number of the last commit.
+    pub commit: u64,
+    pub topics: BTreeMap<Uuid, TopicState>,
+    /// By connector, then by [`SourceOffset::partition_key`].
+    pub source_offsets: BTreeMap<String, BTreeMap<String, SourceOffset>>,
+    /// By group, topic and partition.
+    pub groups: BTreeMap<String, BTreeMap<Uuid, BTreeMap<i32, Position>>>,
+    pub stores: BTreeMap<Store, BTreeMap<String, Blob>>,
+    /// Of each task that ever had a writer.
+    pub epochs: BTreeMap<String, u64>,
+    #[serde(skip)]
+    pub names: HashMap<String, Uuid>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TopicState {
+    pub name: String,
+    pub configs: BTreeMap<String, String>,
+    pub partitions: Vec<PartitionState>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PartitionState {
+    pub start: i64,
+    pub end: i64,
+    /// By base offset. The last one is appended to, unless it is sealed.
+    pub segments: Vec<SegmentState>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentState {
+    pub base: i64,
+    /// Committed bytes. What the file holds behind them is no part of the log.
+    pub len: u64,
+    /// The latest timestamp of its records.
+    pub ts: i64,
+    /// When its first record was appended.
+    pub ms: i64,
+    /// Never appended to again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sealed: bool,
+    /// Compacted: `<base>.log.cleaned`, where it exists, is to take the place of `<base>.log`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub swap: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub o: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub m: Option<Arc<str>>,
+}
+
+/// One thing that a commit changes. All changes of one journal frame happen, or none.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Change {
+    #[serde(rename = "a")]
+    Append(Append),
+    Topic {
+        id: Uuid,
+        name: String,
+        partitions: i32,
+        configs: BTreeMap<String, String>,
+    },
+    TopicDeleted {
+        id: Uuid,
+    },
+    #[serde(rename = "o")]
+    Offset {
+        c: Arc<str>,
+        o: SourceOffset,
+    },
+    #[serde(rename = "g")]
+    Position {
+        g: Arc<str>,
+        t: Uuid,
+        p: i32,
+        at: Option<Position>,
+    },
+    #[serde(rename = "e")]
+    Entry {
+        s: Store,
+        k: String,
+        v: Option<Blob>,
+    },
+    Epoch {
+        task: Arc<str>,
+        epoch: u64,
+    },
+    /// Segments wholly below are no part of the log any more.
+    Start {
+        t: Uuid,
+        p: i32,
+        offset: i64,
+    },
+    Sealed {
+        t: Uuid,
+        p: i32,
+    },
+    Compacted {
+        t: Uuid,
+        p: i32,
+        base: i64,
+        len: u64,
+    },
+    Swapped {
+        t: Uuid,
+        p: i32,
+        base: i64,
+    },
+}
+
+/// Bytes `from..to` of a segment are records `first..next`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Append {
+    pub t: Uuid,
+    pub p: i32,
+    pub base: i64,
+    pub from: u64,
+    pub to: u64,
+    pub first: i64,
+    pub next: i64,
+    pub ts: i64,
+    pub ms: i64,
+    /// CRC32C over the headers of the batches (which hold the CRCs of their records): tells these bytes from others that were once there.
+    pub crc: u32,
+}
+
+impl State {
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Append(a) => {
+                let Some(partition) = self.partition_mut(a.t, a.p) else { return };
+                match partition.segments.last_mut() {
+                    Some(last) if last.base == a.base => {
+                        last.len = a.to;
+                        last.ts = last.ts.max(a.ts);
+                    }
+                    last => {
+                        if let Some(last) = last {
+                            last.sealed = true;
+                        }
+                        partition.segments.push(SegmentState {
+                            base: a.base,
+                            len: a.to,
+                            ts: a.ts,
+                            ms: a.ms,
+                            sealed: false,
+                            swap: false,
+                        });
+                    }
+                }
+                partition.end = a.next;
+            }
+            Change::Topic { id, name, partitions, configs } => {
+                self.names.insert(name.clone(), *id);
+                let partitions = vec![PartitionState::default(); usize::try_from(*partitions).unwrap_or(0)];
+                self.topics.insert(*id, TopicState { name: name.clone(), configs: configs.clone(), partitions });
+            }
+            Change::TopicDeleted { id } => {
+                if let Some(topic) = self.topics.remove(id) {
+                    self.names.remove(&topic.name);
+                }
+                for topics in self.groups.values_mut() {
+                    topics.remove(id);
+                }
+                self.groups.retain(|_, topics| !topics.is_empty());
+            }
+            Change::Offset { c, o } => {
+                let key = o.partition_key();
+                if o.offset.is_some() {
+                    self.source_offsets.entry(c.to_string()).or_default().insert(key, o.clone());
+                } else if let Some(offsets) = self.source_offsets.get_mut(&**c) {
+                    offsets.remove(&key);
+                    if offsets.is_empty() {
+                        self.source_offsets.remove(&**c);
+                    }
+                }
+            }
+            Change::Position { g, t, p, at } => self.set_position(g, *t, *p, at.clone()),
+            Change::Entry { s, k, v } => {
+                let entries = self.stores.entry(*s).or_default();
+                match v {
+                    Some(value) => entries.insert(k.clone(), value.clone()),
+                    None => entries.remove(k),
+                };
+            }
+            Change::Epoch { task, epoch } => {
+                self.epochs.insert(task.to_string(), *epoch);
+            }
+            Change::Start { t, p, offset } => {
+                let Some(partition) = self.partition_mut(*t, *p) else { return };
+                partition.start = partition.start.max(*offset);
+                while partition.segments.len() > 1 && partition.segments[1].base <= partition.start {
+                    partition.segments.remove(0);
+                }
+                if partition.start >= partition.end && partition.segments.last().is_some_and(|last| last.sealed) {
+                    partition.segments.clear();
+                }
+            }
+            Change::Sealed { t, p } => {
+                if let Some(last) = self.partition_mut(*t, *p).and_then(|partition| partition.segments.last_mut()) {
+                    last.sealed = true;
+                }
+            }
+            Change::Compacted { t, p, base, len } => {
+                if let Some(segment) = self.segment_mut(*t, *p, *base) {
+                    segment.len = *len;
+                    segment.swap = true;
+                }
+            }
+            Change::Swapped { t, p, base } => {
+                if let Some(segment) = self.segment_mut(*t, *p, *base) {
+                    segment.swap = false;
+                }
+            }
+        }
+    }
+
+    fn set_position(&mut self, group: &str, topic: Uuid, partition: i32, at: Option<Position>) {
+        if let Some(at) = at {
+            self.groups.entry(group.to_owned()).or_default().entry(topic).or_default().insert(partition, at);
+            return;
+        }
+        let Some(topics) = self.groups.get_mut(group) else { return };
+        if let Some(partitions) = topics.get_mut(&topic) {
+            partitions.remove(&partition);
+            if partitions.is_empty() {
+                topics.remove(&topic);
+            }
+        }
+        if topics.is_empty() {
+            self.groups.remove(group);
+        }
+    }
+
+    pub fn partition(&self, topic: Uuid, partition: i32) -> Option<&PartitionState> {
+        self.topics.get(&topic)?.partitions.get(usize::try_from(partition).ok()?)
+    }
+
+    pub fn partition_mut(&mut self, topic: Uuid, partition: i32) -> Option<&mut PartitionState> {
+        self.topics.get_mut(&topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
+    }
+
+    fn segment_mut(&mut self, topic: Uuid, partition: i32, base: i64) -> Option<&mut SegmentState> {
+        self.partition_mut(topic, partition)?.segments.iter_mut().find(|segment| segment.base == base)
+    }
+
+    /// After loading: what is not stored.
+    pub fn index_names(&mut self) {
+        self.names = self.topics.iter().map(|(id, topic)| (topic.name.clone(), *id)).collect();
+    }
+}
+
+impl PartitionState {
+    /// The segment to append to.
+    pub fn active(&self) -> Option<&SegmentState> {
+        self.segments.last().filter(|last| !last.sealed)
+    }
+
+    /// Where the records of `segments[index]` end.
+    pub fn segment_end(&self, index: usize) -> i64 {
+        self.segments.get(index + 1).map_or(self.end, |next| next.base)
+    }
+}
+
+/// Bytes as a JSON string: one char for each byte, so that any bytes survive and text stays readable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0.iter().map(|&byte| char::from(byte)).collect::<String>())
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let bytes: Result<Vec<u8>, _> = text.chars().map(|c| u8::try_from(u32::from(c))).collect();
+        bytes.map(Blob).map_err(|_| serde::de::Error::custom("a character above U+00FF in a blob"))
+    }
+}

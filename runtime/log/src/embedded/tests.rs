@@ -1,0 +1,266 @@
+use super::*;
+use crate::Fetch;
+use aqueduct_core::{Batch, PayloadRef, Record};
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(10);
+
+async fn open(dir: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(dir, EmbeddedOptions::default()).await.unwrap()
+}
+
+fn tp(topic: &str, partition: i32) -> TopicPartition {
+    TopicPartition::new(topic, partition)
+}
+
+fn batch(topic: &str, values: impl IntoIterator<Item = impl ToString>) -> EncodedBatch {
+    EncodedBatch::new(values.into_iter().map(|value| Record::new(topic, value.to_string())).collect()).unwrap()
+}
+
+fn values(batch: &Batch) -> Vec<String> {
+    let text =
+        |value| if let PayloadRef::Bytes(bytes) = value { String::from_utf8(bytes.to_vec()).unwrap() } else { "null".to_owned() };
+    batch.iter().map(|record| text(record.value())).collect()
+}
+
+fn offset(file: &str, at: i64) -> SourceOffset {
+    let map = |key: &str, value: serde_json::Value| [(key.to_owned(), value)].into_iter().collect();
+    SourceOffset { partition: map("file", file.into()), offset: Some(map("at", at.into())) }
+}
+
+async fn all(log: &EmbeddedLog, tp: &TopicPartition) -> Vec<String> {
+    let (mut from, mut found) = (0, Vec::new());
+    loop {
+        let (batch, next) = log.read_now(tp, from, 1000).unwrap();
+        if batch.is_empty() {
+            return found;
+        }
+        found.extend(values(&batch));
+        from = next;
+    }
+}
+
+/// What a crash leaves: the files as they are now, while the log is open.
+fn crash(dir: &TempDir) -> TempDir {
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to)
+            } else {
+                assert!(std::fs::copy(entry.path(), to).is_ok())
+            }
+        }
+    }
+    let copied = tempfile::tempdir().unwrap();
+    copy(dir.path(), copied.path());
+    copied
+}
+
+fn segment(dir: &TempDir, partition: &str) -> PathBuf {
+    dir.path().join("topics").join(partition).join("00000000000000000000.log")
+}
+
+#[tokio::test]
+async fn what_is_committed_is_there_after_a_crash_and_after_a_close() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec { partitions: 2, ..TopicSpec::default() }).await.unwrap();
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    let first = writer.append(batch("t", 0..100), vec![offset("f", 100)]).await.unwrap();
+    let second = writer.append(batch("t", 100..200), vec![offset("f", 200)]).await.unwrap();
+    assert_eq!(first.await.unwrap().ranges, [(tp("t", 0), 0, 100)]);
+    assert_eq!(second.await.unwrap().ranges, [(tp("t", 1), 0, 100)]);
+    log.save(Store::Config, vec![("a".into(), Some(vec![0, 255])), ("b".into(), None)]).await.unwrap();
+    let id = log.cluster_id().to_owned();
+    let crashed = crash(&dir);
+    log.close().await.unwrap();
+    assert_eq!(log.topics().await.unwrap_err().code(), "log.closed");
+    drop(log);
+    for dir in [&crashed, &dir] {
+        let log = open(dir.path()).await;
+        assert_eq!(log.cluster_id(), id);
+        assert_eq!(all(&log, &tp("t", 0)).await, (0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(all(&log, &tp("t", 1)).await.len(), 100);
+        assert_eq!(log.source_offsets("c").await.unwrap(), [offset("f", 200)]);
+        assert_eq!(log.load(Store::Config).await.unwrap(), BTreeMap::from([("a".to_owned(), vec![0, 255])]));
+        let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+        let again = writer.append(batch("t", 0..1), vec![]).await.unwrap().await.unwrap();
+        assert_eq!(again.ranges, [(tp("t", 0), 100, 101)]);
+    }
+}
+
+#[tokio::test]
+async fn a_second_process_is_told_who_has_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let _log = open(dir.path()).await;
+    let error = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).await.err().unwrap();
+    assert_eq!(error.code(), "log.locked");
+    assert!(error.message().contains(&std::process::id().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_torn_last_commit_is_cut_wherever_it_is_torn() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    writer.append(batch("t", 0..10), vec![offset("f", 10)]).await.unwrap().await.unwrap();
+    let before = std::fs::metadata(segment(&dir, "t-0")).unwrap().len();
+    writer.append(batch("t", 10..20), vec![offset("f", 20)]).await.unwrap().await.unwrap();
+    let crashed = crash(&dir);
+    let bytes = std::fs::read(segment(&crashed, "t-0")).unwrap();
+    for cut in (before as usize..bytes.len()).step_by(7) {
+        let torn = crash(&crashed);
+        std::fs::write(segment(&torn, "t-0"), &bytes[..cut]).unwrap();
+        let log = open(torn.path()).await;
+        assert_eq!(all(&log, &tp("t", 0)).await.len(), 10, "cut at {cut}");
+        assert_eq!(log.source_offsets("c").await.unwrap(), [offset("f", 10)]);
+        assert_eq!(std::fs::metadata(segment(&torn, "t-0")).unwrap().len(), before);
+        let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+        writer.append(batch("t", 10..20), vec![]).await.unwrap().await.unwrap();
+        assert_eq!(all(&log, &tp("t", 0)).await.len(), 20);
+    }
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_is_told_and_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    for n in 0..3 {
+        writer.append(batch("t", n * 10..n * 10 + 10), vec![]).await.unwrap().await.unwrap();
+    }
+    let crashed = crash(&dir);
+    let mut bytes = std::fs::read(segment(&crashed, "t-0")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(segment(&crashed, "t-0"), bytes).unwrap();
+    let log = open(crashed.path()).await;
+    assert_eq!(values(&log.read_now(&tp("t", 0), 0, 1).unwrap().0).len(), 10);
+    let error = log.fetch(&tp("t", 0), 10, 1, SOON).await.unwrap_err();
+    assert_eq!(error.code(), "log.corrupt");
+    assert!(error.message().contains("topic t, partition 0, offset 10"), "{error}");
+    assert_eq!(log.read_now(&tp("t", 0), 20, 1000).unwrap().0.len(), 10);
+}
+
+#[tokio::test]
+async fn a_group_reads_on_where_it_was_and_is_woken() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    let mut reader = log.reader("g", "m", &Topics::Names(vec!["t".into()])).await.unwrap();
+    let Fetch::Assigned(assigned) = reader.next(1000, SOON).await.unwrap() else { panic!() };
+    assert_eq!(assigned[0].offset, 0);
+    assert!(matches!(reader.next(1000, Duration::ZERO).await.unwrap(), Fetch::Idle));
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    let write = async { writer.append(batch("t", 0..5), vec![]).await.unwrap().await.unwrap() };
+    let (fetched, _) = tokio::join!(reader.next(1000, SOON), write);
+    let Fetch::Records(records) = fetched.unwrap() else { panic!() };
+    assert_eq!(values(&records), ["0", "1", "2", "3", "4"]);
+    let mut position = assigned[0].clone();
+    position.offset = 3;
+    position.metadata = Some("m".into());
+    reader.commit(&[position.clone()]).await.unwrap();
+    let mut successor = log.reader("g", "m", &Topics::Names(vec!["t".into()])).await.unwrap();
+    let Fetch::Assigned(assigned) = successor.next(1000, SOON).await.unwrap() else { panic!() };
+    assert_eq!(assigned, [position.clone()]);
+    assert_eq!(reader.commit(&[position]).await.unwrap_err().code(), "log.fenced");
+    assert_eq!(successor.lag(), [(tp("t", 0), 2)]);
+    let Fetch::Records(records) = successor.next(1000, SOON).await.unwrap() else { panic!() };
+    assert_eq!(values(&records), ["3", "4"]);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_is_gone_with_its_files_and_positions() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    let mut ids = Vec::new();
+    for _ in 0..2 {
+        let topic = log.create_topic("t", &TopicSpec::default()).await.unwrap();
+        ids.push(topic.id);
+        assert_eq!(log.create_topic("t", &TopicSpec::default()).await.unwrap_err().code(), "log.topic_exists");
+        let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+        assert_eq!(writer.append(batch("t", 0..5), vec![]).await.unwrap().await.unwrap().ranges, [(tp("t", 0), 0, 5)]);
+        log.alter_group("g", &[(tp("t", 0), Some(2))]).await.unwrap();
+        log.delete_topic("t").await.unwrap();
+        assert!(!segment(&dir, "t-0").exists());
+        assert_eq!(log.group_positions("g").await.unwrap(), []);
+        assert_eq!(log.delete_topic("t").await.unwrap_err().code(), "log.unknown_topic");
+        assert_eq!(writer.append(batch("t", 0..5), vec![]).await.err().unwrap().code(), "log.unknown_topic");
+    }
+    assert_ne!(ids[0], ids[1]);
+}
+
+#[tokio::test]
+async fn segments_roll_and_offsets_and_times_are_found_in_all_of_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let configs = BTreeMap::from([("segment.bytes".to_owned(), "100000".to_owned())]);
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec { configs, ..TopicSpec::default() }).await.unwrap();
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    for n in 0..200i64 {
+        let record =
+            |i: i64| Record { timestamp: Some(1_000_000 + n * 10 + i), ..Record::new("t", format!("{:0100}", n * 10 + i)) };
+        let batch = EncodedBatch::new((0..10).map(record).collect()).unwrap();
+        drop(writer.append(batch, vec![]).await.unwrap());
+    }
+    writer.append(batch("t", [0; 0]), vec![]).await.unwrap().await.unwrap();
+    let crashed = crash(&dir);
+    drop(log);
+    for dir in [&crashed, &dir] {
+        let log = open(dir.path()).await;
+        for at in [0, 1, 999, 1000, 1234, 1999] {
+            let (batch, _) = log.read_now(&tp("t", 0), at, 1).unwrap();
+            assert_eq!(batch.iter().next().unwrap().origin().unwrap().1, at);
+            assert_eq!(log.offset_for_timestamp(&tp("t", 0), 1_000_000 + at).await.unwrap(), Some(at));
+        }
+        assert_eq!(log.offset_for_timestamp(&tp("t", 0), 2_000_000).await.unwrap(), None);
+        assert_eq!(all(&log, &tp("t", 0)).await.len(), 2000);
+    }
+    assert!(
+        std::fs::read_dir(dir.path().join("topics/t-0"))
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension().unwrap() == "log")
+            .count()
+            >= 2
+    );
+}
+
+#[tokio::test]
+async fn a_newer_writer_fences_the_older() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    let mut old = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    let mut new = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    assert_eq!(old.append(batch("t", 0..5), vec![]).await.err().unwrap().code(), "log.fenced");
+    new.append(batch("t", 0..5), vec![]).await.unwrap().await.unwrap();
+}
+
+#[test]
+fn a_thousand_topics_open_within_a_second() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(dir.path()).await;
+        let spec = TopicSpec { partitions: 4, ..TopicSpec::default() };
+        let names: Vec<_> = (0..1000).map(|n| format!("topic-{n}")).collect();
+        futures_util::future::join_all(names.iter().map(|name| log.create_topic(name, &spec))).await;
+        let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+        let records =
+            names.iter().flat_map(|name| (0..4).map(move |p| Record { partition: Some(p), ..Record::new(name.as_str(), "v") }));
+        writer.append(EncodedBatch::new(records.collect()).unwrap(), vec![]).await.unwrap().await.unwrap();
+        log.close().await.unwrap();
+        drop(log);
+        let since = std::time::Instant::now();
+        let log = open(dir.path()).await;
+        let took = since.elapsed();
+        assert_eq!(log.topics().await.unwrap().len(), 1000);
+        assert_eq!(all(&log, &tp("topic-999", 3)).await, ["v"]);
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    });
+}
