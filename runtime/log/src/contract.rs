@@ -156,7 +156,10 @@ impl EncodedBatch {
     /// `log.not_encoded` (fatal) when a payload is structured: a converter is missing.
     pub fn new(batch: Batch) -> Result<Self> {
         if batch.chunks().iter().any(aqueduct_core::Chunk::has_data) {
-            return Err(aqueduct_core::Error::fatal("log.not_encoded", "a record with structured data reached the log without a converter"));
+            return Err(aqueduct_core::Error::fatal(
+                "log.not_encoded",
+                "a record with structured data reached the log without a converter",
+            ));
         }
         Ok(Self(batch))
     }

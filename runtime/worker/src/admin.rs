@@ -130,6 +130,9 @@ pub enum AdminError {
     /// 404
     #[error("{0}")]
     NotFound(String),
+    /// 403
+    #[error("{0}")]
+    Forbidden(String),
     /// 409
     #[error("{0}")]
     Conflict(String),

@@ -3,7 +3,22 @@
 //! Names no connector, no wasmtime, no axum, no Kafka client.
 
 pub mod admin;
-pub mod worker;
+mod clock;
+mod connector;
+pub mod folder;
+pub mod lifecycle;
+mod metrics;
+pub mod policy;
+mod registry;
+mod sink;
+mod source;
+pub mod spec;
+mod stats;
+mod store;
+mod task;
+mod topics;
+mod worker;
 
 pub use admin::*;
-pub use worker::Worker;
+pub use registry::Registry;
+pub use worker::{AdminResult, Health, Worker, WorkerOptions};

@@ -1,0 +1,448 @@
+//! The supervisor of one connector: it carries out what [`crate::lifecycle::next`] says, and is the only writer of the connector's state.
+//!
+//! Runs on the control plane; plans and tasks run on the data plane, so a connector that hangs cannot stop it (invariant 10).
+
+use crate::admin::{State, TargetState};
+use crate::lifecycle::{self, Action, Desired, Observed, Phase, Plan, Task};
+use crate::spec::{ConnectorSpec, TaskParts};
+use crate::stats::{Call, TaskStats};
+use crate::task::{ActiveTopics, panicked};
+use aqueduct_core::{Error, Result, TaskId, TaskSpec};
+use aqueduct_log::Log;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// What REST and the folder want; written there, read here.
+#[derive(Clone)]
+pub struct Wanted {
+    pub lifecycle: Desired,
+    /// The typed config, or why it is none (a plugin that is gone, say).
+    pub spec: Arc<Result<ConnectorSpec>>,
+}
+
+/// What the supervisor publishes.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub state: State,
+    pub trace: Option<String>,
+    pub tasks: Vec<TaskView>,
+    /// No task is alive and none is about to be.
+    pub settled: bool,
+    /// The tasks are those of this generation of the config.
+    pub generation: Option<u64>,
+}
+
+#[derive(Clone, Debug)]
+pub struct TaskView {
+    pub state: State,
+    pub trace: Option<String>,
+    pub live: bool,
+    pub spec: TaskSpec,
+    pub stats: Arc<TaskStats>,
+}
+
+impl TaskView {
+    /// RUNNING is shown once `open` is through: before that nothing moves (invariant 7).
+    pub fn state_now(&self) -> State {
+        match (self.state, self.stats.calling()) {
+            (State::Running, Some((Call::Open, _))) => State::Unassigned,
+            (state, _) => state,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Plan anew: what `restart` of the connector itself means.
+    RestartConnector,
+    RestartTask(u32),
+    RestartFailed,
+    RestartAll,
+    /// The clock of a task stands still.
+    Stalled(u32, String),
+}
+
+/// What every supervisor shares.
+#[derive(Clone)]
+pub struct Plane {
+    pub log: Arc<dyn Log>,
+    /// The data plane.
+    pub data: tokio::runtime::Handle,
+    pub shutdown_timeout: Duration,
+}
+
+pub struct Supervisor {
+    name: Arc<str>,
+    plane: Plane,
+    wanted: watch::Receiver<Wanted>,
+    commands: mpsc::Receiver<Command>,
+    view: watch::Sender<View>,
+    active_topics: Arc<ActiveTopics>,
+    observed: Observed,
+    slots: Vec<Slot>,
+    plan_error: Option<Error>,
+    plan_attempts: u32,
+    plans: JoinSet<(u64, Result<Vec<TaskSpec>>)>,
+    runs: JoinSet<Result<()>>,
+    /// The slot of each run; a run that was given up is not in here.
+    running: HashMap<Id, usize>,
+    ended: bool,
+}
+
+/// One task's place.
+struct Slot {
+    spec: TaskSpec,
+    stats: Arc<TaskStats>,
+    run: Option<Run>,
+    error: Option<Error>,
+    /// Failures in a row.
+    attempts: u32,
+    /// Why it is being stopped, when that counts as a failure.
+    stalled: Option<Error>,
+}
+
+struct Run {
+    id: Id,
+    stop: CancellationToken,
+    abort: AbortHandle,
+    /// `records_out` when it started: progress resets `attempts`.
+    records_out: u64,
+    deadline: Option<Instant>,
+    aborted: bool,
+}
+
+/// After an abort a task gets this long to reach its next await; then it is left behind, fenced by the next one's epoch (invariant 5).
+const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// A task in back-off is RESTARTING for this many attempts, then FAILED: a short hiccup should not page anybody.
+const QUIET_ATTEMPTS: u32 = 3;
+
+impl Supervisor {
+    pub fn new(
+        name: Arc<str>,
+        plane: Plane,
+        wanted: watch::Receiver<Wanted>,
+        commands: mpsc::Receiver<Command>,
+        view: watch::Sender<View>,
+        active_topics: Arc<ActiveTopics>,
+    ) -> Self {
+        Self {
+            name,
+            plane,
+            wanted,
+            commands,
+            view,
+            active_topics,
+            observed: Observed::default(),
+            slots: Vec::new(),
+            plan_error: None,
+            plan_attempts: 0,
+            plans: JoinSet::new(),
+            runs: JoinSet::new(),
+            running: HashMap::new(),
+            ended: false,
+        }
+    }
+
+    /// Ends when the connector is deleted or the worker shuts down, with every task stopped.
+    pub async fn run(mut self) {
+        loop {
+            let wake = self.act();
+            self.publish();
+            if self.ended {
+                return;
+            }
+            let wake = [wake, self.next_deadline()].into_iter().flatten().min();
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = self.wanted.changed() => {
+                    if changed.is_err() {
+                        return; // the worker is gone
+                    }
+                }
+                Some(command) = self.commands.recv() => self.command(command),
+                Some(planned) = self.plans.join_next() => self.planned(planned),
+                Some(done) = self.runs.join_next_with_id() => self.run_ended(done),
+                () = sleep => self.enforce_deadlines(),
+            }
+        }
+    }
+
+    /// Carries out what the lifecycle says; returns when to look again.
+    fn act(&mut self) -> Option<Instant> {
+        let wanted = self.wanted.borrow_and_update().clone();
+        let mut wake: Option<Instant> = None;
+        for action in lifecycle::next(&wanted.lifecycle, &self.observed, Instant::now()) {
+            match action {
+                Action::Plan => self.plan(&wanted),
+                Action::Start(index) => self.start(index, &wanted),
+                Action::Stop(index) => self.stop(index),
+                Action::DropTasks => {
+                    self.observed = Observed::default();
+                    self.slots.clear();
+                    self.plan_error = None;
+                }
+                Action::WakeAt(at) => wake = Some(wake.map_or(at, |wake| wake.min(at))),
+                Action::End => self.ended = true,
+            }
+        }
+        wake
+    }
+
+    fn plan(&mut self, wanted: &Wanted) {
+        let generation = wanted.lifecycle.generation;
+        self.observed.tasks.clear();
+        self.observed.plan = Plan::Running { generation };
+        self.plan_error = None;
+        if let Err(error) = wanted.spec.as_ref() {
+            self.plan_failed(generation, Error::new(error.class(), error.code().to_owned(), error.message()), None);
+            return;
+        }
+        let spec = wanted.spec.clone();
+        self.plans.spawn_on(
+            async move {
+                let planned = match spec.as_ref() {
+                    Ok(spec) => spec.plan().await,
+                    Err(error) => Err(Error::fatal(error.code().to_owned(), error.message())),
+                };
+                (generation, planned)
+            },
+            &self.plane.data,
+        );
+    }
+
+    fn planned(&mut self, planned: Result<(u64, Result<Vec<TaskSpec>>), JoinError>) {
+        let Plan::Running { generation } = self.observed.plan else { return };
+        let (of, planned) = planned.unwrap_or_else(|error| (generation, Err(join_error(error))));
+        if of != generation {
+            return; // the config changed meanwhile
+        }
+        match planned {
+            Ok(specs) => {
+                self.plan_attempts = 0;
+                self.observed.plan = Plan::Done { generation };
+                self.observed.tasks = vec![Task::default(); specs.len()];
+                let mut old: Vec<Slot> = std::mem::take(&mut self.slots);
+                self.slots = specs.into_iter().map(Slot::new).collect();
+                // Counters belong to the task id, not to one generation of its config.
+                for (slot, old) in self.slots.iter_mut().zip(old.drain(..)) {
+                    slot.stats = old.stats;
+                }
+            }
+            Err(error) => {
+                self.plan_attempts += 1;
+                let wanted = self.wanted.borrow().clone();
+                let policy = wanted.spec.as_ref().as_ref().map(|spec| spec.restart).unwrap_or_default();
+                let retry = policy.delay(self.plan_attempts, &error, fastrand::f64()).map(|delay| Instant::now() + delay);
+                self.plan_failed(generation, error, retry);
+            }
+        }
+    }
+
+    fn plan_failed(&mut self, generation: u64, error: Error, retry_at: Option<Instant>) {
+        tracing::error!(connector = %self.name, "the connector cannot start: {error}");
+        self.observed.plan = Plan::Failed { generation, retry_at };
+        self.plan_error = Some(error);
+        self.slots.clear();
+    }
+
+    fn start(&mut self, index: usize, wanted: &Wanted) {
+        let Ok(spec) = wanted.spec.as_ref() else { return };
+        let slot = &mut self.slots[index];
+        let stop = CancellationToken::new();
+        let parts = TaskParts {
+            id: TaskId::new(self.name.clone(), index as u32),
+            spec: slot.spec.clone(),
+            log: self.plane.log.clone(),
+            stats: slot.stats.clone(),
+            active_topics: self.active_topics.clone(),
+            stop: stop.clone(),
+        };
+        let spec = spec.clone();
+        let abort = self.runs.spawn_on(async move { spec.task(parts).await?.run().await }, &self.plane.data);
+        if slot.error.is_some() {
+            slot.stats.restarts.fetch_add(1, Relaxed);
+        }
+        slot.stalled = None;
+        self.running.insert(abort.id(), index);
+        let records_out = slot.stats.records_out.load(Relaxed);
+        slot.run = Some(Run { id: abort.id(), stop, abort, records_out, deadline: None, aborted: false });
+        self.observed.tasks[index] = Task { phase: Phase::Live { stopping: false }, restart: false };
+    }
+
+    fn stop(&mut self, index: usize) {
+        if let Some(run) = &mut self.slots[index].run {
+            run.stop.cancel();
+            run.deadline = Some(Instant::now() + self.plane.shutdown_timeout);
+            self.observed.tasks[index].phase = Phase::Live { stopping: true };
+        }
+    }
+
+    fn run_ended(&mut self, done: Result<(Id, Result<()>), JoinError>) {
+        let (id, result) = match done {
+            Ok((id, result)) => (id, result),
+            Err(error) => (error.id(), Err(join_error(error))),
+        };
+        // A run that was left behind ends some day; its slot has gone on.
+        if let Some(index) = self.running.remove(&id) {
+            self.slot_ended(index, result);
+        }
+    }
+
+    fn slot_ended(&mut self, index: usize, result: Result<()>) {
+        let wanted = self.wanted.borrow().clone();
+        let policy = wanted.spec.as_ref().as_ref().map(|spec| spec.restart).unwrap_or_default();
+        let redact = |text: String| wanted.spec.as_ref().as_ref().map_or(text.clone(), |spec| spec.redact(text));
+        let (slot, task) = (&mut self.slots[index], &mut self.observed.tasks[index]);
+        let run = slot.run.take();
+        slot.stats.task_ended();
+        let stopping = task.phase == Phase::Live { stopping: true };
+        let error = match (slot.stalled.take(), result) {
+            (Some(stalled), _) => stalled,
+            (None, Err(error)) if !stopping => error,
+            (None, result) => {
+                if let Err(error) = result {
+                    tracing::warn!(connector = %self.name, task = index, "while stopping: {}", redact(error.to_string()));
+                }
+                slot.error = None;
+                slot.attempts = 0;
+                task.phase = Phase::Idle;
+                return;
+            }
+        };
+        let progressed = run.is_some_and(|run| slot.stats.records_out.load(Relaxed) > run.records_out);
+        slot.attempts = if progressed { 1 } else { slot.attempts + 1 };
+        let trace = redact(error.trace());
+        slot.stats.failed(&trace);
+        let phase = match policy.delay(slot.attempts, &error, fastrand::f64()) {
+            Some(delay) => {
+                tracing::warn!(connector = %self.name, task = index, attempt = slot.attempts, ?delay, "task restarts after: {}", redact(error.to_string()));
+                slot.stats.retries.fetch_add(1, Relaxed);
+                Phase::Backoff { until: Instant::now() + delay }
+            }
+            None => {
+                tracing::error!(connector = %self.name, task = index, "task failed: {}", redact(error.to_string()));
+                Phase::Failed
+            }
+        };
+        *task = Task { phase, restart: false };
+        slot.error = Some(error);
+    }
+
+    fn command(&mut self, command: Command) {
+        let restart = |task: &mut Task| task.restart = true;
+        match command {
+            Command::RestartConnector => {
+                if let Plan::Failed { generation, .. } = self.observed.plan {
+                    self.observed.plan = Plan::Failed { generation, retry_at: Some(Instant::now()) };
+                }
+            }
+            Command::RestartTask(id) => {
+                if let Some(task) = self.observed.tasks.get_mut(id as usize) {
+                    restart(task);
+                }
+            }
+            Command::RestartAll => self.observed.tasks.iter_mut().for_each(restart),
+            Command::RestartFailed => {
+                let failed = |task: &&mut Task| matches!(task.phase, Phase::Failed | Phase::Backoff { .. });
+                self.observed.tasks.iter_mut().filter(failed).for_each(restart);
+            }
+            Command::Stalled(id, why) => {
+                let index = id as usize;
+                if let (Some(task), Some(slot)) = (self.observed.tasks.get_mut(index), self.slots.get_mut(index))
+                    && task.phase == (Phase::Live { stopping: false })
+                    && slot.stalled.is_none()
+                {
+                    tracing::error!(connector = %self.name, task = index, "{why}");
+                    slot.stalled = Some(Error::retriable("worker.stalled", why).fix("the plugin or what it talks to hangs; the worker restarts the task"));
+                    restart(task);
+                }
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.slots.iter().filter_map(|slot| slot.run.as_ref()?.deadline).min()
+    }
+
+    /// One deadline for a stop; then abort; then leave behind.
+    fn enforce_deadlines(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.slots.len() {
+            let Some(run) = self.slots[index].run.as_mut().filter(|run| run.deadline.is_some_and(|at| now >= at)) else { continue };
+            if run.aborted {
+                tracing::error!(connector = %self.name, task = index, "the task does not let go of its thread; it is left behind, fenced");
+                self.running.remove(&run.id);
+                self.slot_ended(index, Ok(()));
+            } else {
+                tracing::warn!(connector = %self.name, task = index, timeout = ?self.plane.shutdown_timeout, "the task did not stop in time; aborted");
+                run.abort.abort();
+                run.aborted = true;
+                run.deadline = Some(now + ABORT_GRACE);
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let wanted = self.wanted.borrow().clone();
+        let redact = |text: String| wanted.spec.as_ref().as_ref().map_or(text.clone(), |spec| spec.redact(text));
+        let target = wanted.lifecycle.target;
+        let tasks = self.observed.tasks.iter().zip(&self.slots).map(|(task, slot)| TaskView {
+            state: task_state(task.phase, target, slot),
+            trace: slot.error.as_ref().or(slot.stalled.as_ref()).filter(|_| task_state(task.phase, target, slot) != State::Running).map(|error| redact(error.trace())),
+            live: task.is_live(),
+            spec: slot.spec.clone(),
+            stats: slot.stats.clone(),
+        });
+        let state = match (target, self.observed.plan) {
+            (TargetState::Stopped, _) => State::Stopped,
+            (TargetState::Paused, _) => State::Paused,
+            (_, Plan::Failed { .. }) => State::Failed,
+            (_, Plan::None | Plan::Running { .. }) => State::Unassigned,
+            (_, Plan::Done { .. }) => State::Running,
+        };
+        let generation = match self.observed.plan {
+            Plan::Done { generation } | Plan::Failed { generation, .. } => Some(generation),
+            _ => None,
+        };
+        let settled = !self.observed.tasks.iter().any(|task| task.is_live()) && target != TargetState::Started;
+        let trace = self.plan_error.as_ref().filter(|_| state == State::Failed).map(|error| redact(error.trace()));
+        self.view.send_replace(View { state, trace, tasks: tasks.collect(), settled, generation });
+    }
+}
+
+impl Slot {
+    fn new(spec: TaskSpec) -> Self {
+        Self { spec, stats: Arc::default(), run: None, error: None, attempts: 0, stalled: None }
+    }
+}
+
+fn task_state(phase: Phase, target: TargetState, slot: &Slot) -> State {
+    match (phase, target) {
+        (Phase::Live { .. }, _) if slot.stalled.is_some() => State::Failed,
+        (_, TargetState::Stopped) => State::Stopped,
+        (Phase::Failed, _) => State::Failed,
+        (_, TargetState::Paused) => State::Paused,
+        (Phase::Live { stopping: false }, _) => State::Running,
+        (Phase::Live { stopping: true }, _) => State::Restarting,
+        (Phase::Idle, _) => State::Unassigned,
+        (Phase::Backoff { .. }, _) if slot.attempts > QUIET_ATTEMPTS => State::Failed,
+        (Phase::Backoff { .. }, _) => State::Restarting,
+    }
+}
+
+fn join_error(error: JoinError) -> Error {
+    match error.try_into_panic() {
+        Ok(payload) => panicked(payload),
+        Err(_) => Error::retriable("worker.task_aborted", "the task was aborted because it did not stop in time"),
+    }
+}

@@ -1,0 +1,215 @@
+//! What is done about errors: tolerance, dead letter queue, back-off. Connectors classify, this decides.
+
+use crate::stats::TaskStats;
+use aqueduct_core::{Batch, Error, Header, LogPosition, Payload, Record, Reject, Result, TaskId, Topic};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct Policy {
+    pub task: TaskId,
+    /// `errors.tolerance`: `all` goes on after bad records, `none` fails the task at the first.
+    pub tolerate: bool,
+    pub log_errors: bool,
+    pub log_messages: bool,
+    pub dead_letter_queue: Option<DeadLetterQueue>,
+}
+
+#[derive(Clone, Debug)]
+pub struct DeadLetterQueue {
+    pub topic: Topic,
+    pub replication_factor: i16,
+    pub context_headers: bool,
+}
+
+impl Policy {
+    /// Decides on refused records: the dead letters to write (empty without a queue), or the error that the task fails with.
+    ///
+    /// `raw` is what a sink read: dead letters carry the bytes of the log, not what converters and transforms made of them.
+    pub fn decide(&self, rejects: Vec<Reject>, raw: Option<&Batch>, stats: &TaskStats) -> Result<Batch> {
+        let mut letters = Vec::new();
+        for reject in rejects {
+            stats.failed(&reject.error.trace());
+            if self.log_errors || !self.tolerate {
+                self.log(&reject, stats);
+            }
+            if !self.tolerate {
+                return Err(self.intolerable(reject));
+            }
+            match &self.dead_letter_queue {
+                Some(queue) => {
+                    stats.records_dead_lettered.fetch_add(1, Relaxed);
+                    letters.push(self.letter(queue, reject, raw));
+                }
+                None => {
+                    stats.records_skipped.fetch_add(1, Relaxed);
+                }
+            }
+        }
+        Ok(letters.into_iter().collect())
+    }
+
+    fn log(&self, reject: &Reject, stats: &TaskStats) {
+        stats.errors_logged.fetch_add(1, Relaxed);
+        let at = place(&reject.record);
+        if self.log_messages {
+            let value = format!("{:.200?}", reject.record.value);
+            tracing::error!(task = %self.task, stage = reject.stage.name(), by = reject.refused_by, at, value, "bad record: {}", reject.error);
+        } else {
+            tracing::error!(task = %self.task, stage = reject.stage.name(), by = reject.refused_by, at, "bad record: {}", reject.error);
+        }
+    }
+
+    fn intolerable(&self, reject: Reject) -> Error {
+        let message = format!(
+            "Tolerance exceeded in error handler: {} refused a record{} in stage {}: {}",
+            reject.refused_by,
+            place(&reject.record),
+            reject.stage.name(),
+            reject.error
+        );
+        Error::fatal(reject.error.code().to_owned(), message)
+            .fix("mend the record's producer, or set errors.tolerance: all with errors.deadletterqueue.topic.name to keep such records aside")
+    }
+
+    /// As `DeadLetterQueueReporter.populateContextHeaders` of Kafka Connect writes it.
+    fn letter(&self, queue: &DeadLetterQueue, reject: Reject, raw: Option<&Batch>) -> Record {
+        let mut letter = raw.and_then(|raw| original(raw, &reject.record)).unwrap_or_else(|| reject.record.clone());
+        let source_topic = letter.topic.clone();
+        if queue.context_headers {
+            let mut add = |name: &str, value: String| {
+                letter.headers.push(Header { name: format!("__connect.errors.{name}").into(), value: value.into() });
+            };
+            let origin = reject.record.origin.as_ref();
+            add("topic", origin.map_or(&*source_topic, |origin| &*origin.partition.topic).to_owned());
+            if let Some(origin) = origin {
+                add("partition", origin.partition.partition.to_string());
+                add("offset", origin.offset.to_string());
+            }
+            add("connector.name", self.task.connector.to_string());
+            add("task.id", self.task.task.to_string());
+            add("stage", reject.stage.name().to_owned());
+            add("class.name", reject.refused_by.clone());
+            add("exception.class.name", reject.error.code().to_owned());
+            add("exception.message", reject.error.message().to_owned());
+            add("exception.stacktrace", reject.error.trace());
+        }
+        for payload in [&mut letter.key, &mut letter.value].into_iter().chain(letter.headers.iter_mut().map(|header| &mut header.value)) {
+            if let Payload::Data(data) = payload {
+                *payload = aqueduct_transforms::json::schemaless_text(&data.data).into();
+            }
+        }
+        Record { topic: queue.topic.clone(), partition: None, origin: None, ..letter }
+    }
+}
+
+fn place(record: &Record) -> String {
+    match &record.origin {
+        Some(origin) => format!(" at {} offset {}", origin.partition, origin.offset),
+        None => format!(" for topic {}", record.topic),
+    }
+}
+
+/// The record as it stands in the log.
+fn original(raw: &Batch, record: &Record) -> Option<Record> {
+    let origin = record.origin.as_ref()?;
+    let chunks = raw.chunks().iter().filter(|chunk| chunk.origin.as_deref() == Some(&*origin.partition));
+    chunks.flat_map(|chunk| chunk.iter()).find(|found| found.origin().is_some_and(|(_, offset)| offset == origin.offset)).map(|found| found.to_record())
+}
+
+/// How often a task that failed retriably starts again by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RestartPolicy {
+    pub initial: Duration,
+    pub max: Duration,
+    /// In a row, without progress in between; then the task stays FAILED.
+    pub attempts_max: u32,
+}
+
+impl Default for RestartPolicy {
+    fn default() -> Self {
+        Self { initial: Duration::from_secs(1), max: Duration::from_secs(300), attempts_max: u32::MAX }
+    }
+}
+
+/// The log heals by itself (a full disk gets free): look again soon, since every connector waits.
+const LOG_RETRY_MAX: Duration = Duration::from_secs(3);
+
+impl RestartPolicy {
+    /// When to start again after the `attempt`-th failure in a row (from 1); `None`: not by itself. Full jitter: `random` is in [0, 1).
+    pub fn delay(&self, attempt: u32, error: &Error, random: f64) -> Option<Duration> {
+        if !error.is_retriable() || attempt > self.attempts_max {
+            return None;
+        }
+        let ceiling = self.initial.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX)).min(self.max);
+        let ceiling = if error.code().starts_with("log.") { ceiling.min(LOG_RETRY_MAX) } else { ceiling };
+        Some(ceiling.mul_f64(random.clamp(0.0, 1.0)))
+    }
+}
+
+/// What a sink commits: the position after the last record put, for each partition.
+pub fn position_after(position: &LogPosition, next: i64, metadata: Option<String>) -> LogPosition {
+    LogPosition { offset: next, metadata: metadata.map(Into::into), ..position.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aqueduct_core::{Origin, Stage, TopicPartition};
+    use std::sync::Arc;
+
+    fn policy(tolerate: bool, queue: Option<&str>) -> Policy {
+        Policy {
+            task: TaskId::new("c", 3),
+            tolerate,
+            log_errors: false,
+            log_messages: false,
+            dead_letter_queue: queue.map(|topic| DeadLetterQueue { topic: topic.into(), replication_factor: -1, context_headers: true }),
+        }
+    }
+
+    fn reject(value: &'static str, offset: i64) -> Reject {
+        let origin = Some(Origin { partition: Arc::new(TopicPartition::new("in", 2)), offset });
+        let record = Record { origin, ..Record::new("renamed", value) };
+        Reject { record, stage: Stage::ValueConverter, refused_by: "X".into(), error: Error::fatal("json.syntax", "no") }
+    }
+
+    #[test]
+    fn a_dead_letter_has_the_bytes_of_the_log_and_kafka_connects_headers() {
+        let raw_record = Record { origin: reject("", 7).record.origin, ..Record::new("in", "raw") };
+        let raw: Batch = [raw_record].into_iter().collect();
+        let stats = TaskStats::default();
+        let letters = policy(true, Some("dlq")).decide(vec![reject("changed", 7)], Some(&raw), &stats).unwrap();
+        let letter = letters.into_records().next().unwrap();
+        assert_eq!((&*letter.topic, &letter.value), ("dlq", &Payload::from("raw")));
+        let header = |name: &str| match letter.header(name) {
+            Some(Payload::Bytes(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+            other => panic!("{name}: {other:?}"),
+        };
+        assert_eq!(header("__connect.errors.topic"), "in");
+        assert_eq!(header("__connect.errors.partition"), "2");
+        assert_eq!(header("__connect.errors.offset"), "7");
+        assert_eq!(header("__connect.errors.stage"), "VALUE_CONVERTER");
+        assert_eq!(header("__connect.errors.task.id"), "3");
+        assert_eq!(stats.records_dead_lettered.load(Relaxed), 1);
+    }
+
+    #[test]
+    fn without_tolerance_the_first_bad_record_fails_the_task() {
+        let error = policy(false, Some("dlq")).decide(vec![reject("x", 1)], None, &TaskStats::default()).unwrap_err();
+        assert!(!error.is_retriable());
+        assert!(error.message().contains("in-2 offset 1"), "{error}");
+    }
+
+    #[test]
+    fn delays_grow_to_the_maximum_and_stop_at_the_budget() {
+        let policy = RestartPolicy { attempts_max: 20, ..RestartPolicy::default() };
+        let error = Error::retriable("http.503", "busy");
+        let delays: Vec<_> = (1..=12).map(|attempt| policy.delay(attempt, &error, 1.0).unwrap().as_secs()).collect();
+        assert_eq!(delays, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]);
+        assert_eq!(policy.delay(21, &error, 1.0), None);
+        assert_eq!(policy.delay(1, &Error::fatal("x", "y"), 1.0), None);
+        assert_eq!(policy.delay(12, &Error::retriable("log.disk_full", ""), 1.0), Some(LOG_RETRY_MAX));
+        assert_eq!(policy.delay(40, &error, 0.0), None);
+    }
+}

@@ -1,0 +1,266 @@
+//! The sink loop: read → decode → transforms → put, then flush and commit. The next read runs while the sink puts.
+
+use crate::policy::position_after;
+use crate::stats::Call;
+use crate::task::TaskRun;
+use aqueduct_core::failpoint::{self, bug, point};
+use aqueduct_core::{Ack, Batch, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
+use aqueduct_log::{Commit, EncodedBatch, Fetch, LogReader, LogWriter, TopicSpec};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// One assigned partition.
+struct Assigned {
+    /// As it was assigned: identity, and the offset committed last.
+    position: LogPosition,
+    /// After the last record that was put.
+    next: i64,
+}
+
+struct SinkLoop {
+    run: TaskRun,
+    sink: Box<dyn SinkTask>,
+    reader: Box<dyn LogReader>,
+    assigned: BTreeMap<TopicPartition, Assigned>,
+    /// Opened when the first dead letter is written.
+    dead_letters: Option<Box<dyn LogWriter>>,
+    /// Dead letters in flight: durable before the positions move (invariant 2).
+    letters_in_flight: Vec<Commit>,
+    /// Put, but not durable in the target.
+    buffered: bool,
+    records_uncommitted: u64,
+    bytes_uncommitted: u64,
+    committed_at: Instant,
+}
+
+/// `connect-<name>`: UIs find a sink's lag by this name.
+pub fn group(connector: &str) -> String {
+    format!("connect-{connector}")
+}
+
+pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) -> Result<()> {
+    let options = std::mem::take(&mut run.options);
+    let spec = std::mem::take(&mut run.spec);
+    let sink = run.stats.time(Call::Open, plugin.open(&options, spec)).await?;
+    drop(options);
+    let reader = run.log.reader(&group(&run.id.connector), &run.id.to_string(), &topics).await?;
+    let mut pump = SinkLoop {
+        run,
+        sink,
+        reader,
+        assigned: BTreeMap::new(),
+        dead_letters: None,
+        letters_in_flight: Vec::new(),
+        buffered: false,
+        records_uncommitted: 0,
+        bytes_uncommitted: 0,
+        committed_at: Instant::now(),
+    };
+    let outcome = match pump.pump().await {
+        Ok(()) => pump.commit().await,
+        Err(error) => Err(error),
+    };
+    pump.run.stats.partitions.store(0, Relaxed);
+    let closed = pump.run.stats.time(Call::Close, pump.sink.close()).await;
+    let left = pump.reader.close().await;
+    outcome.and(closed).and(left)
+}
+
+impl SinkLoop {
+    async fn pump(&mut self) -> Result<()> {
+        let mut ahead: Option<Fetch> = None;
+        while !self.run.stop.is_cancelled() {
+            let fetched = match ahead.take() {
+                Some(fetched) => fetched,
+                None => match self.fetch().await? {
+                    Some(fetched) => fetched,
+                    None => return Ok(()),
+                },
+            };
+            match fetched {
+                Fetch::Records(batch) => {
+                    failpoint::hit(point::SINK_FETCHED);
+                    ahead = self.put_and_read_ahead(batch).await?;
+                }
+                Fetch::Assigned(positions) => self.take_over(positions).await?,
+                Fetch::Revoked(partitions) => self.give_up(&partitions).await?,
+                Fetch::Idle => {}
+            }
+            self.publish_lag();
+            if self.records_uncommitted > 0 && self.committed_at.elapsed() >= self.run.limits.flush_interval {
+                self.commit().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next event; `None` when the task is to stop. Wakes in time for the next commit.
+    async fn fetch(&mut self) -> Result<Option<Fetch>> {
+        let wait = if self.records_uncommitted > 0 {
+            self.run.limits.flush_interval.saturating_sub(self.committed_at.elapsed())
+        } else {
+            self.run.limits.wait_max
+        };
+        let stop = self.run.stop.clone();
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(None),
+            fetched = self.reader.next(self.run.limits.batch_max_bytes, wait) => fetched.map(Some),
+        }
+    }
+
+    async fn take_over(&mut self, positions: Vec<LogPosition>) -> Result<()> {
+        let starts = self.run.stats.time(Call::Assigned, self.sink.assigned(&positions)).await?;
+        for position in positions {
+            self.run.active_topics.add(&position.topic);
+            self.assigned.insert(position.topic_partition(), Assigned { next: position.offset, position });
+        }
+        for start in starts {
+            let partition = start.topic_partition();
+            self.reader.seek(&partition, start.offset).await?;
+            if let Some(assigned) = self.assigned.get_mut(&partition) {
+                assigned.next = start.offset;
+            }
+        }
+        self.run.stats.partitions.store(self.assigned.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    async fn give_up(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        self.commit().await?;
+        self.run.stats.time(Call::Assigned, self.sink.revoked(partitions)).await?;
+        for partition in partitions {
+            self.assigned.remove(partition);
+        }
+        self.run.stats.partitions.store(self.assigned.len() as u64, Relaxed);
+        Ok(())
+    }
+
+    /// Puts a batch and, while the sink works, reads the next one.
+    async fn put_and_read_ahead(&mut self, raw: Batch) -> Result<Option<Fetch>> {
+        let stats = self.run.stats.clone();
+        stats.records_in.fetch_add(raw.len() as u64, Relaxed);
+        stats.bytes_in.fetch_add(raw.bytes() as u64, Relaxed);
+        stats.batch(raw.len());
+        if failpoint::planted(bug::SINK_COMMIT_BEFORE_PUT) {
+            self.advance(&raw);
+            self.store_positions().await?;
+        }
+        let mut rejects = Rejects::default();
+        // Cheap: a batch is a few chunks over shared buffers. The raw one is kept for dead letters and positions.
+        let decoded = self.run.converters.decode(raw.clone(), &mut rejects);
+        let batch = self.run.transform(decoded, &mut rejects).await?;
+        let cx = self.run.context(self.run.stop.clone());
+        let (max_bytes, sink) = (self.run.limits.batch_max_bytes, &mut self.sink);
+        let put = async {
+            if batch.is_empty() {
+                return Ok(if self.buffered { Ack::Buffered } else { Ack::Durable });
+            }
+            stats.time(Call::Put, sink.put(&batch, &mut rejects, &cx)).await
+        };
+        // Nothing is waited for here: what is not there when the sink is done is fetched in the loop.
+        let (ack, ahead) = tokio::join!(put, self.reader.next(max_bytes, Duration::ZERO));
+        let ack = ack?;
+        failpoint::hit(point::SINK_PUT);
+        self.advance(&raw);
+        self.buffered = ack == Ack::Buffered;
+        self.records_uncommitted += raw.len() as u64;
+        self.bytes_uncommitted += raw.bytes() as u64;
+        stats.records_active.fetch_add(raw.len() as i64, Relaxed);
+        stats.moved();
+        let letters = self.run.policy.decide(rejects.take(), Some(&raw), &stats)?;
+        self.write_letters(letters).await?;
+        Ok(match ahead? {
+            Fetch::Idle => None,
+            fetched => Some(fetched),
+        })
+    }
+
+    fn advance(&mut self, raw: &Batch) {
+        for chunk in raw.chunks() {
+            let (Some(origin), Some(last)) = (&chunk.origin, chunk.len().checked_sub(1)) else { continue };
+            if let (Some(assigned), Some((_, offset))) = (self.assigned.get_mut(&**origin), chunk.get(last).origin()) {
+                assigned.next = offset + 1;
+            }
+        }
+    }
+
+    async fn write_letters(&mut self, letters: Batch) -> Result<()> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        if self.dead_letters.is_none() {
+            if let Some(queue) = &self.run.policy.dead_letter_queue
+                && self.run.log.topic(&queue.topic).await?.is_none()
+            {
+                let spec = TopicSpec { replication_factor: queue.replication_factor, ..TopicSpec::default() };
+                match self.run.log.create_topic(&queue.topic, &spec).await {
+                    Err(error) if error.code() != "log.topic_exists" => return Err(error),
+                    _ => {}
+                }
+            }
+            self.dead_letters = Some(self.run.log.writer(&self.run.id).await?);
+        }
+        if let Some(writer) = &mut self.dead_letters {
+            let commit = writer.append(EncodedBatch::new(letters)?, Vec::new()).await?;
+            self.letters_in_flight.push(commit);
+        }
+        // A bound (invariant 6): a sink that refuses everything would otherwise pile up letters until the next flush.
+        const LETTERS_IN_FLIGHT_MAX: usize = 64;
+        if self.letters_in_flight.len() >= LETTERS_IN_FLIGHT_MAX {
+            self.settle_letters().await?;
+        }
+        Ok(())
+    }
+
+    async fn settle_letters(&mut self) -> Result<()> {
+        for letter in self.letters_in_flight.drain(..) {
+            letter.await?;
+        }
+        Ok(())
+    }
+
+    /// Invariant 2: durable in the target, dead letters durable, and only then the positions.
+    async fn commit(&mut self) -> Result<()> {
+        if self.records_uncommitted == 0 {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let stats = self.run.stats.clone();
+        if self.buffered {
+            stats.time(Call::Flush, self.sink.flush()).await?;
+            self.buffered = false;
+        }
+        failpoint::hit(point::SINK_FLUSHED);
+        self.settle_letters().await?;
+        if let Err(error) = self.store_positions().await {
+            stats.commit_failures.fetch_add(1, Relaxed);
+            return Err(error);
+        }
+        failpoint::hit(point::SINK_COMMITTED);
+        stats.commit_took(began.elapsed());
+        stats.records_out.fetch_add(self.records_uncommitted, Relaxed);
+        stats.bytes_out.fetch_add(self.bytes_uncommitted, Relaxed);
+        stats.records_active.fetch_sub(self.records_uncommitted as i64, Relaxed);
+        stats.moved();
+        (self.records_uncommitted, self.bytes_uncommitted) = (0, 0);
+        self.committed_at = Instant::now();
+        Ok(())
+    }
+
+    /// All assigned partitions in one commit: what a sink keeps as metadata may concern them together (one file for all).
+    async fn store_positions(&mut self) -> Result<()> {
+        let positions: Vec<LogPosition> = self
+            .assigned
+            .iter()
+            .map(|(partition, assigned)| position_after(&assigned.position, assigned.next, self.sink.metadata(partition)))
+            .collect();
+        self.reader.commit(&positions).await
+    }
+
+    fn publish_lag(&self) {
+        self.run.stats.lag.store(self.reader.lag().iter().map(|(_, lag)| lag).sum(), Relaxed);
+    }
+}

@@ -1,0 +1,210 @@
+//! The source loop: poll → transforms → encode → append, with commits in flight.
+
+use crate::stats::Call;
+use crate::task::TaskRun;
+use crate::topics::TopicCreation;
+use aqueduct_core::failpoint::{self, bug, point};
+use aqueduct_core::{Error, Polled, Rejects, Result, SourceOffset, SourcePlugin, SourceTask};
+use aqueduct_log::{Appended, Commit, EncodedBatch, LogWriter};
+use futures_util::FutureExt;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+/// An append that is not durable yet.
+struct InFlight {
+    commit: Commit,
+    resume: Vec<SourceOffset>,
+    records: usize,
+    bytes: usize,
+    since: Instant,
+}
+
+struct SourceLoop {
+    run: TaskRun,
+    topics: TopicCreation,
+    source: Box<dyn SourceTask>,
+    writer: Box<dyn LogWriter>,
+    in_flight: VecDeque<InFlight>,
+    bytes_in_flight: usize,
+    /// Only with the planted bug `reorder`.
+    held_back: Option<(EncodedBatch, Vec<SourceOffset>)>,
+}
+
+pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicCreation) -> Result<()> {
+    // The writer first: from here on an older task of this id can store nothing, so the offsets read next are the last (invariant 5).
+    let writer = run.log.writer(&run.id).await?;
+    let resume = run.log.source_offsets(&run.id.connector).await?;
+    let options = std::mem::take(&mut run.options);
+    let spec = std::mem::take(&mut run.spec);
+    let source = run.stats.time(Call::Open, plugin.open(&options, spec, resume)).await?;
+    drop(options);
+    let mut pump = SourceLoop { run, topics, source, writer, in_flight: VecDeque::new(), bytes_in_flight: 0, held_back: None };
+    let outcome = match pump.pump().await {
+        Ok(()) => pump.drain().await,
+        Err(error) => Err(error),
+    };
+    let closed = pump.run.stats.time(Call::Close, pump.source.close()).await;
+    outcome.and(closed)
+}
+
+impl SourceLoop {
+    async fn pump(&mut self) -> Result<()> {
+        while !self.run.stop.is_cancelled() {
+            self.make_room().await?;
+            let polled = self.poll().await?;
+            failpoint::hit(point::SOURCE_POLLED);
+            self.forward(polled).await?;
+        }
+        Ok(())
+    }
+
+    /// Everything that was appended becomes durable before the task ends.
+    async fn drain(&mut self) -> Result<()> {
+        while !self.in_flight.is_empty() {
+            self.reap().await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the bytes in flight are within the connector's budget (invariant 6); takes what is durable already.
+    async fn make_room(&mut self) -> Result<()> {
+        while self.bytes_in_flight >= self.run.limits.buffer_bytes {
+            self.reap().await?;
+        }
+        let mut durable = Vec::new();
+        while let Some(front) = self.in_flight.front_mut() {
+            let Some(done) = (&mut front.commit).now_or_never() else { break };
+            self.taken(done, &mut durable)?;
+        }
+        self.tell(durable).await
+    }
+
+    async fn reap(&mut self) -> Result<()> {
+        let Some(front) = self.in_flight.front_mut() else { return Ok(()) };
+        let done = (&mut front.commit).await;
+        let mut durable = Vec::new();
+        self.taken(done, &mut durable)?;
+        self.tell(durable).await
+    }
+
+    /// One poll. When a commit resolves while the source waits, the poll is asked to return, so that the source hears of it at once.
+    async fn poll(&mut self) -> Result<Polled> {
+        let interrupt = self.run.stop.child_token();
+        let cx = self.run.context(interrupt.clone());
+        let stats = self.run.stats.clone();
+        let mut done = Vec::new();
+        let polled = {
+            let poll = stats.time(Call::Poll, self.source.poll(&cx));
+            tokio::pin!(poll);
+            loop {
+                let waiting = self.in_flight.get_mut(done.len());
+                let Some(waiting) = waiting.filter(|_| !matches!(done.last(), Some(Err(_)))) else { break poll.await };
+                tokio::select! {
+                    biased;
+                    polled = &mut poll => break polled,
+                    outcome = &mut waiting.commit => {
+                        done.push(outcome);
+                        interrupt.cancel();
+                    }
+                }
+            }
+        };
+        let mut durable = Vec::new();
+        for outcome in done {
+            self.taken(outcome, &mut durable)?;
+        }
+        self.tell(durable).await?;
+        polled
+    }
+
+    /// The oldest append is done.
+    fn taken(&mut self, outcome: Result<Appended>, durable: &mut Vec<SourceOffset>) -> Result<()> {
+        let Some(front) = self.in_flight.pop_front() else { return Ok(()) };
+        self.bytes_in_flight -= front.bytes;
+        let stats = &self.run.stats;
+        stats.records_active.fetch_sub(front.records as i64, Relaxed);
+        match outcome {
+            Ok(appended) => {
+                stats.records_out.fetch_add(front.records as u64, Relaxed);
+                stats.bytes_out.fetch_add(appended.bytes as u64, Relaxed);
+                stats.commit_took(front.since.elapsed());
+                stats.moved();
+                durable.extend(front.resume);
+                Ok(())
+            }
+            Err(error) => {
+                stats.commit_failures.fetch_add(1, Relaxed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Invariant 1: the external system is told only after the log holds the records.
+    async fn tell(&mut self, durable: Vec<SourceOffset>) -> Result<()> {
+        if durable.is_empty() {
+            return Ok(());
+        }
+        failpoint::hit(point::SOURCE_COMMITTED);
+        self.run.stats.time(Call::Commit, self.source.commit(&durable)).await
+    }
+
+    async fn forward(&mut self, polled: Polled) -> Result<()> {
+        if polled.batch.is_empty() && polled.resume.is_empty() {
+            return Ok(());
+        }
+        let stats = self.run.stats.clone();
+        let (records, bytes) = (polled.batch.len(), polled.batch.bytes());
+        stats.records_in.fetch_add(records as u64, Relaxed);
+        stats.bytes_in.fetch_add(bytes as u64, Relaxed);
+        if records > 0 {
+            stats.batch(records);
+            stats.moved();
+        }
+        let mut rejects = Rejects::default();
+        let batch = self.run.transform(polled.batch, &mut rejects).await?;
+        let mut batch = self.run.converters.encode(batch, &mut rejects);
+        // Dead letters ride in the same append: durable with the offsets that skip them, or not at all.
+        batch.append(self.run.policy.decide(rejects.take(), None, &stats)?);
+        self.topics.ensure(&batch, &*self.run.log).await?;
+        for chunk in batch.chunks() {
+            self.run.active_topics.add(&chunk.topic);
+        }
+        self.append(EncodedBatch::new(batch)?, polled.resume).await
+    }
+
+    async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>) -> Result<()> {
+        if failpoint::planted(bug::REORDER) {
+            match self.held_back.take() {
+                None => self.held_back = Some((batch, resume)),
+                Some((older, older_resume)) => {
+                    self.append_now(batch, resume).await?;
+                    self.append_now(older, older_resume).await?;
+                }
+            }
+            return Ok(());
+        }
+        self.append_now(batch, resume).await
+    }
+
+    async fn append_now(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>) -> Result<()> {
+        let (records, bytes) = (batch.batch().len(), batch.batch().bytes());
+        let since = Instant::now();
+        let commit = self.writer.append(batch, resume.clone()).await.map_err(topic_vanished)?;
+        failpoint::hit(point::SOURCE_APPENDED);
+        self.run.stats.records_active.fetch_add(records as i64, Relaxed);
+        self.bytes_in_flight += bytes;
+        self.in_flight.push_back(InFlight { commit, resume, records, bytes, since });
+        Ok(())
+    }
+}
+
+/// The topic was deleted under the task: reopening it creates the topic anew and reads the records again.
+fn topic_vanished(error: Error) -> Error {
+    if error.code() == "log.unknown_topic" {
+        return Error::retriable("worker.topic_deleted", error.message().to_owned());
+    }
+    error
+}
+

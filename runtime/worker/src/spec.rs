@@ -1,0 +1,220 @@
+//! One connector's config, checked and typed: what plans and tasks are made from.
+
+use crate::admin::{ConfigMap, ConnectorType};
+use crate::policy::{DeadLetterQueue, Policy, RestartPolicy};
+use crate::registry::Registry;
+use crate::stats::TaskStats;
+use crate::task::{ActiveTopics, Limits, Role, TaskRun};
+use crate::topics::{TopicCreation, TopicGroup};
+use aqueduct_config::check::{Check, Checked, UnknownKeys};
+use aqueduct_config::providers::{Providers, Resolved};
+use aqueduct_config::settings::{self, ConnectorDefaults, ConnectorSettings, ConverterSettings, TopicSettings};
+use aqueduct_config::{Flat, options::invalid};
+use aqueduct_core::{Error, Issue, OptionKind, OptionSpec, Options, Plugin, PluginKind, Result, TaskId, TaskSpec};
+use aqueduct_log::{Log, TopicSpec};
+use aqueduct_transforms::{Chain, ConverterConfig, Converters};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// What worker.yaml says for all connectors.
+#[derive(Clone, Debug, Default)]
+pub struct Defaults {
+    pub connector: ConnectorDefaults,
+    pub providers: Providers,
+}
+
+/// Cheap to clone. Holds no secret: references are resolved for each plan and each task (invariant 9).
+#[derive(Clone)]
+pub struct ConnectorSpec {
+    pub restart: RestartPolicy,
+    pub stall_timeout: Duration,
+    plugin: Plugin,
+    config: Arc<ConfigMap>,
+    settings: Arc<ConnectorSettings>,
+    defaults: Arc<Defaults>,
+    /// What was resolved last, to keep it out of messages.
+    resolved: Arc<Mutex<Resolved>>,
+}
+
+/// What a task gets beside its config.
+pub struct TaskParts {
+    pub id: TaskId,
+    pub spec: TaskSpec,
+    pub log: Arc<dyn Log>,
+    pub stats: Arc<TaskStats>,
+    pub active_topics: Arc<ActiveTopics>,
+    pub stop: CancellationToken,
+}
+
+/// A poll may wait this long: long enough that an idle connector costs nothing, short enough that a stop is prompt even where a plugin does
+/// not heed `interrupt`.
+const WAIT_MAX: Duration = Duration::from_secs(1);
+
+impl ConnectorSpec {
+    /// # Errors
+    /// Every issue, warnings among them, when one is an error. `unknown_keys`: errors in files, ignored over REST as in Kafka Connect.
+    pub fn build(name: &str, config: &ConfigMap, registry: &Registry, defaults: &Arc<Defaults>, unknown_keys: UnknownKeys) -> Result<Self, Vec<Issue>> {
+        let checked = check(name, config, registry, defaults, unknown_keys);
+        match (checked.plugin, checked.settings) {
+            (Some(plugin), Some(settings)) if !checked.issues.iter().any(Issue::is_error) => {
+                let restart = settings.restart;
+                Ok(Self {
+                    restart: RestartPolicy { initial: restart.initial, max: restart.max, attempts_max: restart.attempts_max },
+                    stall_timeout: settings.limits.stall_timeout,
+                    plugin,
+                    config: Arc::new(config.clone()),
+                    settings: Arc::new(settings),
+                    defaults: defaults.clone(),
+                    resolved: Arc::default(),
+                })
+            }
+            _ => Err(checked.issues),
+        }
+    }
+
+    /// The shares of the tasks. Touches nothing but the secrets that the config refers to.
+    pub async fn plan(&self) -> Result<Vec<TaskSpec>> {
+        let resolved = self.resolve().await?;
+        let tasks = self.plugin.plan(&resolved.options, self.settings.tasks_max).await?;
+        let (planned, max) = (tasks.len(), self.settings.tasks_max);
+        if planned > max as usize && self.settings.tasks_max_enforce {
+            return Err(Error::fatal(
+                "worker.tasks_max",
+                format!("The connector {} has generated {planned} tasks, which is greater than {max}, the maximum number of tasks it is configured to create", self.settings.name),
+            )
+            .fix("raise tasks.max, or set tasks.max.enforce: false"));
+        }
+        Ok(tasks)
+    }
+
+    /// One attempt of one task.
+    pub async fn task(&self, parts: TaskParts) -> Result<TaskRun> {
+        let settings = &self.settings;
+        let resolved = self.resolve().await?;
+        let chain = Chain::new(&resolved.options).map_err(|issues| invalid(&issues))?;
+        let converter = |converter: &ConverterSettings, key: &str| ConverterConfig {
+            class: converter.class.clone(),
+            // The connector's own, with references resolved; else the worker's.
+            options: match resolved.options.contains_key(key) {
+                true => below(&resolved, &format!("{key}.")),
+                false => converter.options.clone(),
+            },
+        };
+        let converters = Converters::of(
+            &converter(&settings.key_converter, "key.converter"),
+            &converter(&settings.value_converter, "value.converter"),
+            &converter(&settings.header_converter, "header.converter"),
+        )
+        .map_err(|issues| invalid(&issues))?;
+        let errors = &settings.errors;
+        let policy = Policy {
+            task: parts.id.clone(),
+            tolerate: errors.tolerate,
+            log_errors: errors.log,
+            log_messages: errors.log_messages,
+            dead_letter_queue: errors.dead_letter_queue.as_ref().map(|queue| DeadLetterQueue {
+                topic: queue.topic.as_str().into(),
+                replication_factor: queue.replication_factor,
+                context_headers: queue.context_headers,
+            }),
+        };
+        let limits = Limits {
+            batch_max_bytes: settings.limits.batch_bytes,
+            batch_max_records: settings.limits.batch_records,
+            buffer_bytes: settings.limits.buffer_bytes,
+            wait_max: WAIT_MAX,
+            flush_interval: settings.limits.flush_interval,
+        };
+        let TaskParts { id, spec, log, stats, active_topics, stop } = parts;
+        Ok(TaskRun { id, role: self.role()?, spec, options: resolved.options, limits, chain, converters, policy, log, stats, active_topics, stop })
+    }
+
+    /// A text without the secrets of the connector.
+    pub fn redact(&self, text: String) -> String {
+        self.resolved.lock().redact(text)
+    }
+
+    fn role(&self) -> Result<Role> {
+        match (&self.plugin, &self.settings.role) {
+            (Plugin::Source(plugin), settings::Role::Source(source)) => {
+                Ok(Role::Source(plugin.clone(), topic_creation(&source.topic_creation, self.defaults.connector.topic_creation)))
+            }
+            (Plugin::Sink(plugin), settings::Role::Sink(sink)) => Ok(Role::Sink(plugin.clone(), sink.topics.clone())),
+            _ => Err(Error::fatal("worker.role", "the settings are of another kind than the plugin: a bug of Aqueduct")),
+        }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "reads small files of secrets; awaited here")]
+    async fn resolve(&self) -> Result<Resolved> {
+        let (providers, config) = (self.defaults.providers.clone(), self.config.clone());
+        let resolving = tokio::task::spawn_blocking(move || providers.resolve(&config));
+        let mut resolved = resolving.await.map_err(|error| Error::retriable("worker.resolve", error.to_string()))??;
+        let descriptor = self.plugin.descriptor();
+        let passwords = descriptor.options.iter().filter(|option| option.kind == OptionKind::Password);
+        let literal: Vec<String> = passwords.filter_map(|option| resolved.options.get(&option.name).cloned()).collect();
+        resolved.also_hide(literal);
+        *self.resolved.lock() = resolved.clone();
+        Ok(resolved)
+    }
+}
+
+/// Every issue of a config, in the order of its keys. Touches nothing but the secrets that it refers to.
+pub fn issues(name: &str, config: &ConfigMap, registry: &Registry, defaults: &Defaults, unknown_keys: UnknownKeys) -> Vec<Issue> {
+    check(name, config, registry, defaults, unknown_keys).issues
+}
+
+fn check(name: &str, config: &ConfigMap, registry: &Registry, defaults: &Defaults, unknown_keys: UnknownKeys) -> Checked {
+    let mut config = config.clone();
+    if !config.contains_key("name") && !name.is_empty() {
+        config.insert("name".to_owned(), name.to_owned());
+    }
+    check_flat(&Flat::from(config), registry, defaults, unknown_keys)
+}
+
+/// As [`issues`], for a config that came from a file: with places.
+pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown_keys: UnknownKeys) -> Checked {
+    let check = Check {
+        find: &|class| registry.find(class),
+        names: registry.iter().flat_map(|plugin| [&plugin.descriptor().name].into_iter().chain(&plugin.descriptor().aliases).cloned()).collect(),
+        parts: &part_issues,
+        defaults: &defaults.connector,
+        providers: &defaults.providers,
+        unknown_keys,
+    };
+    check.run(flat)
+}
+
+/// Of transforms, predicates and converters.
+fn part_issues(options: &Options) -> Vec<Issue> {
+    let mut issues = Chain::new(options).err().unwrap_or_default();
+    issues.extend(Converters::new(options, &Options::new()).err().unwrap_or_default());
+    issues.extend(aqueduct_transforms::unknown_keys(options));
+    issues
+}
+
+/// The worker's own options for a connector of this kind.
+pub fn common_options(kind: ConnectorType) -> Vec<OptionSpec> {
+    settings::options(if kind == ConnectorType::Sink { PluginKind::Sink } else { PluginKind::Source })
+}
+
+fn below(resolved: &Resolved, prefix: &str) -> Options {
+    let own = resolved.options.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())));
+    own.filter(|(key, _)| key != "plugin.version").collect()
+}
+
+fn topic_creation(settings: &settings::TopicCreation, enabled: bool) -> TopicCreation {
+    let spec = |topic: &TopicSettings| TopicSpec {
+        partitions: topic.partitions,
+        replication_factor: topic.replication_factor,
+        configs: topic.configs.clone(),
+    };
+    let group = |group: &settings::TopicGroup| TopicGroup {
+        name: group.name.clone(),
+        include: group.include.clone(),
+        exclude: group.exclude.clone(),
+        spec: spec(&group.topic),
+    };
+    TopicCreation::new(enabled, spec(&settings.default), settings.groups.iter().map(group).collect())
+}

@@ -1,0 +1,108 @@
+//! What one task is given to run, and what every task does alike.
+
+use crate::policy::Policy;
+use crate::stats::{Call, TaskStats};
+use aqueduct_core::{Batch, Error, Options, Rejects, Result, SinkPlugin, SourcePlugin, TaskContext, TaskId, TaskSpec, Topic, Topics, Transform};
+use aqueduct_log::Log;
+use aqueduct_transforms::{Chain, Converters};
+use parking_lot::Mutex;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The kind of task and the plugin to open it with.
+#[derive(Clone)]
+pub enum Role {
+    Source(Arc<dyn SourcePlugin>, crate::topics::TopicCreation),
+    Sink(Arc<dyn SinkPlugin>, Topics),
+}
+
+/// One attempt of one task. Runs on the data plane and ends when `stop` is cancelled or something fails.
+pub struct TaskRun {
+    pub id: TaskId,
+    pub role: Role,
+    pub spec: TaskSpec,
+    /// With secrets resolved: never logged, never stored (invariant 9).
+    pub options: Options,
+    pub limits: Limits,
+    pub chain: Chain,
+    pub converters: Converters,
+    pub policy: Policy,
+    pub log: Arc<dyn Log>,
+    pub stats: Arc<TaskStats>,
+    pub active_topics: Arc<ActiveTopics>,
+    pub stop: CancellationToken,
+}
+
+/// Bounds of one task (invariant 6); the reference names each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub batch_max_bytes: usize,
+    pub batch_max_records: usize,
+    /// Of appends in flight (source) or of the read-ahead (sink).
+    pub buffer_bytes: usize,
+    pub wait_max: Duration,
+    /// How often a sink's position is committed.
+    pub flush_interval: Duration,
+}
+
+/// The topics that a connector wrote to or read from (KIP-558).
+#[derive(Debug, Default)]
+pub struct ActiveTopics(Mutex<BTreeSet<Topic>>);
+
+impl ActiveTopics {
+    pub fn add(&self, topic: &Topic) {
+        let mut topics = self.0.lock();
+        if !topics.contains(topic) {
+            topics.insert(topic.clone());
+        }
+    }
+
+    pub fn list(&self) -> Vec<String> {
+        self.0.lock().iter().map(ToString::to_string).collect()
+    }
+
+    pub fn reset(&self) {
+        self.0.lock().clear();
+    }
+}
+
+impl TaskRun {
+    pub async fn run(self) -> Result<()> {
+        match self.role.clone() {
+            Role::Source(plugin, topics) => crate::source::run(self, plugin, topics).await,
+            Role::Sink(plugin, topics) => crate::sink::run(self, plugin, topics).await,
+        }
+    }
+
+    pub fn context(&self, interrupt: CancellationToken) -> TaskContext {
+        TaskContext {
+            task: self.id.clone(),
+            wait_max: self.limits.wait_max,
+            max_bytes: self.limits.batch_max_bytes,
+            max_records: self.limits.batch_max_records,
+            interrupt,
+        }
+    }
+
+    /// The transforms, with what they dropped counted.
+    pub async fn transform(&mut self, batch: Batch, rejects: &mut Rejects) -> Result<Batch> {
+        if self.chain.is_empty() {
+            return Ok(batch);
+        }
+        let (before, refused) = (batch.len(), rejects.len());
+        let out = self.stats.time(Call::Transform, self.chain.apply(batch, rejects)).await?;
+        let kept = out.len() + (rejects.len() - refused);
+        self.stats.records_filtered.fetch_add(before.saturating_sub(kept) as u64, Relaxed);
+        Ok(out)
+    }
+}
+
+/// The error of a task whose code panicked (DESIGN §11: it fails its own task alone).
+pub fn panicked(payload: Box<dyn std::any::Any + Send>) -> Error {
+    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
+    Error::fatal("worker.task_panicked", format!("the task panicked: {}", text.unwrap_or_else(|| "no message".to_owned())))
+        .fix("report this as a bug; restart the task to go on")
+}

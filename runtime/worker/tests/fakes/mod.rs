@@ -1,0 +1,218 @@
+//! Connectors whose every move a test decides.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use aqueduct_core::*;
+use async_trait::async_trait;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+/// What a fake source does next.
+#[derive(Debug)]
+pub enum Step {
+    Records(Vec<&'static str>),
+    Fail(Class),
+    Panic,
+    /// Does not return until the task is aborted.
+    Hang,
+}
+
+#[derive(Default)]
+pub struct SourceScript {
+    pub steps: Mutex<VecDeque<Step>>,
+    pub committed: Mutex<Vec<i64>>,
+    pub opens: AtomicU64,
+    pub closes: AtomicU64,
+    pub resumed_at: Mutex<Vec<i64>>,
+}
+
+impl SourceScript {
+    pub fn push(&self, step: Step) {
+        self.steps.lock().unwrap().push_back(step);
+    }
+}
+
+pub struct FakeSource(pub Arc<SourceScript>, pub Descriptor);
+
+pub fn descriptor(name: &str, kind: PluginKind) -> Descriptor {
+    let option = |name: &str| OptionSpec {
+        name: name.into(),
+        kind: OptionKind::String,
+        required: false,
+        default: None,
+        importance: plugin::Importance::High,
+        documentation: "x".into(),
+        group: "x".into(),
+        format: None,
+        allowed: vec![],
+        example: None,
+    };
+    Descriptor {
+        name: name.into(),
+        aliases: vec![],
+        kind,
+        version: "1".into(),
+        summary: "fake".into(),
+        options: vec![option("topic"), option("tasks")],
+    }
+}
+
+fn offset(n: i64) -> SourceOffset {
+    SourceOffset {
+        partition: serde_json::from_str(r#"{"p":"0"}"#).unwrap(),
+        offset: Some(serde_json::from_value(serde_json::json!({ "n": n })).unwrap()),
+    }
+}
+
+fn shares(options: &Options) -> Vec<TaskSpec> {
+    vec![TaskSpec::new(); options.get("tasks").map_or(1, |tasks| tasks.parse().unwrap())]
+}
+
+#[async_trait]
+impl SourcePlugin for FakeSource {
+    fn descriptor(&self) -> &Descriptor {
+        &self.1
+    }
+
+    fn validate(&self, _: &Options) -> Vec<Issue> {
+        Vec::new()
+    }
+
+    async fn plan(&self, options: &Options, _: u32) -> Result<Vec<TaskSpec>> {
+        Ok(shares(options))
+    }
+
+    async fn open(&self, options: &Options, _: TaskSpec, resume: Vec<SourceOffset>) -> Result<Box<dyn SourceTask>> {
+        let next = resume.first().and_then(|o| o.offset.as_ref()?["n"].as_i64()).unwrap_or(0);
+        self.0.opens.fetch_add(1, SeqCst);
+        self.0.resumed_at.lock().unwrap().push(next);
+        Ok(Box::new(FakeSourceTask { script: self.0.clone(), topic: options["topic"].as_str().into(), next }))
+    }
+}
+
+struct FakeSourceTask {
+    script: Arc<SourceScript>,
+    topic: Topic,
+    next: i64,
+}
+
+#[async_trait]
+impl SourceTask for FakeSourceTask {
+    async fn poll(&mut self, cx: &TaskContext) -> Result<Polled> {
+        let step = self.script.steps.lock().unwrap().pop_front();
+        match step {
+            None => {
+                let _ = tokio::time::timeout(Duration::from_millis(20), cx.interrupt.cancelled()).await;
+                Ok(Polled::default())
+            }
+            Some(Step::Records(values)) => {
+                self.next += values.len() as i64;
+                let batch = values.into_iter().map(|value| Record::new(self.topic.clone(), value)).collect();
+                Ok(Polled { batch, resume: vec![offset(self.next)] })
+            }
+            Some(Step::Fail(class)) => Err(Error::new(class, "fake.poll", "asked to fail (really)")),
+            Some(Step::Panic) => panic!("asked to panic"),
+            Some(Step::Hang) => std::future::pending().await,
+        }
+    }
+
+    async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {
+        let last = durable.last().unwrap().offset.as_ref().unwrap()["n"].as_i64().unwrap();
+        self.script.committed.lock().unwrap().push(last);
+        Ok(())
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.script.closes.fetch_add(1, SeqCst);
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+pub struct SinkScript {
+    /// Values put, in order, whether flushed or not.
+    pub put: Mutex<Vec<String>>,
+    pub flushed: AtomicU64,
+    pub metadata: Mutex<Vec<Option<String>>>,
+    /// The sink says Buffered.
+    pub buffers: AtomicBool,
+    /// Values that it refuses.
+    pub refuses: Mutex<Vec<String>>,
+    pub fail_puts: AtomicU64,
+    pub fail_flushes: AtomicU64,
+    pub hang: AtomicBool,
+}
+
+pub struct FakeSink(pub Arc<SinkScript>, pub Descriptor);
+
+#[async_trait]
+impl SinkPlugin for FakeSink {
+    fn descriptor(&self) -> &Descriptor {
+        &self.1
+    }
+
+    fn validate(&self, _: &Options) -> Vec<Issue> {
+        Vec::new()
+    }
+
+    async fn plan(&self, options: &Options, _: u32) -> Result<Vec<TaskSpec>> {
+        Ok(shares(options))
+    }
+
+    async fn open(&self, _: &Options, _: TaskSpec) -> Result<Box<dyn SinkTask>> {
+        Ok(Box::new(FakeSinkTask(self.0.clone())))
+    }
+}
+
+struct FakeSinkTask(Arc<SinkScript>);
+
+#[async_trait]
+impl SinkTask for FakeSinkTask {
+    async fn assigned(&mut self, partitions: &[LogPosition]) -> Result<Vec<LogPosition>> {
+        self.0.metadata.lock().unwrap().extend(partitions.iter().map(|p| p.metadata.as_deref().map(str::to_owned)));
+        Ok(Vec::new())
+    }
+
+    async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, _: &TaskContext) -> Result<Ack> {
+        if self.0.hang.load(SeqCst) {
+            std::future::pending::<()>().await;
+        }
+        if self.0.fail_puts.load(SeqCst) > 0 {
+            self.0.fail_puts.fetch_sub(1, SeqCst);
+            return Err(Error::retriable("fake.put", "the target is away"));
+        }
+        for record in batch.iter() {
+            let PayloadRef::Bytes(value) = record.value() else { panic!("{record:?}") };
+            let value = String::from_utf8(value.to_vec()).unwrap();
+            if self.0.refuses.lock().unwrap().contains(&value) {
+                rejects.push(record.to_record(), Stage::TaskPut, "FakeSink", Error::fatal("fake.refused", "not this one"));
+            } else {
+                self.0.put.lock().unwrap().push(value);
+            }
+        }
+        Ok(if self.0.buffers.load(SeqCst) { Ack::Buffered } else { Ack::Durable })
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        if self.0.fail_flushes.load(SeqCst) > 0 {
+            self.0.fail_flushes.fetch_sub(1, SeqCst);
+            return Err(Error::retriable("fake.flush", "the target is away"));
+        }
+        self.0.flushed.fetch_add(1, SeqCst);
+        Ok(())
+    }
+
+    fn metadata(&self, _: &TopicPartition) -> Option<String> {
+        Some(format!("put {}", self.0.put.lock().unwrap().len()))
+    }
+}
+
+/// Waits for a condition, at most 20 s.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "in 20 s not: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}

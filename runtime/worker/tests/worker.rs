@@ -1,0 +1,315 @@
+//! The worker over a memory log, with connectors whose every move the test decides.
+
+mod fakes;
+
+use aqueduct_core::failpoint as _;
+use aqueduct_core::*;
+use aqueduct_log::memory::MemoryLog;
+use aqueduct_log::{Log, TopicSpec};
+use aqueduct_worker::spec::Defaults;
+use aqueduct_worker::*;
+use fakes::*;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+struct Rig {
+    worker: Worker,
+    log: Arc<MemoryLog>,
+    source: Arc<SourceScript>,
+    sink: Arc<SinkScript>,
+}
+
+impl Rig {
+    async fn new() -> Self {
+        Self::on(Arc::new(MemoryLog::new())).await
+    }
+
+    async fn on(log: Arc<MemoryLog>) -> Self {
+        let (source, sink) = (Arc::<SourceScript>::default(), Arc::<SinkScript>::default());
+        let registry = Registry::new(vec![
+            Plugin::Source(Arc::new(FakeSource(source.clone(), descriptor("fake-source", PluginKind::Source)))),
+            Plugin::Sink(Arc::new(FakeSink(sink.clone(), descriptor("fake-sink", PluginKind::Sink)))),
+        ]);
+        let options = WorkerOptions {
+            worker_id: "127.0.0.1:8083".into(),
+            cluster_id: "test".into(),
+            shutdown_timeout: Duration::from_millis(300),
+            defaults: Arc::new(Defaults::default()),
+            topic_tracking: true,
+            topic_tracking_reset: true,
+            data: tokio::runtime::Handle::current(),
+        };
+        let worker = Worker::new(options, registry, log.clone());
+        worker.start().await.unwrap();
+        Self { worker, log, source, sink }
+    }
+
+    async fn create(&self, name: &str, config: &[(&str, &str)]) -> ConnectorInfo {
+        self.worker.create(name, config_map(config), TargetState::Started).await.unwrap()
+    }
+
+    async fn source(&self) {
+        self.create("src", &[("connector.class", "fake-source"), ("topic", "t"), ("aqueduct.restart.backoff.initial.ms", "10")]).await;
+    }
+
+    async fn sink(&self, more: &[(&str, &str)]) {
+        let mut config = vec![("connector.class", "fake-sink"), ("topics", "t"), ("offset.flush.interval.ms", "20"), ("aqueduct.restart.backoff.initial.ms", "10")];
+        config.extend(more);
+        self.create("snk", &config).await;
+    }
+
+    /// Appends to topic `t` as some source would.
+    async fn produce(&self, values: &[&str]) {
+        if self.log.topic("t").await.unwrap().is_none() {
+            self.log.create_topic("t", &TopicSpec::default()).await.unwrap();
+        }
+        let mut writer = self.log.writer(&TaskId::new("test", 0)).await.unwrap();
+        let batch: Batch = values.iter().map(|value| Record::new("t", (*value).to_owned())).collect();
+        writer.append(aqueduct_log::EncodedBatch::new(batch).unwrap(), vec![]).await.unwrap().await.unwrap();
+    }
+
+    async fn values(&self, topic: &str) -> Vec<String> {
+        if self.log.topic(topic).await.unwrap().is_none() {
+            return Vec::new();
+        }
+        let batch = self.log.fetch(&TopicPartition::new(topic, 0), 0, 1 << 20, Duration::ZERO).await.unwrap();
+        batch.iter().map(|record| match record.value() {
+            PayloadRef::Bytes(value) => String::from_utf8(value.to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        }).collect()
+    }
+
+    fn task_state(&self, name: &str) -> Option<State> {
+        self.worker.status(name).unwrap().tasks.first().map(|task| task.state)
+    }
+
+    async fn until_state(&self, name: &str, state: State) {
+        until(&format!("{name} is {state:?}"), async || self.task_state(name) == Some(state)).await;
+    }
+
+    async fn committed(&self) -> i64 {
+        self.log.group_positions("connect-snk").await.unwrap().first().map_or(-1, |position| position.offset)
+    }
+}
+
+fn config_map(config: &[(&str, &str)]) -> ConfigMap {
+    config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_is_told_only_after_its_records_are_durable() {
+    let rig = Rig::new().await;
+    rig.log.hold_commits();
+    rig.source.push(Step::Records(vec!["a", "b"]));
+    rig.source.push(Step::Records(vec!["c"]));
+    rig.source().await;
+    until("both batches are in flight", async || rig.worker.status("src").unwrap().tasks[0].aqueduct.records_in == 3).await;
+    assert!(rig.source.committed.lock().unwrap().is_empty());
+    assert!(rig.values("t").await.is_empty());
+    rig.log.release_commits();
+    until("the source was told", async || rig.source.committed.lock().unwrap().last() == Some(&3)).await;
+    assert_eq!(rig.values("t").await, ["a", "b", "c"]);
+    assert_eq!(rig.worker.active_topics("src").unwrap(), ["t"]);
+    let offsets = rig.worker.offsets("src").await.unwrap().offsets;
+    assert_eq!(offsets[0].offset.as_ref().unwrap()["n"], 3);
+    rig.worker.shutdown().await.unwrap();
+    assert_eq!(rig.source.closes.load(SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retriable_error_reopens_the_source_where_it_was() {
+    let rig = Rig::new().await;
+    for step in [Step::Records(vec!["a"]), Step::Fail(Class::Retriable), Step::Records(vec!["b"]), Step::Panic, Step::Records(vec!["c"])] {
+        rig.source.push(step);
+    }
+    rig.source().await;
+    until("a and b", async || rig.values("t").await.len() >= 2).await;
+    rig.until_state("src", State::Failed).await; // the panic
+    let status = rig.worker.status("src").unwrap();
+    assert!(status.tasks[0].trace.as_ref().unwrap().starts_with("worker.task_panicked: the task panicked: asked to panic"), "{status:?}");
+    assert_eq!(status.connector.state, State::Running);
+    rig.worker.restart_task("src", 0).await.unwrap();
+    until("c", async || rig.values("t").await == ["a", "b", "c"]).await;
+    let resumed = rig.source.resumed_at.lock().unwrap().clone();
+    assert_eq!(resumed, [0, 1, 2]);
+    rig.until_state("src", State::Running).await;
+    assert_eq!(rig.worker.status("src").unwrap().tasks[0].aqueduct.restarts, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fatal_error_fails_the_task_with_a_trace_and_waits() {
+    let rig = Rig::new().await;
+    rig.source.push(Step::Fail(Class::Fatal));
+    rig.source().await;
+    rig.until_state("src", State::Failed).await;
+    let trace = rig.worker.status("src").unwrap().tasks[0].trace.clone().unwrap();
+    assert_eq!(trace.lines().next(), Some("fake.poll: asked to fail (really)."));
+    assert_eq!(rig.source.opens.load(SeqCst), 1);
+    let status = rig.worker.restart("src", true, true).await.unwrap();
+    assert_eq!(status.tasks[0].state, State::Restarting);
+    rig.until_state("src", State::Running).await;
+    assert_eq!(rig.source.opens.load(SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_hangs_is_not_running_and_can_be_stopped() {
+    let rig = Rig::new().await;
+    rig.source.push(Step::Hang);
+    rig.source.push(Step::Records(vec!["a"]));
+    let config = [("connector.class", "fake-source"), ("topic", "t"), ("aqueduct.stall.timeout.ms", "200"), ("aqueduct.restart.backoff.initial.ms", "10")];
+    rig.create("src", &config).await;
+    until("the stall is seen and the task goes on by itself", async || rig.values("t").await == ["a"]).await;
+    let last_error = rig.worker.status("src").unwrap().tasks[0].aqueduct.last_error.clone().unwrap();
+    assert!(last_error.starts_with("worker.stalled: `poll` has not returned"), "{last_error}");
+    rig.source.push(Step::Hang);
+    rig.worker.set_target("src", TargetState::Stopped).await.unwrap();
+    until("stopped although it hangs", async || rig.worker.status("src").unwrap().tasks.is_empty()).await;
+    assert_eq!(rig.worker.status("src").unwrap().connector.state, State::Stopped);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_position_moves_only_after_flush_and_metadata_comes_back() {
+    let rig = Rig::new().await;
+    rig.sink.buffers.store(true, SeqCst);
+    rig.sink.fail_flushes.store(1, SeqCst);
+    rig.produce(&["a", "b"]).await;
+    rig.sink(&[]).await;
+    until("committed", async || rig.committed().await == 2).await;
+    // The failed flush made the worker put both again: at least once for a sink that keeps no position.
+    assert_eq!(*rig.sink.put.lock().unwrap(), ["a", "b", "a", "b"]);
+    assert_eq!(rig.sink.flushed.load(SeqCst), 1);
+    rig.worker.set_target("snk", TargetState::Paused).await.unwrap();
+    rig.until_state("snk", State::Paused).await;
+    rig.produce(&["c"]).await;
+    rig.worker.set_target("snk", TargetState::Started).await.unwrap();
+    until("c", async || rig.committed().await == 3).await;
+    let metadata = rig.sink.metadata.lock().unwrap().clone();
+    assert_eq!(metadata.last().unwrap().as_deref(), Some("put 4"));
+    let status = rig.worker.status("snk").unwrap();
+    assert_eq!((status.tasks[0].aqueduct.lag, status.kind), (0, ConnectorType::Sink));
+    assert_eq!(rig.worker.offsets("snk").await.unwrap().offsets[0].offset.as_ref().unwrap()["kafka_offset"], 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_bad_record_goes_to_the_dead_letter_queue_and_the_rest_is_written() {
+    let rig = Rig::new().await;
+    rig.sink.refuses.lock().unwrap().push("bad".into());
+    rig.produce(&["a", "bad", "b"]).await;
+    rig.sink(&[("errors.tolerance", "all"), ("errors.deadletterqueue.topic.name", "dlq")]).await;
+    until("committed", async || rig.committed().await == 3).await;
+    assert_eq!(*rig.sink.put.lock().unwrap(), ["a", "b"]);
+    assert_eq!(rig.values("dlq").await, ["bad"]);
+    assert_eq!(rig.worker.status("snk").unwrap().tasks[0].aqueduct.records_dead_lettered, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_tolerance_a_bad_record_fails_the_task_and_no_position_passes_it() {
+    let rig = Rig::new().await;
+    rig.sink.refuses.lock().unwrap().push("bad".into());
+    rig.produce(&["a", "bad", "b"]).await;
+    rig.sink(&[]).await;
+    rig.until_state("snk", State::Failed).await;
+    assert!(rig.committed().await <= 0);
+    let trace = rig.worker.status("snk").unwrap().tasks[0].trace.clone().unwrap();
+    assert!(trace.contains("t-0 offset 1"), "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configs_targets_and_offsets_survive_the_worker() {
+    let log = Arc::new(MemoryLog::new());
+    let rig = Rig::on(log.clone()).await;
+    rig.source.push(Step::Records(vec!["a"]));
+    rig.source().await;
+    until("a", async || rig.values("t").await == ["a"]).await;
+    rig.sink(&[]).await;
+    rig.worker.set_target("snk", TargetState::Stopped).await.unwrap();
+    let stored = rig.worker.connector("src").unwrap().config;
+    // A second worker on the same stores, as after kill -9.
+    let next = Rig::on(log).await;
+    assert_eq!(next.worker.connectors(), ["snk", "src"]);
+    assert_eq!(next.worker.connector("src").unwrap().config, stored);
+    assert_eq!(stored.keys().last().map(String::as_str), Some("name"));
+    assert_eq!(next.worker.status("snk").unwrap().connector.state, State::Stopped);
+    next.until_state("src", State::Running).await;
+    assert_eq!(*next.source.resumed_at.lock().unwrap(), [1]);
+    // The first worker's task is fenced now (invariant 5).
+    rig.source.push(Step::Records(vec!["zombie"]));
+    rig.until_state("src", State::Failed).await;
+    assert!(rig.worker.status("src").unwrap().tasks[0].trace.clone().unwrap().starts_with("log.fenced"));
+    assert_eq!(next.values("t").await, ["a"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_same_config_again_restarts_nothing_and_a_new_one_does() {
+    let rig = Rig::new().await;
+    rig.source().await;
+    rig.until_state("src", State::Running).await;
+    let config = rig.worker.connector("src").unwrap().config;
+    let (created, _) = rig.worker.put_config("src", config.clone()).await.unwrap();
+    assert!(!created);
+    let mut changed = config;
+    changed.insert("tasks".into(), "2".into());
+    let (_, info) = rig.worker.put_config("src", changed).await.unwrap();
+    assert_eq!(info.tasks.len(), 2, "tasks are there as soon as the answer is");
+    until("both run", async || rig.worker.status("src").unwrap().tasks.iter().all(|task| task.state == State::Running)).await;
+    assert_eq!(rig.source.opens.load(SeqCst), 3);
+    let patch = [("tasks".to_owned(), None), ("topic".to_owned(), Some("u".to_owned()))].into_iter().collect();
+    let info = rig.worker.patch_config("src", patch).await.unwrap();
+    assert_eq!((info.tasks.len(), info.config.get("tasks"), info.config["topic"].as_str()), (1, None, "u"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_edit_touches_nothing() {
+    let rig = Rig::new().await;
+    rig.source().await;
+    rig.until_state("src", State::Running).await;
+    let before = rig.worker.connector("src").unwrap();
+    let bad = config_map(&[("connector.class", "fake-source"), ("topic", "t"), ("tasks.max", "many")]);
+    let error = rig.worker.put_config("src", bad).await.unwrap_err();
+    assert!(matches!(&error, AdminError::InvalidConfig(issues) if issues.len() == 1), "{error}");
+    assert!(error.to_string().starts_with("Connector configuration is invalid and contains the following 1 error(s):\n"));
+    let error = rig.worker.create("x", config_map(&[("connector.class", "fake-sauce")]), TargetState::Started).await.unwrap_err();
+    assert!(error.to_string().starts_with("Failed to find any class that implements Connector"), "{error}");
+    let error = rig.worker.create("src", config_map(&[("connector.class", "fake-source")]), TargetState::Started).await.unwrap_err();
+    assert!(matches!(error, AdminError::Conflict(_)));
+    assert_eq!(rig.worker.connector("src").unwrap(), before);
+    assert_eq!(rig.source.opens.load(SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offsets_move_by_hand_only_while_stopped() {
+    let rig = Rig::new().await;
+    rig.produce(&["a", "b", "c"]).await;
+    rig.sink(&[]).await;
+    until("committed", async || rig.committed().await == 3).await;
+    let to = |offset: i64| SourceOffset {
+        partition: serde_json::from_str(r#"{"kafka_topic":"t","kafka_partition":"0"}"#).unwrap(),
+        offset: Some(serde_json::from_value(serde_json::json!({ "kafka_offset": offset })).unwrap()),
+    };
+    assert!(matches!(rig.worker.alter_offsets("snk", vec![to(1)]).await, Err(AdminError::BadRequest(_))));
+    rig.worker.set_target("snk", TargetState::Stopped).await.unwrap();
+    until("altered", async || rig.worker.alter_offsets("snk", vec![to(1)]).await.is_ok()).await;
+    assert!(matches!(rig.worker.alter_offsets("snk", vec![]).await, Err(AdminError::BadRequest(_))));
+    rig.worker.set_target("snk", TargetState::Started).await.unwrap();
+    until("b and c again", async || rig.committed().await == 3).await;
+    assert_eq!(*rig.sink.put.lock().unwrap(), ["a", "b", "c", "b", "c"]);
+    rig.worker.set_target("snk", TargetState::Stopped).await.unwrap();
+    until("reset", async || rig.worker.reset_offsets("snk").await.is_ok()).await;
+    assert_eq!(rig.worker.offsets("snk").await.unwrap().offsets, []);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deleted_connector_is_gone_at_once_and_its_successor_waits_for_its_end() {
+    let rig = Rig::new().await;
+    rig.source.push(Step::Hang);
+    rig.source().await;
+    until("polling", async || rig.source.steps.lock().unwrap().is_empty()).await;
+    rig.worker.delete("src").await.unwrap();
+    assert!(matches!(rig.worker.status("src"), Err(AdminError::NotFound(_))));
+    rig.source().await;
+    rig.until_state("src", State::Running).await;
+    assert_eq!(rig.source.opens.load(SeqCst), 2);
+    assert!(rig.worker.metrics().contains("kafka_connect_source_task_metrics_source_record_poll_total{connector=\"src\",task=\"0\"}"), "{}", rig.worker.metrics());
+    assert!(rig.worker.metrics().ends_with("# EOF\n"));
+}
