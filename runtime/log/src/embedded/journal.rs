@@ -8,34 +8,34 @@ use aqueduct_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
-pub const DIR: &str = "journal";
+pub(crate) const DIR: &str = "journal";
 const FRAME_MAGIC: &[u8; 4] = b"AQjf";
 const CHECKPOINT_MAGIC: &[u8; 4] = b"AQck";
 const HEADER_BYTES: usize = 12;
 /// Far above what one round can hold; a length beyond is damage.
 const FRAME_MAX_BYTES: usize = 1 << 30;
 
-pub fn journal_path(seq: u64) -> String {
+pub(crate) fn journal_path(seq: u64) -> String {
     format!("{DIR}/{seq:020}.journal")
 }
 
-pub fn checkpoint_path(seq: u64) -> String {
+pub(crate) fn checkpoint_path(seq: u64) -> String {
     format!("{DIR}/{seq:020}.checkpoint")
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Frame<'a> {
+pub(crate) struct Frame<'a> {
     /// The commit's number; a seal repeats the last one.
-    pub n: u64,
+    pub(crate) n: u64,
     /// All commits up to this number were durable when the frame was written.
-    pub d: u64,
+    pub(crate) d: u64,
     /// The journal was synced up to this position when the frame was written: damage below is no torn tail.
-    pub s: u64,
-    pub c: Cow<'a, [Change]>,
+    pub(crate) s: u64,
+    pub(crate) c: Cow<'a, [Change]>,
 }
 
 impl Frame<'_> {
-    pub fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         sealed(FRAME_MAGIC, self)
     }
 }
@@ -65,18 +65,18 @@ fn payload<'a>(magic: &[u8; 4], bytes: &'a [u8]) -> Option<&'a [u8]> {
 
 /// A journal as it was found.
 #[derive(Debug)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// With the position at which each begins.
-    pub frames: Vec<(u64, Frame<'static>)>,
+    pub(crate) frames: Vec<(u64, Frame<'static>)>,
     /// Where the last valid frame ends; what follows is a torn tail.
-    pub end: u64,
+    pub(crate) end: u64,
 }
 
 /// Reads a journal.
 ///
 /// # Errors
 /// `log.corrupt` when a frame is damaged that had been synced before a later, valid one was written.
-pub fn replay(path: &str, bytes: &[u8]) -> Result<Replay> {
+pub(crate) fn replay(path: &str, bytes: &[u8]) -> Result<Replay> {
     let mut frames = Vec::new();
     let mut position = 0;
     while position < bytes.len() {
@@ -115,7 +115,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-pub fn corrupt(path: &str, position: usize, what: &str) -> Error {
+pub(crate) fn corrupt(path: &str, position: usize, what: &str) -> Error {
     Error::fatal("log.corrupt", format!("{path} at byte {position}: {what}"))
         .fix("restore the data directory from a copy; `aqueduct log verify` lists all damage")
 }
@@ -128,22 +128,22 @@ struct Checkpoint<'a> {
     state: Cow<'a, State>,
 }
 
-pub fn encode_checkpoint(seq: u64, clean: bool, state: &State) -> Vec<u8> {
+pub(crate) fn encode_checkpoint(seq: u64, clean: bool, state: &State) -> Vec<u8> {
     sealed(CHECKPOINT_MAGIC, &Checkpoint { seq, clean, state: Cow::Borrowed(state) })
 }
 
 /// What a start finds.
-pub struct Loaded {
-    pub seq: u64,
-    pub clean: bool,
-    pub state: State,
+pub(crate) struct Loaded {
+    pub(crate) seq: u64,
+    pub(crate) clean: bool,
+    pub(crate) state: State,
 }
 
 /// The newest checkpoint; `None` in a new directory.
 ///
 /// # Errors
 /// `log.corrupt` when it is damaged: it was durable before it got its name, and it replaced the one before.
-pub fn load_checkpoint(disk: &dyn Disk) -> Result<Option<Loaded>> {
+pub(crate) fn load_checkpoint(disk: &dyn Disk) -> Result<Option<Loaded>> {
     let names = disk.list(DIR).map_err(|error| io_error(DIR, "list", &error))?;
     let seqs = names.iter().filter_map(|name| name.strip_suffix(".checkpoint")?.parse::<u64>().ok());
     let Some(seq) = seqs.max() else { return Ok(None) };
@@ -160,7 +160,7 @@ pub fn load_checkpoint(disk: &dyn Disk) -> Result<Option<Loaded>> {
     Ok(Some(Loaded { seq, clean: checkpoint.clean, state }))
 }
 
-pub fn read_file(disk: &dyn Disk, path: &str) -> std::io::Result<Vec<u8>> {
+pub(crate) fn read_file(disk: &dyn Disk, path: &str) -> std::io::Result<Vec<u8>> {
     let file = disk.open(path, Open::Read)?;
     let len = usize::try_from(file.len()?).map_err(std::io::Error::other)?;
     let mut bytes = Vec::new();
@@ -169,7 +169,7 @@ pub fn read_file(disk: &dyn Disk, path: &str) -> std::io::Result<Vec<u8>> {
 }
 
 /// `log.disk_full` or `log.io`: both retriable.
-pub fn io_error(path: &str, what: &str, error: &std::io::Error) -> Error {
+pub(crate) fn io_error(path: &str, what: &str, error: &std::io::Error) -> Error {
     let message = format!("cannot {what} {path}: {error}");
     match error.raw_os_error() {
         // ENOSPC, EDQUOT

@@ -6,6 +6,8 @@
 
 mod core;
 mod encode;
+#[cfg(test)]
+mod fault_tests;
 mod groups;
 mod home;
 mod journal;

@@ -9,48 +9,48 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-pub const TOPICS: &str = "topics";
+pub(crate) const TOPICS: &str = "topics";
 /// Kafka's `log.index.interval.bytes`.
 const INDEX_INTERVAL_BYTES: u64 = 4096;
 /// One read while headers are scanned.
 const SCAN_BYTES: usize = 1 << 20;
 
-pub fn partition_dir(topic: &str, partition: i32) -> String {
+pub(crate) fn partition_dir(topic: &str, partition: i32) -> String {
     format!("{TOPICS}/{topic}-{partition}")
 }
 
-pub fn segment_file(dir: &str, base: i64, suffix: &str) -> String {
+pub(crate) fn segment_file(dir: &str, base: i64, suffix: &str) -> String {
     format!("{dir}/{base:020}.{suffix}")
 }
 
-pub fn cleaned_path(dir: &str, base: i64) -> String {
+pub(crate) fn cleaned_path(dir: &str, base: i64) -> String {
     segment_file(dir, base, "log.cleaned")
 }
 
 /// The base offset in a segment file's name, and its suffix.
-pub fn parse_file(name: &str) -> Option<(i64, &str)> {
+pub(crate) fn parse_file(name: &str) -> Option<(i64, &str)> {
     let (base, suffix) = name.split_once('.')?;
     (base.len() == 20).then(|| base.parse().ok().map(|base| (base, suffix)))?
 }
 
 /// A segment as readers see it.
 #[derive(Debug)]
-pub struct Segment {
+pub(crate) struct Segment {
     /// Tells it from every other one in this process, also from one of the same name.
-    pub key: u64,
-    pub dir: String,
-    pub base: i64,
+    pub(crate) key: u64,
+    pub(crate) dir: String,
+    pub(crate) base: i64,
     /// Committed bytes. Nothing behind them is ever read.
-    pub len: AtomicU64,
-    pub max_timestamp: AtomicI64,
+    pub(crate) len: AtomicU64,
+    pub(crate) max_timestamp: AtomicI64,
     /// Compacted, and its file has not taken its place yet: see [`cleaned_path`].
-    pub cleaned: AtomicBool,
+    pub(crate) cleaned: AtomicBool,
     /// Of the segment that is appended to; closed ones have theirs in files.
-    pub index: Mutex<Option<SparseIndex>>,
+    pub(crate) index: Mutex<Option<SparseIndex>>,
 }
 
 impl Segment {
-    pub fn new(dir: &str, base: i64, len: u64, max_timestamp: i64) -> Self {
+    pub(crate) fn new(dir: &str, base: i64, len: u64, max_timestamp: i64) -> Self {
         static KEYS: AtomicU64 = AtomicU64::new(0);
         Self {
             key: KEYS.fetch_add(1, Ordering::Relaxed),
@@ -63,21 +63,21 @@ impl Segment {
         }
     }
 
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         segment_file(&self.dir, self.base, "log")
     }
 
-    pub fn len(&self) -> u64 {
+    pub(crate) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
 
     /// Where to look for `offset`: the position of a batch at or before it, and that batch's last offset (`None` at the segment's start).
-    pub fn lookup(&self, files: &Files, offset: i64) -> io::Result<(u64, Option<i64>)> {
+    pub(crate) fn lookup(&self, files: &Files, offset: i64) -> io::Result<(u64, Option<i64>)> {
         self.with_index(files, |index| index.floor(self.base, offset))
     }
 
     /// The position from which to look for the first record of this time or later.
-    pub fn lookup_time(&self, files: &Files, timestamp: i64) -> io::Result<(u64, Option<i64>)> {
+    pub(crate) fn lookup_time(&self, files: &Files, timestamp: i64) -> io::Result<(u64, Option<i64>)> {
         self.with_index(files, |index| match index.times.iter().rev().find(|(ts, _)| *ts < timestamp) {
             Some((_, relative)) => index.floor(self.base, self.base + i64::from(*relative)),
             None => (0, None),
@@ -101,13 +101,13 @@ impl Segment {
     }
 
     /// The index led astray: the next lookup makes a new one from the segment itself.
-    pub fn distrust_index(&self) {
+    pub(crate) fn distrust_index(&self) {
         *self.index.lock() = Some(SparseIndex::new());
     }
 
     /// Notes batches that were appended: position, bytes, last offset, latest timestamp of each. An index that is unknown, or that a reader holds,
     /// is left as it is: lookups scan what is missing.
-    pub fn note(&self, batches: impl IntoIterator<Item = (u64, u64, i64, i64)>) {
+    pub(crate) fn note(&self, batches: impl IntoIterator<Item = (u64, u64, i64, i64)>) {
         let Some(mut slot) = self.index.try_lock() else { return };
         let Some(index) = slot.as_mut() else { return };
         for (position, bytes, last_offset, max_timestamp) in batches {
@@ -118,7 +118,7 @@ impl Segment {
     }
 
     /// Writes the index files, when the index is known and whole. They are hints: not synced, an error only costs a scan later.
-    pub fn write_index(&self, disk: &dyn Disk) {
+    pub(crate) fn write_index(&self, disk: &dyn Disk) {
         let Some(slot) = self.index.try_lock() else { return };
         let Some(index) = slot.as_ref().filter(|index| index.scanned == self.len() && !index.entries.is_empty()) else { return };
         let write = |suffix: &str, bytes: Vec<u8>| -> io::Result<()> {
@@ -134,24 +134,24 @@ impl Segment {
 
 /// Kafka's offset and time index of one segment.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SparseIndex {
+pub(crate) struct SparseIndex {
     /// The last offset of a batch (relative to the base) and the batch's position.
-    pub entries: Vec<(i32, u32)>,
+    pub(crate) entries: Vec<(i32, u32)>,
     /// The latest timestamp so far and the last offset (relative) of the batch that has it.
-    pub times: Vec<(i64, i32)>,
+    pub(crate) times: Vec<(i64, i32)>,
     /// Everything before is indexed.
-    pub scanned: u64,
+    pub(crate) scanned: u64,
     since_entry: u64,
     latest: (i64, i32),
 }
 
 impl SparseIndex {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { latest: (-1, 0), ..Self::default() }
     }
 
     /// Notes the next batch.
-    pub fn note(&mut self, base: i64, position: u64, bytes: u64, last_offset: i64, max_timestamp: i64) {
+    pub(crate) fn note(&mut self, base: i64, position: u64, bytes: u64, last_offset: i64, max_timestamp: i64) {
         let relative = i32::try_from(last_offset - base).unwrap_or(i32::MAX);
         if max_timestamp > self.latest.0 {
             self.latest = (max_timestamp, relative);
@@ -206,7 +206,7 @@ impl SparseIndex {
     }
 
     /// Reads headers up to `len`, or to the first that makes no sense: a read there will say what is wrong.
-    pub fn scan(&mut self, file: &dyn DiskFile, base: i64, len: u64) -> io::Result<()> {
+    pub(crate) fn scan(&mut self, file: &dyn DiskFile, base: i64, len: u64) -> io::Result<()> {
         let mut buffer = Vec::new();
         let mut start = self.scanned;
         while self.scanned < len {
@@ -233,8 +233,8 @@ impl SparseIndex {
 }
 
 /// Open segment files, at most so many: the least recently used is closed first.
-pub struct Files {
-    pub disk: Arc<dyn Disk>,
+pub(crate) struct Files {
+    pub(crate) disk: Arc<dyn Disk>,
     max: usize,
     open: Mutex<OpenFiles>,
 }
@@ -246,11 +246,11 @@ struct OpenFiles {
 }
 
 impl Files {
-    pub fn new(disk: Arc<dyn Disk>, max: usize) -> Self {
+    pub(crate) fn new(disk: Arc<dyn Disk>, max: usize) -> Self {
         Self { disk, max, open: Mutex::default() }
     }
 
-    pub fn get(&self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
+    pub(crate) fn get(&self, segment: &Segment) -> io::Result<Arc<dyn DiskFile>> {
         let mut open = self.open.lock();
         open.tick += 1;
         let tick = open.tick;
@@ -271,7 +271,7 @@ impl Files {
         Ok(file)
     }
 
-    pub fn put(&self, key: u64, file: Arc<dyn DiskFile>) {
+    pub(crate) fn put(&self, key: u64, file: Arc<dyn DiskFile>) {
         let mut open = self.open.lock();
         if open.by_key.len() >= self.max
             && let Some(oldest) = open.by_key.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key)
@@ -283,11 +283,11 @@ impl Files {
         open.by_key.insert(key, (file, tick));
     }
 
-    pub fn forget(&self, key: u64) {
+    pub(crate) fn forget(&self, key: u64) {
         self.open.lock().by_key.remove(&key);
     }
 
-    pub fn forget_all(&self) {
+    pub(crate) fn forget_all(&self) {
         self.open.lock().by_key.clear();
     }
 }

@@ -8,63 +8,63 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// The number of the last commit.
-    pub commit: u64,
-    pub topics: BTreeMap<Uuid, TopicState>,
+    pub(crate) commit: u64,
+    pub(crate) topics: BTreeMap<Uuid, TopicState>,
     /// By connector, then by [`SourceOffset::partition_key`].
-    pub source_offsets: BTreeMap<String, BTreeMap<String, SourceOffset>>,
+    pub(crate) source_offsets: BTreeMap<String, BTreeMap<String, SourceOffset>>,
     /// By group, topic and partition.
-    pub groups: BTreeMap<String, BTreeMap<Uuid, BTreeMap<i32, Position>>>,
-    pub stores: BTreeMap<Store, BTreeMap<String, Blob>>,
+    pub(crate) groups: BTreeMap<String, BTreeMap<Uuid, BTreeMap<i32, Position>>>,
+    pub(crate) stores: BTreeMap<Store, BTreeMap<String, Blob>>,
     /// Of each task that ever had a writer.
-    pub epochs: BTreeMap<String, u64>,
+    pub(crate) epochs: BTreeMap<String, u64>,
     #[serde(skip)]
-    pub names: HashMap<String, Uuid>,
+    pub(crate) names: HashMap<String, Uuid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TopicState {
-    pub name: String,
-    pub configs: BTreeMap<String, String>,
-    pub partitions: Vec<PartitionState>,
+pub(crate) struct TopicState {
+    pub(crate) name: String,
+    pub(crate) configs: BTreeMap<String, String>,
+    pub(crate) partitions: Vec<PartitionState>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PartitionState {
-    pub start: i64,
-    pub end: i64,
+pub(crate) struct PartitionState {
+    pub(crate) start: i64,
+    pub(crate) end: i64,
     /// By base offset. The last one is appended to, unless it is sealed.
-    pub segments: Vec<SegmentState>,
+    pub(crate) segments: Vec<SegmentState>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct SegmentState {
-    pub base: i64,
+pub(crate) struct SegmentState {
+    pub(crate) base: i64,
     /// Committed bytes. What the file holds behind them is no part of the log.
-    pub len: u64,
+    pub(crate) len: u64,
     /// The latest timestamp of its records.
-    pub ts: i64,
+    pub(crate) ts: i64,
     /// When its first record was appended.
-    pub ms: i64,
+    pub(crate) ms: i64,
     /// Never appended to again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub sealed: bool,
+    pub(crate) sealed: bool,
     /// Compacted: `<base>.log.cleaned`, where it exists, is to take the place of `<base>.log`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub swap: bool,
+    pub(crate) swap: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
-    pub o: i64,
+pub(crate) struct Position {
+    pub(crate) o: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub m: Option<Arc<str>>,
+    pub(crate) m: Option<Arc<str>>,
 }
 
 /// One thing that a commit changes. All changes of one journal frame happen, or none.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Change {
+pub(crate) enum Change {
     #[serde(rename = "a")]
     Append(Append),
     Topic {
@@ -123,22 +123,22 @@ pub enum Change {
 
 /// Bytes `from..to` of a segment are records `first..next`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Append {
-    pub t: Uuid,
-    pub p: i32,
-    pub base: i64,
-    pub from: u64,
-    pub to: u64,
-    pub first: i64,
-    pub next: i64,
-    pub ts: i64,
-    pub ms: i64,
+pub(crate) struct Append {
+    pub(crate) t: Uuid,
+    pub(crate) p: i32,
+    pub(crate) base: i64,
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) first: i64,
+    pub(crate) next: i64,
+    pub(crate) ts: i64,
+    pub(crate) ms: i64,
     /// CRC32C over the headers of the batches (which hold the CRCs of their records): tells these bytes from others that were once there.
-    pub crc: u32,
+    pub(crate) crc: u32,
 }
 
 impl State {
-    pub fn apply(&mut self, change: &Change) {
+    pub(crate) fn apply(&mut self, change: &Change) {
         match change {
             Change::Append(a) => {
                 let Some(partition) = self.partition_mut(a.t, a.p) else { return };
@@ -245,11 +245,11 @@ impl State {
         }
     }
 
-    pub fn partition(&self, topic: Uuid, partition: i32) -> Option<&PartitionState> {
+    pub(crate) fn partition(&self, topic: Uuid, partition: i32) -> Option<&PartitionState> {
         self.topics.get(&topic)?.partitions.get(usize::try_from(partition).ok()?)
     }
 
-    pub fn partition_mut(&mut self, topic: Uuid, partition: i32) -> Option<&mut PartitionState> {
+    pub(crate) fn partition_mut(&mut self, topic: Uuid, partition: i32) -> Option<&mut PartitionState> {
         self.topics.get_mut(&topic)?.partitions.get_mut(usize::try_from(partition).ok()?)
     }
 
@@ -258,26 +258,26 @@ impl State {
     }
 
     /// After loading: what is not stored.
-    pub fn index_names(&mut self) {
+    pub(crate) fn index_names(&mut self) {
         self.names = self.topics.iter().map(|(id, topic)| (topic.name.clone(), *id)).collect();
     }
 }
 
 impl PartitionState {
     /// The segment to append to.
-    pub fn active(&self) -> Option<&SegmentState> {
+    pub(crate) fn active(&self) -> Option<&SegmentState> {
         self.segments.last().filter(|last| !last.sealed)
     }
 
     /// Where the records of `segments[index]` end.
-    pub fn segment_end(&self, index: usize) -> i64 {
+    pub(crate) fn segment_end(&self, index: usize) -> i64 {
         self.segments.get(index + 1).map_or(self.end, |next| next.base)
     }
 }
 
 /// Bytes as a JSON string: one char for each byte, so that any bytes survive and text stays readable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blob(pub Vec<u8>);
+pub(crate) struct Blob(pub Vec<u8>);
 
 impl Serialize for Blob {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

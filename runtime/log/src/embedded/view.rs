@@ -18,9 +18,9 @@ const READ_MAX_BYTES: usize = 16 << 20;
 /// As many readers of one partition go on where they were without a look at the index.
 const HINTS: usize = 8;
 
-pub struct PartitionView {
-    pub tp: Arc<TopicPartition>,
-    pub topic: Uuid,
+pub(crate) struct PartitionView {
+    pub(crate) tp: Arc<TopicPartition>,
+    pub(crate) topic: Uuid,
     readable: RwLock<Readable>,
     hints: Mutex<Vec<Hint>>,
     waiters: Mutex<Vec<Weak<Notify>>>,
@@ -50,7 +50,7 @@ enum Expect {
 }
 
 impl PartitionView {
-    pub fn new(topic: &str, partition: i32, id: Uuid) -> Self {
+    pub(crate) fn new(topic: &str, partition: i32, id: Uuid) -> Self {
         Self {
             tp: Arc::new(TopicPartition::new(topic, partition)),
             topic: id,
@@ -61,30 +61,30 @@ impl PartitionView {
     }
 
     /// First offset, next offset, bytes.
-    pub fn bounds(&self) -> (i64, i64, u64) {
+    pub(crate) fn bounds(&self) -> (i64, i64, u64) {
         let readable = self.readable.read();
         (readable.start, readable.end, readable.segments.iter().map(|segment| segment.len()).sum())
     }
 
-    pub fn end(&self) -> i64 {
+    pub(crate) fn end(&self) -> i64 {
         self.readable.read().end
     }
 
-    pub fn is_deleted(&self) -> bool {
+    pub(crate) fn is_deleted(&self) -> bool {
         self.readable.read().deleted
     }
 
-    pub fn segment(&self, base: i64) -> Option<Arc<Segment>> {
+    pub(crate) fn segment(&self, base: i64) -> Option<Arc<Segment>> {
         self.readable.read().segments.iter().rev().find(|segment| segment.base == base).cloned()
     }
 
-    pub fn segments(&self) -> Vec<Arc<Segment>> {
+    pub(crate) fn segments(&self) -> Vec<Arc<Segment>> {
         self.readable.read().segments.clone()
     }
 
     /// Shows what was committed. `fresh` are segments that are new, also in the place of one with the same base. Returns those that are
     /// no part of the log any more; with `true` when another has taken their place and name.
-    pub fn publish(&self, state: &PartitionState, fresh: &[Arc<Segment>]) -> Vec<(Arc<Segment>, bool)> {
+    pub(crate) fn publish(&self, state: &PartitionState, fresh: &[Arc<Segment>]) -> Vec<(Arc<Segment>, bool)> {
         let dir = partition_dir(&self.tp.topic, self.tp.partition);
         let mut gone = Vec::new();
         let mut readable = self.readable.write();
@@ -111,20 +111,20 @@ impl PartitionView {
         gone
     }
 
-    pub fn publish_deleted(&self) {
+    pub(crate) fn publish_deleted(&self) {
         *self.readable.write() = Readable { deleted: true, ..Readable::default() };
     }
 
-    pub fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.waiters.lock().retain(|waiter| waiter.upgrade().inspect(|waiter| waiter.notify_one()).is_some());
     }
 
     /// `waiter` keeps a permit from the next commit on, until it is dropped.
-    pub fn wake_on_commit(&self, waiter: &Arc<Notify>) {
+    pub(crate) fn wake_on_commit(&self, waiter: &Arc<Notify>) {
         self.waiters.lock().push(Arc::downgrade(waiter));
     }
 
-    pub fn forget_waiter(&self, waiter: &Arc<Notify>) {
+    pub(crate) fn forget_waiter(&self, waiter: &Arc<Notify>) {
         let waiter = Arc::downgrade(waiter);
         self.waiters.lock().retain(|other| !other.ptr_eq(&waiter) && other.strong_count() > 0);
     }
@@ -134,7 +134,7 @@ impl PartitionView {
     ///
     /// # Errors
     /// `log.corrupt`, `log.io`; `log.unknown_topic` when it was deleted.
-    pub fn read(&self, files: &Files, from: i64, max_bytes: usize) -> Result<(Batch, i64)> {
+    pub(crate) fn read(&self, files: &Files, from: i64, max_bytes: usize) -> Result<(Batch, i64)> {
         loop {
             let (start, end, segments) = self.snapshot()?;
             let from = from.max(start);
@@ -152,7 +152,7 @@ impl PartitionView {
     ///
     /// # Errors
     /// As [`PartitionView::read`].
-    pub fn offset_for_timestamp(&self, files: &Files, timestamp: i64) -> Result<Option<i64>> {
+    pub(crate) fn offset_for_timestamp(&self, files: &Files, timestamp: i64) -> Result<Option<i64>> {
         let (start, end, segments) = self.snapshot()?;
         for segment in segments.iter().filter(|segment| segment.max_timestamp.load(Ordering::Relaxed) >= timestamp) {
             let (position, last) = segment.lookup_time(files, timestamp).map_err(|e| io_error(&segment.path(), "read", &e))?;
@@ -323,6 +323,6 @@ impl Cursor<'_> {
     }
 }
 
-pub fn unknown_topic(topic: &str) -> Error {
+pub(crate) fn unknown_topic(topic: &str) -> Error {
     Error::fatal("log.unknown_topic", format!("there is no topic {topic:?}")).fix("create it, or correct the name")
 }
