@@ -1,0 +1,146 @@
+//! `file-source`: tails files.
+
+mod config;
+mod identity;
+mod lines;
+mod position;
+mod reader;
+mod scan;
+mod settings;
+mod survey;
+mod tailer;
+mod tracked;
+mod watch;
+
+pub use config::Config;
+
+use aqueduct_config::SourceConnector;
+use aqueduct_config::options::invalid;
+use aqueduct_core::{Error, Issue, Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
+use async_trait::async_trait;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tailer::{Limits, Tailer};
+use tokio::task::JoinHandle;
+use watch::News;
+
+pub struct FileSource;
+
+const TASK_INDEX: &str = "task.index";
+const TASK_COUNT: &str = "task.count";
+
+#[async_trait]
+impl SourceConnector for FileSource {
+    type Config = Config;
+    type Task = FileSourceTask;
+    const NAME: &'static str = "file-source";
+    const ALIASES: &'static [&'static str] = &["org.apache.kafka.connect.file.FileStreamSourceConnector", "FileStreamSource"];
+    const SUMMARY: &'static str = "Tails files line by line, over rotation and restarts, each line exactly once.";
+
+    fn validate(config: &Config) -> Vec<Issue> {
+        config.settings((0, 1)).err().unwrap_or_default()
+    }
+
+    /// Tasks share the files by device and inode, so that a renamed file stays where it is.
+    async fn plan(config: &Config, tasks_max: u32) -> Result<Vec<TaskSpec>> {
+        let settings = config.settings((0, 1)).map_err(|issues| invalid(&issues))?;
+        let tasks = if settings.single().is_some() { 1 } else { tasks_max.max(1) };
+        let spec = |index: u32| [(TASK_INDEX.to_owned(), index.to_string()), (TASK_COUNT.to_owned(), tasks.to_string())].into();
+        Ok((0..tasks).map(spec).collect())
+    }
+
+    async fn open(config: Config, task: TaskSpec, resume: Vec<SourceOffset>) -> Result<FileSourceTask> {
+        let number = |name: &str, default: u64| task.get(name).and_then(|text| text.parse().ok()).unwrap_or(default);
+        let settings =
+            config.settings((number(TASK_INDEX, 0), number(TASK_COUNT, 1).max(1))).map_err(|issues| invalid(&issues))?;
+        let tailer = Tailer::new(settings, &resume);
+        Ok(FileSourceTask { news: tailer.watch.news.clone(), state: State::Idle(Box::new(tailer)), rested: Instant::now() })
+    }
+}
+
+type Round = (Box<Tailer>, Result<Option<Polled>>);
+
+enum State {
+    Idle(Box<Tailer>),
+    /// The next batch is read while the worker appends the last one.
+    Reading(JoinHandle<Round>),
+    Closed,
+}
+
+pub struct FileSourceTask {
+    state: State,
+    news: Arc<News>,
+    /// When the last batch was handed over.
+    rested: Instant,
+}
+
+/// Lines that come one by one are gathered this long after a batch: a commit for each would cost more than it brings.
+const LINGER: Duration = Duration::from_millis(5);
+
+#[async_trait]
+impl SourceTask for FileSourceTask {
+    async fn poll(&mut self, cx: &TaskContext) -> Result<Polled> {
+        let limits = Limits { bytes: cx.max_bytes, records: cx.max_records };
+        let deadline = Instant::now() + cx.wait_max;
+        loop {
+            if let Some(polled) = self.read(limits, deadline).await? {
+                self.rested = Instant::now();
+                if let State::Idle(tailer) = std::mem::replace(&mut self.state, State::Closed) {
+                    self.state = State::Reading(start(tailer, limits));
+                }
+                return Ok(polled);
+            }
+            let until = match &self.state {
+                State::Idle(tailer) => tailer.next_due().min(deadline),
+                // Still reading at the deadline.
+                _ => return Ok(Polled::default()),
+            };
+            tokio::select! {
+                () = self.news.wake.notified() => tokio::time::sleep_until((self.rested + LINGER).min(deadline).into()).await,
+                () = cx.interrupt.cancelled() => return Ok(Polled::default()),
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+            if Instant::now() >= deadline {
+                return Ok(Polled::default());
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        if let State::Reading(round) = std::mem::replace(&mut self.state, State::Closed) {
+            // What was read ahead was not handed over: its offsets were not stored.
+            let _ = round.await;
+        }
+        Ok(())
+    }
+}
+
+impl FileSourceTask {
+    /// One round; `None` when there is nothing, or it is not done at the deadline.
+    async fn read(&mut self, limits: Limits, deadline: Instant) -> Result<Option<Polled>> {
+        let mut round = match std::mem::replace(&mut self.state, State::Closed) {
+            State::Idle(tailer) => start(tailer, limits),
+            State::Reading(round) => round,
+            State::Closed => return Err(Error::retriable("file.closed", "the task was closed")),
+        };
+        match tokio::time::timeout_at(deadline.into(), &mut round).await {
+            Ok(Ok((tailer, outcome))) => {
+                self.state = State::Idle(tailer);
+                outcome
+            }
+            Ok(Err(error)) => Err(Error::retriable("file.panicked", "the reading stopped").because(error)),
+            Err(_) => {
+                self.state = State::Reading(round);
+                Ok(None)
+            }
+        }
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "the task owns the handle and awaits it")]
+fn start(mut tailer: Box<Tailer>, limits: Limits) -> JoinHandle<Round> {
+    tokio::task::spawn_blocking(move || {
+        let outcome = tailer.round(limits);
+        (tailer, outcome)
+    })
+}

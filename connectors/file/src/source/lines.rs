@@ -1,0 +1,401 @@
+//! From a block of bytes to records: spans over the same block. Pure.
+
+use super::settings::{Multiline, Overlong, Settings};
+use aqueduct_core::{Bytes, Chunk, ChunkBuilder, Payload, Span};
+use memchr::memmem::Finder;
+use std::sync::Arc;
+
+pub(crate) enum Delimiter {
+    /// `\n`, and a `\r` before it is dropped.
+    Line,
+    Byte(u8),
+    Text(Box<Finder<'static>>),
+    /// In UTF-16: it counts at even places only. With `\n`, a `\r` before it is dropped.
+    Wide {
+        finder: Box<Finder<'static>>,
+        carriage_return: Option<[u8; 2]>,
+    },
+}
+
+impl Delimiter {
+    pub(crate) fn text(bytes: &[u8]) -> Self {
+        match bytes {
+            [byte] => Delimiter::Byte(*byte),
+            bytes => Delimiter::Text(Box::new(Finder::new(bytes).into_owned())),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Delimiter::Line | Delimiter::Byte(_) => 1,
+            Delimiter::Text(finder) | Delimiter::Wide { finder, .. } => finder.needle().len(),
+        }
+    }
+
+    /// Where the line that starts at `at` ends, without and with its delimiter.
+    #[inline]
+    fn find(&self, block: &[u8], at: usize) -> Option<(usize, usize)> {
+        match self {
+            Delimiter::Line => {
+                let end = at + memchr::memchr(b'\n', &block[at..])?;
+                Some((if end > at && block[end - 1] == b'\r' { end - 1 } else { end }, end + 1))
+            }
+            Delimiter::Byte(byte) => memchr::memchr(*byte, &block[at..]).map(|len| (at + len, at + len + 1)),
+            Delimiter::Text(finder) => finder.find(&block[at..]).map(|len| (at + len, at + len + finder.needle().len())),
+            Delimiter::Wide { finder, carriage_return } => {
+                let mut from = at;
+                loop {
+                    let end = from + finder.find(&block[from..])?;
+                    if (end - at) % 2 == 0 {
+                        let strip = carriage_return.is_some_and(|cr| end - at >= 2 && block[end - 2..end] == cr);
+                        return Some((if strip { end - 2 } else { end }, end + finder.needle().len()));
+                    }
+                    from = end + 1;
+                }
+            }
+        }
+    }
+
+    /// Whether the bytes end a line.
+    pub(crate) fn ends(&self, bytes: &[u8]) -> bool {
+        match self {
+            Delimiter::Line => bytes.ends_with(b"\n"),
+            Delimiter::Byte(byte) => bytes.ends_with(&[*byte]),
+            Delimiter::Text(finder) | Delimiter::Wide { finder, .. } => bytes.ends_with(finder.needle()),
+        }
+    }
+
+    /// The start of a rest of which `len` bytes hold no delimiter: a piece of one may be at the end.
+    fn keep(&self, len: usize) -> usize {
+        match self {
+            Delimiter::Wide { .. } => len.saturating_sub(self.len()) & !1,
+            other => len.saturating_sub(other.len() - 1),
+        }
+    }
+
+    fn strip_partial(&self, block: &[u8], from: usize, to: usize) -> usize {
+        if matches!(self, Delimiter::Line) && to > from && block[to - 1] == b'\r' { to - 1 } else { to }
+    }
+}
+
+/// What to do with what has no end yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flush {
+    Nothing,
+    /// A multiline record whose lines are whole.
+    Groups,
+    /// Also a line without its delimiter.
+    All,
+}
+
+/// Where a block lies in its file, and how it may be used.
+pub(crate) struct Block<'a> {
+    pub(crate) path: &'a str,
+    /// The content starts at `bytes[from]`, which is the file's byte `offset` and line `line`.
+    pub(crate) bytes: &'a [u8],
+    pub(crate) from: usize,
+    pub(crate) offset: u64,
+    pub(crate) line: u64,
+    pub(crate) skip: bool,
+    pub(crate) flush: Flush,
+    pub(crate) max_records: usize,
+    /// Of buffers and tables.
+    pub(crate) max_bytes: usize,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Split {
+    /// An index into the block: everything before it is emitted or thrown away.
+    pub(crate) end: usize,
+    pub(crate) lines: u64,
+    pub(crate) skip: bool,
+    /// Lines that were too long.
+    pub(crate) dropped: u64,
+    /// Where a line starts that is too long, where the policy is `fail`: `end` stops before it.
+    pub(crate) too_long: Option<u64>,
+    /// It stopped since the batch is full, not since the block is.
+    pub(crate) full: bool,
+}
+
+/// A record in a chunk's table costs about this.
+pub(crate) const ENTRY_BYTES: usize = 48;
+
+/// Collects the records of one block.
+pub(crate) struct Emit<'a> {
+    settings: &'a Settings,
+    builder: ChunkBuilder,
+    /// Lines that are too long, as they stand in the block.
+    dead: Option<ChunkBuilder>,
+    key: Option<Span>,
+    /// The decoded text, where the charset is not UTF-8. Starts with the key.
+    decoded: Option<Vec<u8>>,
+    headers: Option<Bytes>,
+    names: Option<[Arc<str>; 3]>,
+    bytes: usize,
+}
+
+impl<'a> Emit<'a> {
+    /// `key` is a place in the block.
+    pub(crate) fn new(settings: &'a Settings, block: &[u8], key: Option<Span>, path: &str) -> Self {
+        let decoded = (settings.charset != encoding_rs::UTF_8)
+            .then(|| key.map(|key| block[key.start as usize..][..key.len as usize].to_vec()).unwrap_or_default());
+        let key = if decoded.is_some() { key.map(|key| Span { start: 0, ..key }) } else { key };
+        let headers = settings.headers.then(|| Bytes::copy_from_slice(path.as_bytes()));
+        let names = settings.headers.then(|| ["aqueduct.file".into(), "aqueduct.offset".into(), "aqueduct.line".into()]);
+        Self { settings, builder: ChunkBuilder::new(settings.topic.clone()), dead: None, key, decoded, headers, names, bytes: 0 }
+    }
+
+    pub(crate) fn reserve(&mut self, records: usize) {
+        self.builder.reserve(records);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.builder.len()
+    }
+
+    #[inline]
+    fn push(&mut self, block: &Block<'_>, start: usize, end: usize, line: u64, truncated: bool) {
+        let span = match &mut self.decoded {
+            None => Span { start: start as u32, len: (end - start) as u32 },
+            Some(decoded) => {
+                let text = &block.bytes[start..end];
+                // Only the file's first bytes can be a byte order mark.
+                let first = block.offset == 0 && start == block.from;
+                let text =
+                    if first && (text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff])) { &text[2..] } else { text };
+                let from = decoded.len();
+                decoded.extend_from_slice(self.settings.charset.decode_without_bom_handling(text).0.as_bytes());
+                Span { start: from as u32, len: (decoded.len() - from) as u32 }
+            }
+        };
+        self.builder.push_span(self.key, Some(span), None, -1);
+        self.bytes += span.len as usize + ENTRY_BYTES;
+        if let (Some(path), Some([file, offset, number])) = (&self.headers, &self.names) {
+            self.builder.header(file.clone(), Payload::Bytes(path.clone()));
+            self.builder.header(offset.clone(), Payload::from((block.offset + (start - block.from) as u64).to_string()));
+            self.builder.header(number.clone(), Payload::from(line.to_string()));
+            self.bytes += 200 + path.len();
+        }
+        if truncated {
+            self.builder.header("aqueduct.truncated".into(), Payload::from("true"));
+        }
+    }
+
+    fn full(&self, block: &Block<'_>) -> bool {
+        self.builder.len() >= block.max_records || self.bytes >= block.max_bytes
+    }
+
+    /// `start..cut` is what is kept of a line of the block that is too long.
+    fn bury(&mut self, block: &Block<'_>, start: usize, cut: usize, line: u64) {
+        let Overlong::DeadLetter(topic) = &self.settings.overlong else { return };
+        let offset = block.offset + (start - block.from) as u64;
+        let why = format!("file.line_too_long: longer than max.line.bytes ({})", self.settings.max_line);
+        let dead = self.dead.get_or_insert_with(|| ChunkBuilder::new(topic.clone()));
+        dead.push_span(None, Some(Span { start: start as u32, len: (cut - start) as u32 }), None, -1);
+        let headers = [
+            ("__connect.errors.topic", self.settings.topic.to_string()),
+            ("__connect.errors.stage", "TASK_POLL".to_owned()),
+            ("__connect.errors.exception.message", why),
+            ("aqueduct.file", block.path.to_owned()),
+            ("aqueduct.offset", offset.to_string()),
+            ("aqueduct.line", line.to_string()),
+        ];
+        for (name, value) in headers {
+            dead.header(name.into(), Payload::from(value));
+        }
+        self.bytes += cut - start + 1000;
+    }
+
+    /// The chunks over the block, which is not copied (or over the decoded text): records, and lines for the dead letter topic.
+    pub(crate) fn finish(self, block: &Bytes) -> (Chunk, Option<Chunk>) {
+        let dead = self.dead.map(|dead| dead.finish(block.clone()));
+        match self.decoded {
+            Some(decoded) => (self.builder.finish(decoded.into()), dead),
+            None => (self.builder.finish(block.clone()), dead),
+        }
+    }
+}
+
+pub(crate) fn split(block: &Block<'_>, emit: &mut Emit<'_>) -> Split {
+    let settings = emit.settings;
+    let mut walk = Walk { settings, block, at: block.from, line: block.line, skip: block.skip, dropped: 0, too_long: None };
+    if walk.skip && !walk.skip_rest() {
+        return walk.done(walk.at, false);
+    }
+    match &settings.multiline {
+        None => walk.lines(emit),
+        Some(multiline) => walk.groups(multiline, emit),
+    }
+}
+
+struct Walk<'a> {
+    settings: &'a Settings,
+    block: &'a Block<'a>,
+    at: usize,
+    line: u64,
+    skip: bool,
+    dropped: u64,
+    too_long: Option<u64>,
+}
+
+impl Walk<'_> {
+    fn done(&self, end: usize, full: bool) -> Split {
+        Split { end, lines: self.line - self.block.line, skip: self.skip, dropped: self.dropped, too_long: self.too_long, full }
+    }
+
+    /// False when the block ends before the line that is thrown away.
+    fn skip_rest(&mut self) -> bool {
+        let bytes = self.block.bytes;
+        match self.settings.delimiter.find(bytes, self.at) {
+            Some((_, next)) => self.at = next,
+            None if self.block.flush == Flush::All => self.at = bytes.len(),
+            None => {
+                self.at += self.settings.delimiter.keep(bytes.len() - self.at);
+                return false;
+            }
+        }
+        self.skip = false;
+        true
+    }
+
+    fn lines(&mut self, emit: &mut Emit<'_>) -> Split {
+        let (bytes, max) = (self.block.bytes, self.settings.max_line);
+        let mut full = emit.full(self.block);
+        while !full {
+            let Some((end, next)) = self.settings.delimiter.find(bytes, self.at) else {
+                self.rest(emit);
+                break;
+            };
+            if end - self.at > max {
+                if !self.overlong(end, emit) {
+                    break;
+                }
+            } else {
+                emit.push(self.block, self.at, end, self.line, false);
+            }
+            self.at = next;
+            self.line += 1;
+            full = emit.full(self.block);
+        }
+        self.done(self.at, full)
+    }
+
+    /// What is left has no delimiter.
+    fn rest(&mut self, emit: &mut Emit<'_>) {
+        let bytes = self.block.bytes;
+        let rest = bytes.len() - self.at;
+        // `\r` and a piece of a delimiter do not count.
+        if rest > self.settings.max_line + self.settings.delimiter.len() + 1 {
+            if !self.overlong(bytes.len(), emit) {
+                return;
+            }
+            self.line += 1;
+            self.skip = self.block.flush != Flush::All;
+            self.at = if self.skip { self.at + self.settings.delimiter.keep(rest) } else { bytes.len() };
+        } else if self.block.flush == Flush::All && rest > 0 {
+            emit.push(self.block, self.at, self.settings.delimiter.strip_partial(bytes, self.at, bytes.len()), self.line, false);
+            self.line += 1;
+            self.at = bytes.len();
+        }
+    }
+
+    /// A line is too long, as far as it is known; false: stop before it.
+    fn overlong(&mut self, end: usize, emit: &mut Emit<'_>) -> bool {
+        let max = self.settings.max_line;
+        let offset = self.block.offset + (self.at - self.block.from) as u64;
+        let mut cut = self.at + max.min(end - self.at);
+        match self.settings.delimiter {
+            Delimiter::Wide { .. } => cut -= (cut - self.at) % 2,
+            // Not through a character of UTF-8.
+            _ if cut < end => {
+                let whole = (cut.saturating_sub(3).max(self.at)..=cut).rev().find(|at| (self.block.bytes[*at] as i8) >= -0x40);
+                cut = whole.filter(|at| *at > self.at).unwrap_or(cut);
+            }
+            _ => {}
+        }
+        match self.settings.overlong {
+            Overlong::Fail => {
+                self.too_long = Some(offset);
+                return false;
+            }
+            Overlong::Cut => emit.push(self.block, self.at, cut, self.line, true),
+            Overlong::DeadLetter(_) => emit.bury(self.block, self.at, cut, self.line),
+            Overlong::Drop => {}
+        }
+        self.dropped += 1;
+        true
+    }
+
+    /// Lines are gathered while they belong together; a record is one span, its inner delimiters included.
+    fn groups(&mut self, multiline: &Multiline, emit: &mut Emit<'_>) -> Split {
+        let bytes = self.block.bytes;
+        let mut group: Option<Group> = None;
+        while let Some((end, next)) = self.settings.delimiter.find(bytes, self.at) {
+            let continues = end - self.at <= self.settings.max_line && self.continues(multiline, end);
+            let ended = group.filter(|group| {
+                !continues || group.lines as usize >= multiline.max_lines || end - group.start > multiline.max_bytes
+            });
+            if let Some(ended) = ended {
+                self.emit(ended, emit);
+                group = None;
+            }
+            if emit.full(self.block) {
+                return self.done(self.at, true);
+            }
+            if end - self.at > self.settings.max_line {
+                if !self.overlong(end, emit) {
+                    return self.done(self.at, false);
+                }
+                self.line += 1;
+            } else {
+                let (start, lines) = group.map_or((self.at, 0), |group| (group.start, group.lines));
+                group = Some(Group { start, end, next, lines: lines + 1 });
+            }
+            self.at = next;
+        }
+        let rest = bytes.len() - self.at;
+        let too_long = rest > self.settings.max_line + self.settings.delimiter.len() + 1;
+        if self.block.flush == Flush::All && rest > 0 && !too_long {
+            let end = self.settings.delimiter.strip_partial(bytes, self.at, bytes.len());
+            if let Some(ended) = group.filter(|_| !self.continues(multiline, end)) {
+                self.emit(ended, emit);
+                group = None;
+            }
+            let (start, lines) = group.map_or((self.at, 0), |group| (group.start, group.lines));
+            group = Some(Group { start, end, next: bytes.len(), lines: lines + 1 });
+        }
+        match group {
+            Some(group) if self.block.flush != Flush::Nothing || too_long => self.emit(group, emit),
+            Some(group) => return self.done(group.start, false),
+            None => {}
+        }
+        if too_long {
+            self.rest(emit);
+        }
+        self.done(self.at, false)
+    }
+
+    fn emit(&mut self, group: Group, emit: &mut Emit<'_>) {
+        emit.push(self.block, group.start, group.end, self.line, false);
+        self.line += group.lines;
+        self.at = self.at.max(group.next);
+    }
+
+    fn continues(&self, multiline: &Multiline, end: usize) -> bool {
+        let line = &self.block.bytes[self.at..end];
+        let matches = if self.settings.charset == encoding_rs::UTF_8 {
+            multiline.pattern.is_match(line)
+        } else {
+            multiline.pattern.is_match(self.settings.charset.decode_without_bom_handling(line).0.as_bytes())
+        };
+        matches != multiline.starts
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Group {
+    start: usize,
+    end: usize,
+    next: usize,
+    lines: u64,
+}

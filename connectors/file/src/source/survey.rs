@@ -1,0 +1,342 @@
+//! What a scan means for the files that are being read: new ones, renamed ones, gone ones, and in which order they are to be read.
+
+use super::identity::{FileId, Stat};
+use super::position::{Position, Remembered, Stored, file_partition, literal_partition};
+use super::scan::{Found, Problem, find_inode, scan};
+use super::settings::Pattern;
+use super::tailer::{Ghost, Tailer};
+use super::tracked::{Key, Tracked};
+use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
+use rustc_hash::FxHashMap;
+use serde_json::{Value, json};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Two scans are at least this far apart, and five times what one takes: names may change faster than we can look.
+const SCAN_GAP: Duration = Duration::from_millis(50);
+/// Paths that a warning was given for.
+const WARNED_MAX: usize = 10_000;
+
+impl Tailer {
+    /// What the stored offsets say, as far as it is this task's share.
+    pub(crate) fn restore(&mut self, resume: &[SourceOffset]) {
+        let settings = self.settings.clone();
+        for offset in resume {
+            if offset.partition.contains_key("read.from") {
+                let since = offset.offset.as_ref().and_then(|offset| offset.get("since")).and_then(Value::as_i64);
+                self.since = [self.since, since].into_iter().flatten().min();
+                continue;
+            }
+            let Some(stored) = Stored::parse(offset) else { continue };
+            let mine = |id: FileId| id.share(settings.share.1) == settings.share.0;
+            if settings.single().is_some_and(|path| path != stored.filename) || stored.first_id.is_some_and(|id| !mine(id)) {
+                continue;
+            }
+            let last = stored.chain.len().saturating_sub(1);
+            for (index, file) in stored.chain.iter().enumerate() {
+                let Some(id) = file.id else {
+                    self.legacy.insert(stored.filename.clone(), (stored.partition.clone(), file.clone()));
+                    continue;
+                };
+                if stored.first_id.is_none() && !mine(id) {
+                    continue;
+                }
+                let partition = if index == last { stored.partition.clone() } else { file_partition(&stored.filename, id) };
+                if file.gone.is_some() {
+                    self.ghosts.insert(id.inode(), Ghost { partition, file: file.clone() });
+                } else {
+                    self.track(Tracked::restored(partition, stored.filename.clone(), id, file));
+                }
+            }
+        }
+    }
+
+    fn track(&mut self, file: Tracked) -> Key {
+        let key = self.next_key;
+        self.next_key += 1;
+        self.by_inode.insert(file.id.inode(), key);
+        self.by_path.insert(file.path.clone(), key);
+        self.files.insert(key, file);
+        self.pending.insert(key);
+        key
+    }
+
+    pub(crate) fn scan_if_due(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if now < self.scan_due && !(self.scan_wanted && now >= self.scan_earliest) {
+            return Ok(());
+        }
+        self.scan_wanted = false;
+        let found = scan(&self.settings);
+        if self.watch.follow(&found.dirs) {
+            self.scan_wanted = true;
+        }
+        for (path, problem) in found.problems {
+            self.report(path, problem)?;
+        }
+        let first = self.scans == 0;
+        self.scans += 1;
+        if first && self.settings.from_end {
+            self.mark_start();
+        }
+        let mut changed = false;
+        for file in found.files {
+            changed |= self.meet(file, first, now)?;
+        }
+        let scans = self.scans;
+        let missed: Vec<Key> = self.files.iter().filter(|(_, file)| file.scan != scans).map(|(key, _)| *key).collect();
+        for key in missed {
+            changed |= self.miss(key, now);
+        }
+        if changed {
+            self.families();
+        }
+        self.forget_ghosts();
+        let after = Instant::now();
+        self.scan_due = after + self.settings.poll_interval;
+        self.scan_earliest = after + SCAN_GAP.max(5 * (after - now));
+        Ok(())
+    }
+
+    fn mark_start(&mut self) {
+        let marker: JsonMap = [("read.from".to_owned(), json!("end"))].into_iter().collect();
+        if self.since.is_none() {
+            let since: JsonMap = [("since".to_owned(), json!(now_millis()))].into_iter().collect();
+            self.offsets.push(SourceOffset { partition: marker, offset: Some(since) });
+        }
+    }
+
+    /// A pattern found a file. True when a path changed hands.
+    fn meet(&mut self, found: Found, first: bool, now: Instant) -> Result<bool> {
+        let Found { path, stat } = found;
+        if let Some(key) = self.by_inode.get(&stat.id.inode()).copied() {
+            if self.files.get(&key).is_some_and(|file| file.id.is(stat.id)) {
+                return Ok(self.meet_again(key, path, &stat, now));
+            }
+            // Its inode belongs to another file now.
+            self.retire(key)?;
+        }
+        let revived = self.ghosts.get(&stat.id.inode()).is_some_and(|ghost| ghost.file.id.is_some_and(|id| id.is(stat.id)));
+        if let Some(ghost) = self.ghosts.remove(&stat.id.inode()).filter(|_| revived) {
+            let remembered = Remembered { gone: None, ..ghost.file };
+            let key = self.track(Tracked::restored(ghost.partition, path.clone(), stat.id, &remembered));
+            self.meet_again(key, path, &stat, now);
+            return Ok(true);
+        }
+        let (index, tasks) = self.settings.share;
+        if stat.id.share(tasks) != index {
+            return Ok(false);
+        }
+        let key = self.adopt(path, &stat, first);
+        if let Some(file) = self.files.get_mut(&key) {
+            file.scan = self.scans;
+        }
+        self.enqueue(key);
+        Ok(true)
+    }
+
+    fn meet_again(&mut self, key: Key, path: PathBuf, stat: &Stat, now: Instant) -> bool {
+        let scans = self.scans;
+        let Some(file) = self.files.get_mut(&key) else { return false };
+        file.scan = scans;
+        let news = file.observe(stat, now) | (file.reader.is_none() && !file.is_exhausted()) | std::mem::take(&mut file.refused);
+        let came_back = file.missing.take().is_some();
+        let moved = file.path != path;
+        file.home.clone_from(&path);
+        if moved {
+            let old = std::mem::replace(&mut file.path, path.clone());
+            if self.by_path.get(&old) == Some(&key) {
+                self.by_path.remove(&old);
+            }
+        }
+        self.by_path.insert(path, key);
+        if news || moved {
+            if let Some(file) = self.files.get_mut(&key).filter(|_| news) {
+                file.exhausted = None;
+            }
+            self.enqueue(key);
+        }
+        moved || came_back || scans == 1
+    }
+
+    /// A new file: where to begin.
+    fn adopt(&mut self, path: PathBuf, stat: &Stat, first: bool) -> Key {
+        if let Some((partition, file)) = self.legacy.remove(&path) {
+            return self.track(Tracked::new(partition, path, stat, file.at));
+        }
+        let partition = match self.settings.single() {
+            Some(path) => literal_partition(path),
+            None => file_partition(&path, stat.id),
+        };
+        let born = stat.id.born.unwrap_or(stat.modified) / 1_000_000;
+        let old = self.settings.from_end && self.since.map_or(first, |since| born <= since);
+        let at = Position { offset: if old { stat.size } else { 0 }, ..Position::default() };
+        let key = self.track(Tracked::new(partition, path, stat, at));
+        if old {
+            self.touched.insert(key);
+        }
+        key
+    }
+
+    /// No pattern finds it: it was renamed to another place, or deleted. What was written to it is read all the same.
+    fn miss(&mut self, key: Key, now: Instant) -> bool {
+        let Some(file) = self.files.get_mut(&key) else { return false };
+        let fresh = file.missing.is_none();
+        file.missing.get_or_insert(now);
+        if file.reader.is_none()
+            && file.stat().is_none()
+            && let Some(path) = find_inode(file.home.parent().unwrap_or(Path::new("")), file.id.inode())
+        {
+            file.path = path;
+            file.exhausted = None;
+        }
+        if fresh {
+            file.exhausted = None;
+            self.enqueue(key);
+            self.pending.insert(key);
+        }
+        fresh
+    }
+
+    /// Nothing more is expected of a file that was rotated or deleted.
+    pub(crate) fn finish(&mut self, key: Key) -> Result<()> {
+        let Some(file) = self.files.get_mut(&key) else { return Ok(()) };
+        if file.missing.is_some() {
+            return self.retire(key);
+        }
+        file.settled = true;
+        Ok(())
+    }
+
+    fn retire(&mut self, key: Key) -> Result<()> {
+        let Some(mut file) = self.files.remove(&key) else { return Ok(()) };
+        self.forget_open(key);
+        self.pending.remove(&key);
+        self.touched.remove(&key);
+        if self.by_inode.get(&file.id.inode()) == Some(&key) {
+            self.by_inode.remove(&file.id.inode());
+        }
+        for path in [&file.path, &file.home] {
+            if self.by_path.get(path) == Some(&key) {
+                self.by_path.remove(path);
+            }
+        }
+        let unread = if file.is_plain() && !file.at.done { file.size.saturating_sub(file.at.offset) } else { 0 };
+        file.at.done = true;
+        let remembered = Remembered { gone: Some(now_millis()), ..file.remember() };
+        if self.settings.single().is_some() {
+            self.last = Some(Remembered { gone: None, ..remembered });
+            self.touched.insert(key);
+        } else {
+            let offset = Some(remembered.to_json());
+            self.offsets.push(SourceOffset { partition: file.partition.clone(), offset });
+            self.ghosts.insert(file.id.inode(), Ghost { partition: file.partition, file: remembered });
+        }
+        if unread > 0 {
+            tracing::warn!(file = %file.home.display(), unread, "file.lost: it vanished before it was read to its end");
+            if self.settings.fail_on_lost {
+                let message = format!("{} vanished, {unread} bytes before it was read to its end", file.home.display());
+                return Err(Error::fatal("file.lost", message).fix("restore the file, or set lost.policy to warn"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Content that was replaced lives on in a copy, perhaps.
+    pub(crate) fn formers(&mut self, _key: Key, _former: Remembered) {}
+
+    fn forget_ghosts(&mut self) {
+        let limit = now_millis() - self.settings.forget_after.as_millis() as i64;
+        let offsets = &mut self.offsets;
+        self.ghosts.retain(|_, ghost| {
+            let keep = ghost.file.gone.is_none_or(|gone| gone > limit);
+            if !keep {
+                offsets.push(SourceOffset { partition: ghost.partition.clone(), offset: None });
+            }
+            keep
+        });
+    }
+
+    /// Which files come before which: `app.log.2`, `app.log.1`, and what was `app.log` before it was renamed or deleted, come before `app.log`.
+    fn families(&mut self) {
+        let mut families: FxHashMap<PathBuf, Vec<(i64, Key)>> = FxHashMap::default();
+        for (key, file) in &self.files {
+            let base = match file.missing {
+                Some(_) => Some(file.home.clone()),
+                None => self.base(&file.path),
+            };
+            if let Some(base) = base {
+                families.entry(base).or_default().push((file.modified, *key));
+            }
+        }
+        for file in self.files.values_mut() {
+            file.before.clear();
+            file.rotated = false;
+        }
+        for (base, mut members) in families {
+            members.sort_unstable();
+            let members: Vec<Key> = members.into_iter().map(|(_, key)| key).collect();
+            for (index, key) in members.iter().enumerate() {
+                if let Some(file) = self.files.get_mut(key) {
+                    file.rotated = true;
+                    self.pending.insert(*key);
+                }
+                let earlier: Vec<Key> = members[..index].iter().copied().filter(|key| self.is_open_ended(*key)).collect();
+                if let Some(file) = self.files.get_mut(key) {
+                    file.before = earlier;
+                }
+            }
+            let earlier: Vec<Key> = members.iter().copied().filter(|key| self.is_open_ended(*key)).collect();
+            let base = self.by_path.get(&base).copied().filter(|key| !members.contains(key));
+            if let Some(file) = base.and_then(|key| self.files.get_mut(&key)) {
+                file.before = earlier;
+            }
+        }
+    }
+
+    fn is_open_ended(&self, key: Key) -> bool {
+        self.files.get(&key).is_some_and(|file| !file.settled)
+    }
+
+    /// The path that `path` was rotated from: there is a file, and the rest of the name is a suffix.
+    fn base(&self, path: &Path) -> Option<PathBuf> {
+        let name = path.file_name()?.to_str()?;
+        let separators = name.char_indices().skip(1).filter(|(_, char)| matches!(char, '.' | '-' | '_' | '~'));
+        let mut bases = separators.map(|(at, _)| path.with_file_name(&name[..at]));
+        bases
+            .find(|base| self.by_path.get(base).is_some_and(|key| self.files.get(key).is_some_and(|file| file.missing.is_none())))
+    }
+
+    fn report(&mut self, path: PathBuf, problem: Problem) -> Result<()> {
+        match problem {
+            Problem::NotAFile(kind) => {
+                let what = format!("{} is not a file but a {}", path.display(), format!("{kind:?}").to_lowercase());
+                Err(Error::fatal("file.not_a_file", what).fix("name a file, or a pattern such as folder/*.log"))
+            }
+            Problem::Io(error) => self.refused(path, error),
+        }
+    }
+
+    /// A file cannot be opened. If it is the only one, the task fails and is tried again; otherwise the others go on.
+    pub(crate) fn refused(&mut self, path: PathBuf, error: io::Error) -> Result<()> {
+        let only = matches!(self.settings.patterns.as_slice(), [Pattern::Literal(_)]);
+        let starved = matches!(error.raw_os_error(), Some(23 | 24));
+        if only || starved {
+            let failed = Error::retriable("file.open", format!("cannot open {}", path.display())).because(error);
+            return Err(if starved {
+                failed.fix("raise the limit of open files (ulimit -n), or lower max.open.files")
+            } else {
+                failed
+            });
+        }
+        if self.warned.len() < WARNED_MAX && self.warned.insert(path.clone()) {
+            tracing::warn!(file = %path.display(), %error, "file.open: cannot be read, will be tried again");
+        }
+        Ok(())
+    }
+}
+
+fn now_millis() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
