@@ -21,7 +21,12 @@ pub(crate) async fn watch_clocks(worker: &Worker) {
                 let (Some((call, age)), Some(limit)) = (view.stats.calling(), worker.stall_timeout(&name)) else { continue };
                 // A poll may wait for `wait_max` by contract; the limit is far above it.
                 if age > limit && call != Call::None {
-                    let why = format!("`{}` has not returned for {} s (aqueduct.stall.timeout.ms is {} ms)", call.name(), age.as_secs(), limit.as_millis());
+                    let why = format!(
+                        "`{}` has not returned for {} s (aqueduct.stall.timeout.ms is {} ms)",
+                        call.name(),
+                        age.as_secs(),
+                        limit.as_millis()
+                    );
                     // A full command queue: the next look tries again.
                     let _ = worker.command(&name, Command::Stalled(task as u32, why));
                 }
@@ -45,7 +50,11 @@ pub(crate) async fn keep_statuses(worker: &Worker) {
                 current.insert(store::status_key(&name, Some(task as u32)), value(view.state_now(), view.trace.as_deref()));
             }
         }
-        let mut changes: store::Entries = current.iter().filter(|(key, value)| stored.get(*key) != Some(value)).map(|(k, v)| (k.clone(), Some(v.clone()))).collect();
+        let mut changes: store::Entries = current
+            .iter()
+            .filter(|(key, value)| stored.get(*key) != Some(value))
+            .map(|(k, v)| (k.clone(), Some(v.clone())))
+            .collect();
         changes.extend(stored.keys().filter(|key| !current.contains_key(*key)).map(|key| (key.clone(), None)));
         if changes.is_empty() {
             continue;

@@ -268,6 +268,7 @@ impl Supervisor {
             stop: stop.clone(),
         };
         let spec = spec.clone();
+        slot.stats.task_starts();
         let abort = self.runs.spawn_on(async move { spec.task(parts).await?.run().await }, &self.plane.data);
         if slot.error.is_some() {
             slot.stats.restarts.fetch_add(1, Relaxed);
@@ -363,7 +364,10 @@ impl Supervisor {
                     && slot.stalled.is_none()
                 {
                     tracing::error!(connector = %self.name, task = index, "{why}");
-                    slot.stalled = Some(Error::retriable("worker.stalled", why).fix("the plugin or what it talks to hangs; the worker restarts the task"));
+                    slot.stalled = Some(
+                        Error::retriable("worker.stalled", why)
+                            .fix("the plugin or what it talks to hangs; the worker restarts the task"),
+                    );
                     restart(task);
                 }
             }
@@ -378,7 +382,9 @@ impl Supervisor {
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
         for index in 0..self.slots.len() {
-            let Some(run) = self.slots[index].run.as_mut().filter(|run| run.deadline.is_some_and(|at| now >= at)) else { continue };
+            let Some(run) = self.slots[index].run.as_mut().filter(|run| run.deadline.is_some_and(|at| now >= at)) else {
+                continue;
+            };
             if run.aborted {
                 tracing::error!(connector = %self.name, task = index, "the task does not let go of its thread; it is left behind, fenced");
                 self.running.remove(&run.id);
@@ -398,7 +404,12 @@ impl Supervisor {
         let target = wanted.lifecycle.target;
         let tasks = self.observed.tasks.iter().zip(&self.slots).map(|(task, slot)| TaskView {
             state: task_state(task.phase, target, slot),
-            trace: slot.error.as_ref().or(slot.stalled.as_ref()).filter(|_| task_state(task.phase, target, slot) != State::Running).map(|error| redact(error.trace())),
+            trace: slot
+                .error
+                .as_ref()
+                .or(slot.stalled.as_ref())
+                .filter(|_| task_state(task.phase, target, slot) != State::Running)
+                .map(|error| redact(error.trace())),
             live: task.is_live(),
             spec: slot.spec.clone(),
             stats: slot.stats.clone(),

@@ -100,7 +100,9 @@ impl Folder {
         for name in decision.delete {
             match self.worker.delete_from_folder(&name).await {
                 Ok(()) => tracing::info!(connector = name, "its file is gone: connector removed (connectors.dir.prune)"),
-                Err(error) => issues.push(Issue::error("", "folder.delete", format!("connector {name} cannot be removed: {error}"))),
+                Err(error) => {
+                    issues.push(Issue::error("", "folder.delete", format!("connector {name} cannot be removed: {error}")))
+                }
             }
         }
         for name in decision.forget {
@@ -158,7 +160,8 @@ fn look(dir: &Path, mut seen: HashMap<PathBuf, Read>) -> (HashMap<PathBuf, Read>
     };
     let mut now = HashMap::new();
     for path in paths {
-        let stamp = std::fs::metadata(&path).map_or(Stamp { modified: None, bytes: 0 }, |meta| Stamp { modified: meta.modified().ok(), bytes: meta.len() });
+        let stamp = std::fs::metadata(&path)
+            .map_or(Stamp { modified: None, bytes: 0 }, |meta| Stamp { modified: meta.modified().ok(), bytes: meta.len() });
         let read = match seen.remove(&path) {
             Some(read) if read.stamp == stamp && stamp.modified.is_some_and(settled) => read,
             _ => read_file(&path, stamp),
@@ -245,14 +248,19 @@ fn decide(
     for (name, declared) in &by_name {
         match declared[..] {
             [one] if deleted.get(*name).is_some_and(|mark| mark.hash == one.mark.hash) => {
-                let issue = Issue::warning("name", "folder.deleted", format!("connector {name} was deleted over REST and stays so"));
+                let issue =
+                    Issue::warning("name", "folder.deleted", format!("connector {name} was deleted over REST and stays so"));
                 let issue = issue.fix("remove the file, or create the connector again; a change of the file brings it back");
                 decision.issues.extend(one.flat.location("name").map(|location| issue.at(location)));
             }
             [one] if marks.get(*name).is_none_or(|mark| mark.hash != one.mark.hash) => decision.put.push(one.clone()),
             [_] => {}
             [first, ref others @ ..] => decision.issues.extend(others.iter().map(|other| {
-                let issue = Issue::error("name", "folder.duplicate", format!("connector {name} is also in {}; neither is applied", first.flat.file));
+                let issue = Issue::error(
+                    "name",
+                    "folder.duplicate",
+                    format!("connector {name} is also in {}; neither is applied", first.flat.file),
+                );
                 let issue = issue.fix("give one of them another name, or remove one of the files");
                 match other.flat.location("name") {
                     Some(location) => issue.at(location),

@@ -40,8 +40,10 @@ type Gauges<L> = Family<L, Gauge>;
 pub(crate) fn render(worker: &Worker) -> String {
     let mut registry = Registry::with_prefix("kafka_connect");
     let mut counts = WorkerCounts::default();
-    let connectors: Gauges<ConnectorLabels> = register(&mut registry, "connector_metrics_status", "1 for the connector's present status");
-    let statuses: Gauges<StatusLabels> = register(&mut registry, "connector_task_metrics_status", "1 for the task's present status");
+    let connectors: Gauges<ConnectorLabels> =
+        register(&mut registry, "connector_metrics_status", "1 for the connector's present status");
+    let statuses: Gauges<StatusLabels> =
+        register(&mut registry, "connector_task_metrics_status", "1 for the task's present status");
     let tasks = TaskMetrics::register(&mut registry);
     for (name, view, kind, class, _) in worker.views() {
         counts.connectors += 1;
@@ -113,7 +115,8 @@ impl WorkerCounts {
             ("connector_restarting_task_count", self.restarting),
         ];
         for (name, value) in counts {
-            register::<Gauge>(registry, &format!("connect_worker_metrics_{name}"), "As Kafka Connect's connect-worker-metrics").set(value);
+            register::<Gauge>(registry, &format!("connect_worker_metrics_{name}"), "As Kafka Connect's connect-worker-metrics")
+                .set(value);
         }
     }
 }
@@ -151,7 +154,11 @@ impl TaskMetrics {
             source_poll: register(r, "source_task_metrics_source_record_poll", "Records polled from the source"),
             source_write: register(r, "source_task_metrics_source_record_write", "Records durable in the log"),
             sink_read: register(r, "sink_task_metrics_sink_record_read", "Records read from the log"),
-            sink_send: register(r, "sink_task_metrics_sink_record_send", "Records durable in the target, their position committed"),
+            sink_send: register(
+                r,
+                "sink_task_metrics_sink_record_send",
+                "Records durable in the target, their position committed",
+            ),
             sink_lag: register(r, "sink_task_metrics_sink_record_lag", "Records between the sink and the end of the log"),
             sink_partitions: register(r, "sink_task_metrics_partition_count", "Partitions assigned"),
             source_active: register(r, "source_task_metrics_source_record_active_count", "Records appended and not yet durable"),
@@ -167,7 +174,11 @@ impl TaskMetrics {
             filtered: register(r, "connector_task_metrics_records_filtered", "Records dropped by transforms"),
             skipped: register(r, "task_error_metrics_total_records_skipped", "Bad records skipped"),
             errors_logged: register(r, "task_error_metrics_total_errors_logged", "Bad records logged"),
-            dead_letters: register(r, "task_error_metrics_deadletterqueue_produce_requests", "Bad records written to the dead letter queue"),
+            dead_letters: register(
+                r,
+                "task_error_metrics_deadletterqueue_produce_requests",
+                "Bad records written to the dead letter queue",
+            ),
             retries: register(r, "task_error_metrics_total_retries", "Failures that the task recovers from by itself"),
             restarts: register(r, "connector_task_metrics_restarts", "Starts after a failure"),
         }
@@ -215,8 +226,12 @@ fn own_metrics(registry: &mut Registry, worker: &Worker) {
     register::<Counter>(registry, "log_syncs", "Rounds of group commit, each with its fdatasyncs").inc_by(stats.syncs);
     register::<Counter>(registry, "log_records", "Records appended").inc_by(stats.records);
     register::<Counter>(registry, "log_bytes", "Bytes appended").inc_by(stats.bytes);
-    register::<Gauge>(registry, "log_bytes_in_flight", "Bytes of appends that are not durable yet").set(stats.bytes_in_flight as i64);
-    register::<Gauge>(registry, "log_stopped", "1 while writers stand still (full disk, I/O errors)").set(stats.stopped.is_some().into());
-    register::<Gauge>(registry, "healthy", "1 when GET /health says healthy").set(matches!(worker.health(), Health::Healthy(_)).into());
-    register::<Gauge>(registry, "folder_issues", "Errors in files of connectors.dir").set(worker.folder_issues().iter().filter(|issue| issue.is_error()).count() as i64);
+    register::<Gauge>(registry, "log_bytes_in_flight", "Bytes of appends that are not durable yet")
+        .set(stats.bytes_in_flight as i64);
+    register::<Gauge>(registry, "log_stopped", "1 while writers stand still (full disk, I/O errors)")
+        .set(stats.stopped.is_some().into());
+    register::<Gauge>(registry, "healthy", "1 when GET /health says healthy")
+        .set(matches!(worker.health(), Health::Healthy(_)).into());
+    register::<Gauge>(registry, "folder_issues", "Errors in files of connectors.dir")
+        .set(worker.folder_issues().iter().filter(|issue| issue.is_error()).count() as i64);
 }

@@ -94,7 +94,9 @@ impl Policy {
             add("exception.message", reject.error.message().to_owned());
             add("exception.stacktrace", reject.error.trace());
         }
-        for payload in [&mut letter.key, &mut letter.value].into_iter().chain(letter.headers.iter_mut().map(|header| &mut header.value)) {
+        for payload in
+            [&mut letter.key, &mut letter.value].into_iter().chain(letter.headers.iter_mut().map(|header| &mut header.value))
+        {
             if let Payload::Data(data) = payload {
                 *payload = aqueduct_transforms::json::schemaless_text(&data.data).into();
             }
@@ -114,7 +116,10 @@ fn place(record: &Record) -> String {
 fn original(raw: &Batch, record: &Record) -> Option<Record> {
     let origin = record.origin.as_ref()?;
     let chunks = raw.chunks().iter().filter(|chunk| chunk.origin.as_deref() == Some(&*origin.partition));
-    chunks.flat_map(|chunk| chunk.iter()).find(|found| found.origin().is_some_and(|(_, offset)| offset == origin.offset)).map(|found| found.to_record())
+    chunks
+        .flat_map(|chunk| chunk.iter())
+        .find(|found| found.origin().is_some_and(|(_, offset)| offset == origin.offset))
+        .map(|found| found.to_record())
 }
 
 /// How often a task that failed retriably starts again by itself.
@@ -164,7 +169,11 @@ mod tests {
             tolerate,
             log_errors: false,
             log_messages: false,
-            dead_letter_queue: queue.map(|topic| DeadLetterQueue { topic: topic.into(), replication_factor: -1, context_headers: true }),
+            dead_letter_queue: queue.map(|topic| DeadLetterQueue {
+                topic: topic.into(),
+                replication_factor: -1,
+                context_headers: true,
+            }),
         }
     }
 

@@ -16,7 +16,11 @@ impl Registry {
 
     /// By name, Java class, or simple class name with or without `Connector`.
     pub fn find(&self, class: &str) -> Option<Plugin> {
-        self.0.iter().find(|plugin| plugin.descriptor().name == class).or_else(|| self.0.iter().find(|plugin| plugin.descriptor().is_called(class))).cloned()
+        self.0
+            .iter()
+            .find(|plugin| plugin.descriptor().name == class)
+            .or_else(|| self.0.iter().find(|plugin| plugin.descriptor().is_called(class)))
+            .cloned()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &Plugin> {

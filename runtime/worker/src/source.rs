@@ -207,4 +207,3 @@ fn topic_vanished(error: Error) -> Error {
     }
     error
 }
-

@@ -55,7 +55,13 @@ const WAIT_MAX: Duration = Duration::from_secs(1);
 impl ConnectorSpec {
     /// # Errors
     /// Every issue, warnings among them, when one is an error. `unknown_keys`: errors in files, ignored over REST as in Kafka Connect.
-    pub fn build(name: &str, config: &ConfigMap, registry: &Registry, defaults: &Arc<Defaults>, unknown_keys: UnknownKeys) -> Result<Self, Vec<Issue>> {
+    pub fn build(
+        name: &str,
+        config: &ConfigMap,
+        registry: &Registry,
+        defaults: &Arc<Defaults>,
+        unknown_keys: UnknownKeys,
+    ) -> Result<Self, Vec<Issue>> {
         let checked = check(name, config, registry, defaults, unknown_keys);
         match (checked.plugin, checked.settings) {
             (Some(plugin), Some(settings)) if !checked.issues.iter().any(Issue::is_error) => {
@@ -128,7 +134,20 @@ impl ConnectorSpec {
             flush_interval: settings.limits.flush_interval,
         };
         let TaskParts { id, spec, log, stats, active_topics, stop } = parts;
-        Ok(TaskRun { id, role: self.role()?, spec, options: resolved.options, limits, chain, converters, policy, log, stats, active_topics, stop })
+        Ok(TaskRun {
+            id,
+            role: self.role()?,
+            spec,
+            options: resolved.options,
+            limits,
+            chain,
+            converters,
+            policy,
+            log,
+            stats,
+            active_topics,
+            stop,
+        })
     }
 
     /// A text without the secrets of the connector.
@@ -177,7 +196,10 @@ fn check(name: &str, config: &ConfigMap, registry: &Registry, defaults: &Default
 pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown_keys: UnknownKeys) -> Checked {
     let check = Check {
         find: &|class| registry.find(class),
-        names: registry.iter().flat_map(|plugin| [&plugin.descriptor().name].into_iter().chain(&plugin.descriptor().aliases).cloned()).collect(),
+        names: registry
+            .iter()
+            .flat_map(|plugin| [&plugin.descriptor().name].into_iter().chain(&plugin.descriptor().aliases).cloned())
+            .collect(),
         parts: &part_issues,
         defaults: &defaults.connector,
         providers: &defaults.providers,

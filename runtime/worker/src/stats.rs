@@ -88,6 +88,12 @@ impl TaskStats {
         (call != Call::None).then(|| (call, Duration::from_millis(age)))
     }
 
+    /// A task starts: it is opening until `open` is through (invariant 7).
+    pub fn task_starts(&self) {
+        self.call_started_ms.store(now_ms(), Relaxed);
+        self.call.store(Call::Open as u8, Relaxed);
+    }
+
     pub fn task_ended(&self) {
         self.call.store(Call::None as u8, Relaxed);
         self.records_active.store(0, Relaxed);

@@ -2,7 +2,9 @@
 
 use crate::policy::Policy;
 use crate::stats::{Call, TaskStats};
-use aqueduct_core::{Batch, Error, Options, Rejects, Result, SinkPlugin, SourcePlugin, TaskContext, TaskId, TaskSpec, Topic, Topics, Transform};
+use aqueduct_core::{
+    Batch, Error, Options, Rejects, Result, SinkPlugin, SourcePlugin, TaskContext, TaskId, TaskSpec, Topic, Topics, Transform,
+};
 use aqueduct_log::Log;
 use aqueduct_transforms::{Chain, Converters};
 use parking_lot::Mutex;
@@ -102,7 +104,8 @@ impl TaskRun {
 
 /// The error of a task whose code panicked (DESIGN §11: it fails its own task alone).
 pub fn panicked(payload: Box<dyn std::any::Any + Send>) -> Error {
-    let text = payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
+    let text =
+        payload.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| payload.downcast_ref::<String>().cloned());
     Error::fatal("worker.task_panicked", format!("the task panicked: {}", text.unwrap_or_else(|| "no message".to_owned())))
         .fix("report this as a bug; restart the task to go on")
 }

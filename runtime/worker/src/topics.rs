@@ -31,7 +31,10 @@ impl TopicCreation {
 
     pub fn spec_for(&self, topic: &str) -> &TopicSpec {
         let matches = |patterns: &[Regex]| patterns.iter().any(|pattern| pattern.is_match(topic));
-        self.groups.iter().find(|group| matches(&group.include) && !matches(&group.exclude)).map_or(&self.default, |group| &group.spec)
+        self.groups
+            .iter()
+            .find(|group| matches(&group.include) && !matches(&group.exclude))
+            .map_or(&self.default, |group| &group.spec)
     }
 
     /// Creates what a batch needs and is not there.
@@ -50,8 +53,11 @@ impl TopicCreation {
             return Ok(());
         }
         if !self.enabled {
-            return Err(Error::fatal("worker.unknown_topic", format!("topic {topic} does not exist and topic.creation.enable is false"))
-                .fix("create the topic, or set topic.creation.enable: true in worker.yaml"));
+            return Err(Error::fatal(
+                "worker.unknown_topic",
+                format!("topic {topic} does not exist and topic.creation.enable is false"),
+            )
+            .fix("create the topic, or set topic.creation.enable: true in worker.yaml"));
         }
         match log.create_topic(topic, self.spec_for(topic)).await {
             Ok(info) => {

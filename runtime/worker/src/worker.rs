@@ -153,11 +153,15 @@ impl Worker {
         // A stored config was accepted once; keys that a newer version no longer knows must not stop it.
         ConnectorSpec::build(name, config, &self.0.registry, &self.0.options.defaults, UnknownKeys::Warn).map_err(|issues| {
             let lines: Vec<String> = issues.iter().filter(|issue| issue.is_error()).map(ToString::to_string).collect();
-            Error::fatal("worker.invalid_config", lines.join("; ")).fix("correct the config with PUT /connectors/{name}/config or in its file")
+            Error::fatal("worker.invalid_config", lines.join("; "))
+                .fix("correct the config with PUT /connectors/{name}/config or in its file")
         })
     }
 
-    #[allow(clippy::disallowed_methods, reason = "the tracker owns the supervisor; it ends when the connector is deleted or the worker shuts down")]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the tracker owns the supervisor; it ends when the connector is deleted or the worker shuts down"
+    )]
     fn spawn(&self, name: &str, stored: Stored, spec: Result<ConnectorSpec>, predecessor: Option<CancellationToken>) {
         let inner = &self.0;
         let (kind, version) = self.kind_of(&stored.config);
@@ -168,7 +172,8 @@ impl Worker {
         // 64 commands: an operator's restarts; more of them at once are refused.
         let (commands, commands_rx) = mpsc::channel(64);
         let active_topics = Arc::new(ActiveTopics::default());
-        let plane = Plane { log: inner.log.clone(), data: inner.options.data.clone(), shutdown_timeout: inner.options.shutdown_timeout };
+        let plane =
+            Plane { log: inner.log.clone(), data: inner.options.data.clone(), shutdown_timeout: inner.options.shutdown_timeout };
         let supervisor = Supervisor::new(name.into(), plane, wanted_rx, commands_rx, view_tx, active_topics.clone());
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
@@ -221,7 +226,9 @@ impl Worker {
         self.with(name, |handle| ConnectorInfo {
             name: name.to_owned(),
             config: handle.stored.config.clone(),
-            tasks: (0..handle.view.borrow().tasks.len()).map(|task| ConnectorTaskId { connector: name.to_owned(), task: task as u32 }).collect(),
+            tasks: (0..handle.view.borrow().tasks.len())
+                .map(|task| ConnectorTaskId { connector: name.to_owned(), task: task as u32 })
+                .collect(),
             kind: handle.kind,
         })
     }
@@ -269,7 +276,8 @@ impl Worker {
     }
 
     pub(crate) fn command(&self, name: &str, command: Command) -> AdminResult<()> {
-        self.with(name, |handle| handle.commands.try_send(command))?.map_err(|_| AdminError::Conflict(format!("Connector {name} is busy; try again")))
+        self.with(name, |handle| handle.commands.try_send(command))?
+            .map_err(|_| AdminError::Conflict(format!("Connector {name} is busy; try again")))
     }
 
     /// The configs of the tasks: `(id, config)`. Secrets stay references.
@@ -350,7 +358,9 @@ impl Worker {
         }
         match config.get("name") {
             Some(given) if given != name => {
-                return Err(AdminError::BadRequest(format!("Connector name configuration ({given}) doesn't match connector name in the URL ({name})")));
+                return Err(AdminError::BadRequest(format!(
+                    "Connector name configuration ({given}) doesn't match connector name in the URL ({name})"
+                )));
             }
             Some(_) => {}
             None => {
@@ -375,7 +385,8 @@ impl Worker {
         }
         self.0.log.save(aqueduct_log::Store::Config, entries).await?;
         self.0.deleted_marks.lock().remove(name);
-        if before.as_ref().is_some_and(|(before, _)| before.config == stored.config) {
+        let works = self.with(name, |handle| handle.wanted.borrow().spec.is_ok()).unwrap_or(false);
+        if works && before.as_ref().is_some_and(|(before, _)| before.config == stored.config) {
             // The same config again: nothing to restart (Strimzi and Terraform put often).
             if let Some(handle) = self.0.connectors.write().get_mut(name) {
                 handle.stored = stored;
@@ -410,13 +421,17 @@ impl Worker {
             return Err(AdminError::BadRequest(self.unknown_class(class)));
         }
         let defaults = &self.0.options.defaults;
-        ConnectorSpec::build(name, config, &self.0.registry, defaults, unknown_keys).map_err(|issues| AdminError::InvalidConfig(issues.into_iter().filter(Issue::is_error).collect()))
+        ConnectorSpec::build(name, config, &self.0.registry, defaults, unknown_keys)
+            .map_err(|issues| AdminError::InvalidConfig(issues.into_iter().filter(Issue::is_error).collect()))
     }
 
     /// Kafka Connect's text; kcctl looks for its beginning.
     fn unknown_class(&self, class: &str) -> String {
         let names: Vec<&str> = self.0.registry.iter().map(|plugin| plugin.descriptor().name.as_str()).collect();
-        format!("Failed to find any class that implements Connector and which name matches {class}, available connectors are: {}", names.join(", "))
+        format!(
+            "Failed to find any class that implements Connector and which name matches {class}, available connectors are: {}",
+            names.join(", ")
+        )
     }
 
     /// A deleted connector of this name may still be stopping.
@@ -484,6 +499,7 @@ impl Worker {
     /// Restarts the connector, and (with `include_tasks`) its tasks, all or only the failed. The status shows RESTARTING for what is restarted.
     pub async fn restart(&self, name: &str, include_tasks: bool, only_failed: bool) -> AdminResult<ConnectorStatus> {
         let mut status = self.status(name)?;
+        self.mend(name);
         self.command(name, Command::RestartConnector)?;
         if !only_failed || status.connector.state == State::Failed {
             status.connector.state = State::Restarting;
@@ -496,6 +512,25 @@ impl Worker {
             }
         }
         Ok(status)
+    }
+
+    /// A config that could not be used when it was read (a secret or a plugin was missing) may be usable now.
+    fn mend(&self, name: &str) {
+        let Ok(config) = self.with(name, |handle| handle.wanted.borrow().spec.is_err().then(|| handle.stored.config.clone()))
+        else {
+            return;
+        };
+        if let Some(spec) = config.map(|config| self.spec(name, &config)) {
+            // The admin lock is not needed: a put that comes between replaces the spec again.
+            let _ = self.with(name, |handle| {
+                handle.wanted.send_modify(|wanted| {
+                    if wanted.spec.is_err() {
+                        wanted.lifecycle.generation += 1;
+                        wanted.spec = Arc::new(spec);
+                    }
+                });
+            });
+        }
     }
 
     /// NotFound for an unknown task; Conflict when the connector is stopped.
@@ -544,7 +579,9 @@ impl Worker {
         let _admin = self.0.admin.lock().await;
         let kind = self.settled(name, "altered")?;
         if offsets.is_empty() {
-            return Err(AdminError::BadRequest("Partitions / offsets need to be provided for an alter offsets request".to_owned()));
+            return Err(AdminError::BadRequest(
+                "Partitions / offsets need to be provided for an alter offsets request".to_owned(),
+            ));
         }
         if kind == ConnectorType::Sink {
             let positions = offsets.iter().map(sink_position).collect::<AdminResult<Vec<_>>>()?;
@@ -572,7 +609,8 @@ impl Worker {
 
     /// Invariant 4: offsets are moved by hand only while no task of the connector lives.
     fn settled(&self, name: &str, verb: &str) -> AdminResult<ConnectorType> {
-        let (target, settled, kind) = self.with(name, |handle| (handle.stored.target, handle.view.borrow().settled, handle.kind))?;
+        let (target, settled, kind) =
+            self.with(name, |handle| (handle.stored.target, handle.view.borrow().settled, handle.kind))?;
         if target != TargetState::Stopped || !settled {
             return Err(AdminError::BadRequest(format!(
                 "Connectors must be in the STOPPED state before their offsets can be {verb}. This can be done for the specified connector by issuing a 'PUT' request to the '/connectors/{name}/stop' endpoint"
@@ -642,12 +680,20 @@ fn object<const N: usize>(entries: [(&str, serde_json::Value); N]) -> JsonMap {
 fn sink_position(offset: &SourceOffset) -> AdminResult<(TopicPartition, Option<i64>)> {
     let bad = |what: &str| AdminError::BadRequest(format!("{what} in {}", serde_json::json!(offset)));
     let number = |value: &serde_json::Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
-    let topic = offset.partition.get("kafka_topic").and_then(serde_json::Value::as_str).ok_or_else(|| bad("kafka_topic is missing"))?;
-    let partition = offset.partition.get("kafka_partition").and_then(number).ok_or_else(|| bad("kafka_partition is missing or no number"))?;
+    let topic =
+        offset.partition.get("kafka_topic").and_then(serde_json::Value::as_str).ok_or_else(|| bad("kafka_topic is missing"))?;
+    let partition =
+        offset.partition.get("kafka_partition").and_then(number).ok_or_else(|| bad("kafka_partition is missing or no number"))?;
     let partition = i32::try_from(partition).map_err(|_| bad("kafka_partition is too large"))?;
     let position = match &offset.offset {
         None => None,
-        Some(offset) => Some(offset.get("kafka_offset").and_then(number).filter(|offset| *offset >= 0).ok_or_else(|| bad("kafka_offset is missing or no number ≥ 0"))?),
+        Some(offset) => Some(
+            offset
+                .get("kafka_offset")
+                .and_then(number)
+                .filter(|offset| *offset >= 0)
+                .ok_or_else(|| bad("kafka_offset is missing or no number ≥ 0"))?,
+        ),
     };
     Ok((TopicPartition::new(topic, partition), position))
 }

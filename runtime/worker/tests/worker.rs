@@ -2,7 +2,6 @@
 
 mod fakes;
 
-use aqueduct_core::failpoint as _;
 use aqueduct_core::*;
 use aqueduct_log::memory::MemoryLog;
 use aqueduct_log::{Log, TopicSpec};
@@ -50,11 +49,17 @@ impl Rig {
     }
 
     async fn source(&self) {
-        self.create("src", &[("connector.class", "fake-source"), ("topic", "t"), ("aqueduct.restart.backoff.initial.ms", "10")]).await;
+        self.create("src", &[("connector.class", "fake-source"), ("topic", "t"), ("aqueduct.restart.backoff.initial.ms", "10")])
+            .await;
     }
 
     async fn sink(&self, more: &[(&str, &str)]) {
-        let mut config = vec![("connector.class", "fake-sink"), ("topics", "t"), ("offset.flush.interval.ms", "20"), ("aqueduct.restart.backoff.initial.ms", "10")];
+        let mut config = vec![
+            ("connector.class", "fake-sink"),
+            ("topics", "t"),
+            ("offset.flush.interval.ms", "20"),
+            ("aqueduct.restart.backoff.initial.ms", "10"),
+        ];
         config.extend(more);
         self.create("snk", &config).await;
     }
@@ -74,10 +79,13 @@ impl Rig {
             return Vec::new();
         }
         let batch = self.log.fetch(&TopicPartition::new(topic, 0), 0, 1 << 20, Duration::ZERO).await.unwrap();
-        batch.iter().map(|record| match record.value() {
-            PayloadRef::Bytes(value) => String::from_utf8(value.to_vec()).unwrap(),
-            other => panic!("{other:?}"),
-        }).collect()
+        batch
+            .iter()
+            .map(|record| match record.value() {
+                PayloadRef::Bytes(value) => String::from_utf8(value.to_vec()).unwrap(),
+                other => panic!("{other:?}"),
+            })
+            .collect()
     }
 
     fn task_state(&self, name: &str) -> Option<State> {
@@ -120,14 +128,19 @@ async fn a_source_is_told_only_after_its_records_are_durable() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retriable_error_reopens_the_source_where_it_was() {
     let rig = Rig::new().await;
-    for step in [Step::Records(vec!["a"]), Step::Fail(Class::Retriable), Step::Records(vec!["b"]), Step::Panic, Step::Records(vec!["c"])] {
+    for step in
+        [Step::Records(vec!["a"]), Step::Fail(Class::Retriable), Step::Records(vec!["b"]), Step::Panic, Step::Records(vec!["c"])]
+    {
         rig.source.push(step);
     }
     rig.source().await;
     until("a and b", async || rig.values("t").await.len() >= 2).await;
     rig.until_state("src", State::Failed).await; // the panic
     let status = rig.worker.status("src").unwrap();
-    assert!(status.tasks[0].trace.as_ref().unwrap().starts_with("worker.task_panicked: the task panicked: asked to panic"), "{status:?}");
+    assert!(
+        status.tasks[0].trace.as_ref().unwrap().starts_with("worker.task_panicked: the task panicked: asked to panic"),
+        "{status:?}"
+    );
     assert_eq!(status.connector.state, State::Running);
     rig.worker.restart_task("src", 0).await.unwrap();
     until("c", async || rig.values("t").await == ["a", "b", "c"]).await;
@@ -157,7 +170,12 @@ async fn a_task_that_hangs_is_not_running_and_can_be_stopped() {
     let rig = Rig::new().await;
     rig.source.push(Step::Hang);
     rig.source.push(Step::Records(vec!["a"]));
-    let config = [("connector.class", "fake-source"), ("topic", "t"), ("aqueduct.stall.timeout.ms", "200"), ("aqueduct.restart.backoff.initial.ms", "10")];
+    let config = [
+        ("connector.class", "fake-source"),
+        ("topic", "t"),
+        ("aqueduct.stall.timeout.ms", "200"),
+        ("aqueduct.restart.backoff.initial.ms", "10"),
+    ];
     rig.create("src", &config).await;
     until("the stall is seen and the task goes on by itself", async || rig.values("t").await == ["a"]).await;
     let last_error = rig.worker.status("src").unwrap().tasks[0].aqueduct.last_error.clone().unwrap();
@@ -250,6 +268,7 @@ async fn the_same_config_again_restarts_nothing_and_a_new_one_does() {
     assert!(!created);
     let mut changed = config;
     changed.insert("tasks".into(), "2".into());
+    changed.insert("tasks.max".into(), "2".into());
     let (_, info) = rig.worker.put_config("src", changed).await.unwrap();
     assert_eq!(info.tasks.len(), 2, "tasks are there as soon as the answer is");
     until("both run", async || rig.worker.status("src").unwrap().tasks.iter().all(|task| task.state == State::Running)).await;
@@ -271,7 +290,8 @@ async fn a_bad_edit_touches_nothing() {
     assert!(error.to_string().starts_with("Connector configuration is invalid and contains the following 1 error(s):\n"));
     let error = rig.worker.create("x", config_map(&[("connector.class", "fake-sauce")]), TargetState::Started).await.unwrap_err();
     assert!(error.to_string().starts_with("Failed to find any class that implements Connector"), "{error}");
-    let error = rig.worker.create("src", config_map(&[("connector.class", "fake-source")]), TargetState::Started).await.unwrap_err();
+    let error =
+        rig.worker.create("src", config_map(&[("connector.class", "fake-source")]), TargetState::Started).await.unwrap_err();
     assert!(matches!(error, AdminError::Conflict(_)));
     assert_eq!(rig.worker.connector("src").unwrap(), before);
     assert_eq!(rig.source.opens.load(SeqCst), 1);
@@ -310,6 +330,10 @@ async fn a_deleted_connector_is_gone_at_once_and_its_successor_waits_for_its_end
     rig.source().await;
     rig.until_state("src", State::Running).await;
     assert_eq!(rig.source.opens.load(SeqCst), 2);
-    assert!(rig.worker.metrics().contains("kafka_connect_source_task_metrics_source_record_poll_total{connector=\"src\",task=\"0\"}"), "{}", rig.worker.metrics());
+    assert!(
+        rig.worker.metrics().contains("kafka_connect_source_task_metrics_source_record_poll_total{connector=\"src\",task=\"0\"}"),
+        "{}",
+        rig.worker.metrics()
+    );
     assert!(rig.worker.metrics().ends_with("# EOF\n"));
 }
