@@ -1,4 +1,6 @@
-//! The built-in connectors: the one list.
+//! The built-in connectors: the one list, and the kit that every connector passes.
+
+pub mod conformance;
 
 use aqueduct_core::Plugin;
 
