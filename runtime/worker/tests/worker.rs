@@ -1,5 +1,7 @@
 //! The worker over a memory log, with connectors whose every move the test decides.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod fakes;
 
 use aqueduct_core::*;

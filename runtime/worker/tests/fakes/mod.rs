@@ -1,5 +1,5 @@
 //! Connectors whose every move a test decides.
-#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(dead_code, clippy::unwrap_used, reason = "tests; each file uses a part")]
 
 use aqueduct_core::*;
 use async_trait::async_trait;
