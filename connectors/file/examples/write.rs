@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a benchmark: its output is read by people")]
 
 use aqueduct_core::batch::{ChunkBuilder, Span};
-use aqueduct_core::{Batch, CancellationToken, LogPosition, Options, Plugin, Rejects, TaskContext, TaskId, TaskSpec, TopicPartition};
+use aqueduct_core::{
+    Batch, CancellationToken, LogPosition, Options, Plugin, Rejects, TaskContext, TaskId, TaskSpec, TopicPartition,
+};
 use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -73,8 +75,7 @@ async fn sink(options: &Options, records: i64) -> (f64, f64) {
         interrupt: CancellationToken::new(),
     };
     let mut task = plugin.open(options, TaskSpec::new()).await.unwrap();
-    let position =
-        LogPosition { topic: "t".into(), topic_id: uuid::Uuid::from_u128(1), partition: 0, offset: 0, metadata: None };
+    let position = LogPosition { topic: "t".into(), topic_id: uuid::Uuid::from_u128(1), partition: 0, offset: 0, metadata: None };
     task.assigned(&[position]).await.unwrap();
     let mut rejects = Rejects::default();
     let (begin, mut busy) = (Instant::now(), Duration::ZERO);
