@@ -76,15 +76,20 @@ impl Check<'_> {
                 };
                 let (_, found) = ConnectorSettings::read(kind, &resolved.options, self.defaults);
                 issues.extend(found.into_iter().filter(|found| found.path != issue.path));
-                issues.push(issue);
+                issues.push(*issue);
             }
         }
         issues.extend((self.parts)(&resolved.options));
         // A value that is not known yet cannot be wrong.
-        issues.retain(|issue| !broken.contains(&issue.path));
+        issues.retain(|issue| !broken.contains(&issue.path) && !config.broken.contains(&issue.path));
         issues.iter_mut().for_each(|issue| hide(issue, config, &resolved));
         issues.extend(references);
-        if self.unknown_keys == UnknownKeys::Warn {
+        if self.unknown_keys == UnknownKeys::Error {
+            // A misspelt required option is one mistake, not two.
+            let misspelt: Vec<String> =
+                issues.iter().filter(|issue| issue.code == "config.unknown_key").filter_map(|issue| issue.fix.clone()).collect();
+            issues.retain(|issue| issue.code != "config.missing" || !misspelt.contains(&format!("did you mean {}?", issue.path)));
+        } else {
             let lenient = ["config.unknown_key", "config.unknown_provider"];
             issues
                 .iter_mut()
@@ -95,25 +100,25 @@ impl Check<'_> {
         checked
     }
 
-    fn plugin(&self, config: &Flat) -> Result<Plugin, Issue> {
+    fn plugin(&self, config: &Flat) -> Result<Plugin, Box<Issue>> {
         let path = "connector.class";
         match config.get(path).map(str::trim) {
             None | Some("") => {
                 let issue = Issue::error(path, "config.missing", "is required and has no default");
                 let meant = config.entries.keys().find(|key| nearest(key, [path]).is_some() && *key != path);
-                Err(issue.fix(match meant {
+                Err(Box::new(issue.fix(match meant {
                     Some(key) => format!("did you mean {path} where you wrote {key}?"),
                     None => format!("add `{path}: …`; `aqueduct plugins list` shows what there is"),
-                }))
+                })))
             }
             Some(class) => (self.find)(class).ok_or_else(|| {
                 let issue = Issue::error(path, "config.unknown_class", format!("no connector is called {class:?}"));
                 let simple = class.rsplit('.').next().unwrap_or(class);
                 let near = |given: &str| nearest(given, self.names.iter().map(String::as_str)).map(str::to_owned);
-                issue.fix(match near(class).or_else(|| near(simple)) {
+                Box::new(issue.fix(match near(class).or_else(|| near(simple)) {
                     Some(near) => format!("did you mean {near}?"),
                     None => "`aqueduct plugins list` shows what there is".to_owned(),
-                })
+                }))
             }),
         }
     }
@@ -207,7 +212,7 @@ impl<'a> Known<'a> {
         families.into_iter().find_map(|family| {
             let dots = family.matches('.').count();
             let (at, _) = key.match_indices('.').nth(dots - 1)?;
-            nearest(&key[..at], [family.trim_end_matches('.')])?;
+            nearest(&key[..at], [family.trim_end_matches('.')]).filter(|_| at + 1 < key.len())?;
             Some(format!("{family}{}", &key[at + 1..]))
         })
     }

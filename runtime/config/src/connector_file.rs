@@ -33,11 +33,13 @@ pub fn read_connectors(file: &str, text: &str) -> (Vec<ConnectorDocument>, Vec<I
     let mut lines = HashMap::<String, usize>::new();
     for document in &documents {
         let (flat, mut found) = flatten(document);
-        let name = flat.get("name").unwrap_or_default().to_owned();
-        // What is no map has no name either: one issue is enough.
-        if !found.iter().any(|issue| issue.code == "config.shape") {
-            found.extend(name_issue(file, &flat));
+        // What is no map is no connector: one issue is enough.
+        if found.iter().any(|issue| issue.code == "config.shape") {
+            issues.extend(found);
+            continue;
         }
+        let name = flat.get("name").unwrap_or_default().to_owned();
+        found.extend(name_issue(file, &flat));
         if let Some(line) = lines.insert(name.clone(), flat.place.line).filter(|_| !name.is_empty()) {
             let message = format!("{name:?} is also the name of the connector that begins on line {line}");
             found.push(Issue::error("name", "config.duplicate_name", message).fix("give each its own name"));

@@ -101,7 +101,14 @@ pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Issue>) {
             let at = Location { file: file.to_owned(), line: error.line().max(1), column: error.column().max(1) };
             let message = error.to_string();
             let message = message.split(" at line ").next().unwrap_or_default();
-            return (Vec::new(), vec![Issue::error("", "config.syntax", format!("not valid JSON: {message}")).at(at)]);
+            return (
+                Vec::new(),
+                vec![
+                    Issue::error("", "config.syntax", format!("not valid JSON: {message}"))
+                        .fix("check the commas, quotes and brackets before this place")
+                        .at(at),
+                ],
+            );
         }
         // JSON allows tabs where YAML does not; in JSON's strings they cannot occur.
         return yaml(file, &text.replace('\t', " "));
@@ -122,7 +129,11 @@ fn yaml(file: &str, text: &str) -> (Vec<Document>, Vec<Issue>) {
     let mut documents = Vec::new();
     match reader.documents(&mut documents) {
         Ok(()) if documents.is_empty() => {
-            reader.issues.push(Issue::warning("", "config.empty", "the file has no connector in it").at(first(file)));
+            reader.issues.push(
+                Issue::warning("", "config.empty", "the file has no connector in it")
+                    .fix("begin with `name: …` and `connector.class: …`")
+                    .at(first(file)),
+            );
         }
         Ok(()) => {}
         Err(Stop::Scan(error)) => {
@@ -458,7 +469,7 @@ pub(crate) fn properties_lines(text: &str) -> Vec<(usize, String, String)> {
             continue;
         }
         let mut logical = line.to_owned();
-        while logical.len() - logical.trim_end_matches('\\').len() & 1 == 1 {
+        while (logical.len() - logical.trim_end_matches('\\').len()) & 1 == 1 {
             logical.pop();
             match lines.next() {
                 Some((_, next)) => logical.push_str(next.trim_start()),

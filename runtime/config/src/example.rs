@@ -3,6 +3,7 @@
 use crate::check::is_alias;
 use crate::flatten::yaml_text;
 use crate::settings;
+use aqueduct_core::plugin::Importance;
 use aqueduct_core::{Descriptor, OptionKind, OptionSpec, PluginKind};
 
 /// Comments are wrapped here.
@@ -26,19 +27,27 @@ pub fn yaml(descriptor: &Descriptor) -> String {
         line(&mut out, option, option.name == "topics");
         shown.push(&option.name);
     }
-    let own = descriptor.options.iter().filter(|option| !is_alias(option));
-    let (required, optional): (Vec<_>, Vec<_>) = own.partition(|option| option.required);
-    for option in &required {
+    let own: Vec<&OptionSpec> = descriptor.options.iter().filter(|option| !is_alias(option)).collect();
+    let (live, optional): (Vec<_>, Vec<_>) = own.iter().copied().partition(|option| is_live(option, &own));
+    for option in &live {
         out.push('\n');
         describe(&mut out, option);
         line(&mut out, option, true);
     }
-    let names: Vec<&str> = required.iter().chain(&optional).map(|option| option.name.as_str()).collect();
+    let names: Vec<&str> = live.iter().chain(&optional).map(|option| option.name.as_str()).collect();
     grouped(&mut out, &descriptor.name, &optional);
     let rest: Vec<_> =
         common.iter().filter(|option| !shown.contains(&option.name.as_str()) && !names.contains(&option.name.as_str())).collect();
     grouped(&mut out, "every connector", &rest);
     out
+}
+
+/// Required; or the first of those in its group that matter and have an example, since one of several may be required (`file` or `directory`).
+fn is_live(option: &OptionSpec, all: &[&OptionSpec]) -> bool {
+    let matters =
+        |option: &OptionSpec| option.importance == Importance::High && option.default.is_none() && option.example.is_some();
+    let first = all.iter().find(|other| other.group == option.group && (other.required || matters(other)));
+    option.required || matters(option) && first.is_some_and(|first| first.name == option.name)
 }
 
 fn grouped(out: &mut String, of: &str, options: &[&OptionSpec]) {
@@ -83,12 +92,17 @@ fn comment(out: &mut String, text: &str) {
 }
 
 fn line(out: &mut String, option: &OptionSpec, live: bool) {
-    let key = match option.name.strip_suffix('*') {
-        Some(prefix) => format!("{prefix}a.name"),
-        None => option.name.clone(),
-    };
     let mark = if live { "" } else { "#" };
-    out.push_str(&format!("{mark}{}: {}\n", yaml_text(&key), value(option)));
+    // The example of a family is a key and its value.
+    let (key, value) = match option.name.strip_suffix('*') {
+        Some(prefix) => {
+            let (suffix, text) =
+                option.example.as_deref().and_then(|example| example.split_once('=')).unwrap_or(("name", sample(option)));
+            (format!("{prefix}{suffix}"), yaml_text(text))
+        }
+        None => (option.name.clone(), value(option)),
+    };
+    out.push_str(&format!("{mark}{}: {value}\n", yaml_text(&key)));
 }
 
 fn value(option: &OptionSpec) -> String {

@@ -5,7 +5,7 @@ use crate::list::join_list;
 use aqueduct_core::issue::Location;
 use aqueduct_core::{Issue, Options};
 use indexmap::IndexMap;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// A flat config and where its keys and values stand.
 #[derive(Clone, Debug, Default)]
@@ -16,8 +16,10 @@ pub struct Flat {
     pub file: String,
     /// Of the whole document.
     pub place: Place,
-    /// Key and value.
+    /// Key and value; also of keys without a value.
     pub places: HashMap<String, (Place, Place)>,
+    /// Keys whose values could not be read: what else is said about them is void.
+    pub broken: HashSet<String>,
 }
 
 impl Flat {
@@ -140,6 +142,7 @@ impl Walk {
         }
         match &entry.value.value {
             Value::Null => {
+                self.flat.places.entry(path.clone()).or_insert((entry.place, entry.value.place));
                 let issue = Issue::warning(&path, "config.null", "has no value and is left out");
                 self.push(issue.fix("write \"\" for an empty text, or remove the line"), entry.place);
             }
@@ -168,8 +171,12 @@ impl Walk {
     }
 
     fn list(&mut self, path: String, items: &[Node], entry: &Entry) {
+        self.flat.places.entry(path.clone()).or_insert((entry.place, entry.value.place));
         let mut texts = Vec::with_capacity(items.len());
         for item in items {
+            if !matches!(item.value, Value::Text(_)) {
+                self.flat.broken.insert(path.clone());
+            }
             match &item.value {
                 Value::Text(text) => texts.push(text.as_str()),
                 Value::Null => {
@@ -190,6 +197,7 @@ impl Walk {
         match join_list(&texts) {
             Ok(list) => self.insert(path, list, entry),
             Err(element) => {
+                self.flat.broken.insert(path.clone());
                 let why = if element.is_empty() { "is empty" } else { "has a comma, or white space at an end" };
                 let place = items
                     .iter()
@@ -203,7 +211,7 @@ impl Walk {
     }
 
     fn insert(&mut self, path: String, text: String, entry: &Entry) {
-        if let Some((earlier, _)) = self.flat.places.get(&path) {
+        if let Some((earlier, _)) = self.flat.places.get(&path).filter(|_| self.flat.entries.contains_key(&path)) {
             let line = earlier.line;
             let issue = Issue::error(
                 &path,

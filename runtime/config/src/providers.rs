@@ -155,7 +155,7 @@ impl Providers {
             let references = references(value);
             if references.len() > REFERENCES_MAX {
                 let message = format!("has {} references; at most {REFERENCES_MAX} are resolved", references.len());
-                issues.push(Issue::error(key, "config.secret", message));
+                issues.push(Issue::error(key, "config.secret", message).fix("put the whole text into one secret"));
                 resolved.options.insert(key.clone(), value.clone());
                 continue;
             }

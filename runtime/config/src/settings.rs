@@ -327,7 +327,14 @@ fn source_role(options: &Options, defaults: &ConnectorDefaults) -> Result<Role, 
         (Some(source), Some(topic_creation)) => {
             Ok(Role::Source(SourceSettings { exactly_once: source.exactly_once, topic_creation }))
         }
-        _ => Err(issues),
+        _ => {
+            // The kinds of the two plain ones are known twice.
+            let mut seen = std::collections::BTreeSet::new();
+            issues.retain(|issue| {
+                !issue.path.starts_with("topic.creation.default.") || seen.insert((issue.path.clone(), issue.code.clone()))
+            });
+            Err(issues)
+        }
     }
 }
 

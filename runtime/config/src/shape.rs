@@ -156,7 +156,13 @@ impl Field {
             Some("charset") => ("config.charset", "use a label such as utf-8, latin1, windows-1252 or shift_jis".to_owned()),
             Some("path") => ("config.path", "write the path of a file or folder".to_owned()),
             Some("password") => return Issue::error(key, "config.type", "cannot be read as text"),
-            _ if reason.contains("is not between") => ("config.range", self.range_fix()),
+            _ if reason.contains("is not between") => {
+                let number = reason.split(' ').next().unwrap_or_default();
+                if let Some(issue) = self.out_of_range(key, number) {
+                    return issue;
+                }
+                ("config.range", self.range_fix())
+            }
             _ => ("config.type", self.type_fix()),
         };
         Issue::error(key, code, reason).fix(fix)
@@ -218,9 +224,8 @@ impl Field {
         let length = if list { split_list(text).len() } else { text.chars().count() } as u64;
         let unit = if list { "elements" } else { "characters" };
         if length == 0 && self.min_length > 0 {
-            return Some(
-                Issue::error(key, "config.range", "is empty").fix("give it a value, or remove the line for the default"),
-            );
+            let fix = if self.spec.required { "give it a value" } else { "give it a value, or remove the line for the default" };
+            return Some(Issue::error(key, "config.range", "is empty").fix(fix));
         }
         if length < self.min_length {
             let message = format!("has {length} {unit}, fewer than {}", self.min_length);

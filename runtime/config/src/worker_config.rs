@@ -11,7 +11,7 @@ use crate::providers::Providers;
 use crate::settings::{ConnectorDefaults, ConverterSettings, TopicSettings, below, is_topic_config};
 use crate::shape::specs;
 use aqueduct_core::{Issue, OptionSpec};
-use options::{Log, WorkerOptions};
+use options::WorkerOptions;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -264,13 +264,11 @@ fn listener_issues(listeners: &[String]) -> Vec<Issue> {
 }
 
 fn log_issues(options: &WorkerOptions) -> Vec<Issue> {
-    let kafka = match (&options.bootstrap_servers, options.log) {
-        (Some(_), _) => "bootstrap.servers",
-        (None, Log::Kafka) => "log",
-        (None, Log::Embedded) => return Vec::new(),
-    };
+    if options.bootstrap_servers.is_none() {
+        return Vec::new();
+    }
     vec![
-        Issue::error(kafka, "config.unsupported", "this version has no Kafka log")
+        Issue::error("bootstrap.servers", "config.unsupported", "this version has no Kafka log")
             .fix("remove the line: the embedded log needs nothing else"),
     ]
 }

@@ -41,11 +41,11 @@ pub(super) struct CommonOptions {
     pub header_converter: Option<String>,
     /// Names of the transforms, in the order in which they apply; each has its options under `transforms.<name>.`.
     #[serde(default)]
-    #[schemars(extend("x-group" = "Transforms", "x-importance" = "low"))]
+    #[schemars(extend("x-group" = "Transforms", "x-importance" = "low", "x-example" = "route"))]
     transforms: List<String>,
     /// Names of the predicates that transforms may use; each has its options under `predicates.<name>.`.
     #[serde(default)]
-    #[schemars(extend("x-group" = "Predicates", "x-importance" = "low"))]
+    #[schemars(extend("x-group" = "Predicates", "x-importance" = "low", "x-example" = "is-order"))]
     predicates: List<String>,
     /// What to do when a secret changes: tasks read secrets when they start.
     #[serde(rename = "config.action.reload", default)]
@@ -117,15 +117,15 @@ pub(super) struct CommonOptions {
     pub flush_interval: Option<Millis>,
     /// For Kafka's producer; no effect with the embedded log.
     #[serde(rename = "producer.override.*")]
-    #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low"))]
+    #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low", "x-example" = "client.id=me"))]
     pub producer: Family,
     /// For Kafka's consumer; no effect with the embedded log.
     #[serde(rename = "consumer.override.*")]
-    #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low"))]
+    #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low", "x-example" = "client.id=me"))]
     pub consumer: Family,
     /// For Kafka's admin client; no effect with the embedded log.
     #[serde(rename = "admin.override.*")]
-    #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low"))]
+    #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low", "x-example" = "client.id=me"))]
     pub admin: Family,
 }
 
@@ -135,8 +135,20 @@ pub(super) struct SourceOptions {
     /// Names of topic groups, each with its options under `topic.creation.<group>.`; the first whose `include` matches a new topic says how it
     /// is created, else `topic.creation.default.`.
     #[serde(rename = "topic.creation.groups", default)]
-    #[schemars(extend("x-group" = "Topic Creation", "x-importance" = "low"))]
+    #[schemars(extend("x-group" = "Topic Creation", "x-importance" = "low", "x-example" = "compacted"))]
     groups: List<String>,
+    /// Partitions of topics that the connector creates; -1 is the default of 1.
+    #[serde(rename = "topic.creation.default.partitions", default)]
+    #[schemars(range(min = -1, max = 10_000), extend("x-group" = "Topic Creation", "x-example" = "1"))]
+    partitions: Option<i32>,
+    /// Only Kafka heeds it; -1 is the broker's default.
+    #[serde(rename = "topic.creation.default.replication.factor", default)]
+    #[schemars(range(min = -1), extend("x-group" = "Topic Creation", "x-example" = "-1"))]
+    replication: Option<i16>,
+    /// Any config of a topic, under Kafka's name: `cleanup.policy`, `compression.type`, `retention.ms`, `retention.bytes`, `segment.bytes`, ….
+    #[serde(rename = "topic.creation.default.*")]
+    #[schemars(extend("x-group" = "Topic Creation", "x-example" = "retention.ms=7 days"))]
+    configs: Family,
     /// `required` fails where the worker cannot store records and source offsets together. The embedded log always does.
     #[serde(rename = "exactly.once.support", default)]
     #[schemars(extend("x-group" = "Exactly Once Support"))]

@@ -31,7 +31,7 @@ pub(super) struct WorkerOptions {
     /// `embedded` is in the worker's process, under `data.dir`.
     #[serde(default)]
     #[schemars(extend("x-group" = "Storage"))]
-    pub log: Log,
+    log: Log,
     /// Apache Kafka as the log. Not in this version.
     #[serde(rename = "bootstrap.servers", default)]
     #[schemars(extend("x-group" = "Storage", "x-importance" = "low"))]
@@ -140,7 +140,6 @@ pub(super) struct WorkerOptions {
 pub(super) enum Log {
     #[default]
     Embedded,
-    Kafka,
 }
 
 fn listeners() -> List<String> {

@@ -55,7 +55,7 @@ pub(super) fn read(options: &Options) -> (Providers, Vec<Issue>) {
             Ok(provider) => {
                 providers.insert(name.to_owned(), provider);
             }
-            Err(issue) => issues.push(Issue { path: format!("{prefix}{param}"), ..issue }),
+            Err(issue) => issues.push(Issue { path: format!("{prefix}{param}"), ..*issue }),
         }
     }
     for name in named.iter().filter(|name| !listed.is_empty() && !listed.contains(name)) {
@@ -87,7 +87,7 @@ fn unknown_class(prefix: &str, name: &str, class: Option<&str>) -> Issue {
     }
 }
 
-fn provider(kind: &str, text: Option<&str>) -> Result<Provider, Issue> {
+fn provider(kind: &str, text: Option<&str>) -> Result<Provider, Box<Issue>> {
     let Some(text) = text else {
         return Ok(match kind {
             "env" => Provider::Env { allow: None },
@@ -98,13 +98,14 @@ fn provider(kind: &str, text: Option<&str>) -> Result<Provider, Issue> {
     if kind == "env" {
         let regex = full(text).ok_or_else(|| {
             let reason = Regex::parse(text).err().unwrap_or_else(|| format!("{text:?} is too large"));
-            Issue::error("", "config.regex", reason).fix("correct the pattern")
+            Box::new(Issue::error("", "config.regex", reason).fix("correct the pattern"))
         })?;
         return Ok(Provider::Env { allow: Some((*regex).clone()) });
     }
     let paths: Vec<PathBuf> = split_list(text).into_iter().map(PathBuf::from).collect();
     if let Some(path) = paths.iter().find(|path| !path.is_absolute()) {
-        return Err(Issue::error("", "config.path", format!("{path:?} is not an absolute path")).fix("write the whole path"));
+        let issue = Issue::error("", "config.path", format!("{path:?} is not an absolute path"));
+        return Err(Box::new(issue.fix("write the whole path")));
     }
     let allow = Allowed::Below(paths);
     Ok(if kind == "file" { Provider::File { allow } } else { Provider::Dir { allow } })
