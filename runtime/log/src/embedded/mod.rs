@@ -22,6 +22,7 @@ mod state;
 mod stepper;
 #[cfg(test)]
 mod tests;
+pub mod verify;
 mod view;
 mod writer;
 

@@ -264,3 +264,81 @@ fn a_thousand_topics_open_within_a_second() {
         assert!(took < Duration::from_secs(1), "{took:?}");
     });
 }
+
+#[tokio::test]
+async fn verify_tells_damage_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    for n in 0..3 {
+        writer.append(batch("t", n * 10..n * 10 + 10), vec![]).await.unwrap().await.unwrap();
+    }
+    assert_eq!(verify::verify(dir.path(), |_, _| {}).unwrap_err().code(), "log.locked");
+    let crashed = crash(&dir);
+    let report = verify::verify(crashed.path(), |done, total| assert_eq!(done, total)).unwrap();
+    assert_eq!((report.records, report.batches, report.damage), (30, 3, vec![]));
+    let path = segment(&crashed, "t-0");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    bytes.extend([7; 100]);
+    std::fs::write(&path, &bytes).unwrap();
+    let report = verify::verify(crashed.path(), |_, _| {}).unwrap();
+    assert_eq!((report.records, report.uncommitted_bytes, report.damage.len()), (20, 100, 1));
+    let damaged = &report.damage[0];
+    assert_eq!((damaged.offset, damaged.until, damaged.topic.as_deref()), (Some(10), Some(20), Some("t")));
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    let mut shown = Vec::new();
+    let end = verify::dump(&path, |batch, records| {
+        shown.push((batch.base_offset, batch.damage.is_some(), records.len()));
+        true
+    });
+    assert_eq!(shown, [(0, false, 10), (10, true, 0), (20, false, 10)]);
+    assert_eq!(end.unwrap_err().code(), "log.corrupt");
+    assert_eq!(verify::verify(&dir.path().join("topics"), |_, _| {}).unwrap_err().code(), "log.no_data");
+}
+
+#[tokio::test]
+async fn retention_forgets_whole_segments_by_time_and_by_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let now = Arc::new(std::sync::atomic::AtomicI64::new(1_000_000));
+    let clock = now.clone();
+    let options = EmbeddedOptions {
+        now_ms: Arc::new(move || clock.load(std::sync::atomic::Ordering::Relaxed)),
+        ..EmbeddedOptions::default()
+    };
+    let (log, mut stepper) = EmbeddedLog::stepped(Arc::new(RealDisk::new(dir.path())), options.clone()).unwrap();
+    let spec = |name: &str, value: &str| TopicSpec {
+        configs: [("segment.bytes", "1000"), (name, value)].map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+        ..TopicSpec::default()
+    };
+    stepper.drive(log.create_topic("time", &spec("retention.ms", "5000"))).unwrap();
+    stepper.drive(log.create_topic("size", &spec("retention.bytes", "2500"))).unwrap();
+    let mut writer = stepper.drive(log.writer(&TaskId::new("c", 0))).unwrap();
+    for n in 0..10 {
+        for topic in ["time", "size"] {
+            let commit = stepper.drive(writer.append(batch(topic, [format!("{n:0900}")]), vec![])).unwrap();
+            stepper.drive(commit).unwrap();
+        }
+        now.fetch_add(1000, std::sync::atomic::Ordering::Relaxed);
+    }
+    stepper.maintain();
+    let bounds = |log: &EmbeddedLog, stepper: &mut Stepper, topic| {
+        let info = stepper.drive(log.topic(topic)).unwrap().unwrap();
+        (info.partitions[0].start, info.partitions[0].end)
+    };
+    assert_eq!(bounds(&log, &mut stepper, "time"), (5, 10));
+    assert_eq!(bounds(&log, &mut stepper, "size"), (7, 10));
+    assert!(!segment(&dir, "time-0").exists());
+    assert_eq!(log.read_now(&tp("time", 0), 0, 1).unwrap().0.iter().next().unwrap().origin().unwrap().1, 5);
+    now.fetch_add(100_000, std::sync::atomic::Ordering::Relaxed);
+    stepper.maintain();
+    assert_eq!(bounds(&log, &mut stepper, "time"), (10, 10));
+    let commit = stepper.drive(writer.append(batch("time", ["after"]), vec![])).unwrap();
+    assert_eq!(stepper.drive(commit).unwrap().ranges[0].1, 10);
+    drop((log, stepper));
+    let (log, mut stepper) = EmbeddedLog::stepped(Arc::new(RealDisk::new(dir.path())), options).unwrap();
+    assert_eq!(bounds(&log, &mut stepper, "time"), (10, 11));
+    assert_eq!(all(&log, &tp("time", 0)).await, ["after"]);
+}
