@@ -65,9 +65,9 @@ async fn drain(
                 idle = 0;
             }
             let moved = !polled.resume.is_empty();
-            for offset in polled.resume.iter().cloned() {
+            for offset in &polled.resume {
                 // As it comes back from the store.
-                let text = serde_json::to_string(&offset).expect("an offset is JSON");
+                let text = serde_json::to_string(offset).expect("an offset is JSON");
                 let offset: SourceOffset = serde_json::from_str(&text).expect("and is read again");
                 assert!(!offset.partition.is_empty(), "an offset of no partition");
                 match offset.offset {
