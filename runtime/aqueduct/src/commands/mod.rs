@@ -1,0 +1,11 @@
+//! The commands, one file a group.
+
+pub(crate) mod connectors;
+pub(crate) mod docs;
+pub(crate) mod log;
+pub(crate) mod offsets;
+pub(crate) mod plugins;
+pub(crate) mod status;
+pub(crate) mod topics;
+pub(crate) mod validate;
+pub(crate) mod worker;

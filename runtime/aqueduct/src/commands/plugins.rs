@@ -1,0 +1,171 @@
+//! `plugins list|describe [--example]`: the plugins of this binary; needs no running worker.
+
+use crate::failure::{Failure, Outcome};
+use crate::output::{Screen, lines, print};
+use crate::wiring;
+use aqueduct_config::check::is_alias;
+use aqueduct_core::{Descriptor, OptionSpec, PluginKind};
+use aqueduct_worker::ConnectorType;
+use aqueduct_worker::spec::common_options;
+use comfy_table::Cell;
+use serde_json::json;
+
+/// What connectors there are, and what they can be told.
+#[derive(clap::Subcommand)]
+pub(crate) enum Command {
+    /// List the connector plugins.
+    List,
+    /// Show a plugin's options.
+    Describe {
+        /// Its name, or a Java class that means it.
+        plugin: String,
+        /// Print a complete, commented config that validates: save it as config/connectors/NAME.yaml and edit it.
+        #[arg(long)]
+        example: bool,
+        /// Also the options that every connector has.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+pub(crate) fn run(command: Command, screen: &Screen) -> Outcome {
+    let registry = wiring::registry();
+    match command {
+        Command::List => {
+            let plugins: Vec<Descriptor> = registry.iter().map(|plugin| plugin.descriptor().clone()).collect();
+            screen.show(&plugins, || {
+                let mut table = screen.table(&["NAME", "TYPE", "VERSION", "WHAT IT DOES"]);
+                for plugin in &plugins {
+                    table.add_row([&plugin.name, kind(plugin), &plugin.version, &plugin.summary].map(Cell::new));
+                }
+                lines(&table)
+            })
+        }
+        Command::Describe { plugin: name, example: as_example, all } => {
+            let Some(plugin) = registry.find(&name) else { return Err(unknown(&name, &registry)) };
+            let plugin = plugin.descriptor();
+            if as_example {
+                return print(&example(plugin));
+            }
+            let common = common_options(connector_type(plugin));
+            let mut described = json!(plugin);
+            described["common_options"] = json!(common);
+            screen.show(&described, || describe(plugin, if all { &common } else { &[] }, screen))
+        }
+    }
+}
+
+fn unknown(name: &str, registry: &aqueduct_worker::Registry) -> Failure {
+    let names: Vec<&str> = registry.iter().map(|plugin| plugin.descriptor().name.as_str()).collect();
+    let failure = Failure::not_found(format!("there is no plugin {name}; there are {}", names.join(", ")));
+    match aqueduct_config::nearest(name, names) {
+        Some(near) => failure.fix(format!("did you mean {near}?")),
+        None => failure,
+    }
+}
+
+fn kind(plugin: &Descriptor) -> &'static str {
+    match plugin.kind {
+        PluginKind::Source => "source",
+        PluginKind::Sink => "sink",
+    }
+}
+
+fn connector_type(plugin: &Descriptor) -> ConnectorType {
+    match plugin.kind {
+        PluginKind::Source => ConnectorType::Source,
+        PluginKind::Sink => ConnectorType::Sink,
+    }
+}
+
+fn describe(plugin: &Descriptor, common: &[OptionSpec], screen: &Screen) -> String {
+    let mut text = format!("{}  {}, version {}\n{}\n", screen.bold(&plugin.name), kind(plugin), plugin.version, plugin.summary);
+    if !plugin.aliases.is_empty() {
+        text.push_str(&format!("also called {}\n", plugin.aliases.join(", ")));
+    }
+    let mut group = "";
+    for option in plugin.options.iter().chain(common).filter(|option| !is_alias(option)) {
+        if option.group != group {
+            group = &option.group;
+            text.push_str(&format!("\n{group}\n"));
+        }
+        text.push_str(&format!("  {}  {}\n", screen.bold(&option.name), traits(option)));
+        for line in wrap(&option.documentation, 100) {
+            text.push_str(&format!("      {line}\n"));
+        }
+    }
+    text
+}
+
+/// `long, duration, default 5000`
+fn traits(option: &OptionSpec) -> String {
+    let mut out = vec![format!("{:?}", option.kind).to_lowercase()];
+    out.extend(option.format.clone());
+    if option.required {
+        out.push("required".to_owned());
+    }
+    if let Some(default) = option.default.as_ref().filter(|default| !default.is_empty()) {
+        out.push(format!("default {default}"));
+    }
+    if !option.allowed.is_empty() {
+        out.push(format!("one of {}", option.allowed.join(" | ")));
+    }
+    out.join(", ")
+}
+
+/// A complete, commented config that validates.
+pub(crate) fn example(plugin: &Descriptor) -> String {
+    let mut text = aqueduct_config::example::yaml(plugin);
+    // Where one of several options must be set, the check names one: it is switched on.
+    loop {
+        let issues = super::validate::check_text("example.yaml", &text);
+        let switch = |line: &str| {
+            let wanted = issues.iter().any(|issue| issue.is_error() && line.starts_with(&format!("#{}: ", issue.path)));
+            if wanted { line.trim_start_matches('#').to_owned() } else { line.to_owned() }
+        };
+        let better: String = text.lines().map(|line| switch(line) + "\n").collect();
+        if better == text {
+            return text;
+        }
+        text = better;
+    }
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for paragraph in text.lines() {
+        let mut line = String::new();
+        for word in paragraph.split_whitespace() {
+            if !line.is_empty() && line.chars().count() + 1 + word.chars().count() > width {
+                lines.push(std::mem::take(&mut line));
+            }
+            if !line.is_empty() {
+                line.push(' ');
+            }
+            line.push_str(word);
+        }
+        lines.push(line);
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_example_validates() {
+        for plugin in wiring::registry().iter() {
+            let descriptor = plugin.descriptor();
+            let text = example(descriptor);
+            let issues = crate::commands::validate::check_text("example.yaml", &text);
+            let errors: Vec<String> = issues.iter().filter(|issue| issue.is_error()).map(ToString::to_string).collect();
+            assert!(errors.is_empty(), "{}: {errors:#?}\n{text}", descriptor.name);
+        }
+    }
+
+    #[test]
+    fn text_is_wrapped_at_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+    }
+}

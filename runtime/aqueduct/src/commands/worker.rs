@@ -1,0 +1,222 @@
+//! `worker`: wires the parts together and runs until a signal.
+
+mod banner;
+mod logging;
+
+use crate::failure::{Failure, Outcome};
+use crate::wiring;
+use aqueduct_config::worker_config::WorkerConfig;
+use aqueduct_log::{EmbeddedLog, EmbeddedOptions};
+use aqueduct_rest::{OtherPlugin, RestOptions};
+use aqueduct_worker::folder::Folder;
+use aqueduct_worker::{Worker, WorkerOptions};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Run a worker: the connectors of its store and of connectors.dir, and the REST API.
+///
+/// Ends on SIGTERM or Ctrl-C: it stops reading, drains, commits, and exits with 0. A second signal ends it at once with 1. Nothing is lost either
+/// way, nor by kill -9.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The worker's settings, in YAML, JSON or properties.
+    #[arg(long, short, default_value = wiring::CONFIG, value_name = "FILE")]
+    config: PathBuf,
+    /// One setting, over the file's: `--set listeners=http://127.0.0.1:8090`.
+    #[arg(long, short, value_name = "KEY=VALUE")]
+    set: Vec<String>,
+    /// How to write the log to stderr.
+    #[arg(long, value_enum, default_value_t, env = "AQUEDUCT_LOG_FORMAT", hide_env_values = true)]
+    log_format: logging::Format,
+    /// What to log: `info`, `debug`, or by module as `info,aqueduct_worker=debug`.
+    #[arg(long, default_value = "info", env = "AQUEDUCT_LOG_LEVEL", hide_env_values = true, value_name = "FILTER")]
+    log_level: String,
+}
+
+/// After the connectors' own deadline the log still closes; that takes one commit.
+const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// REST, supervisors, stores: none of them computes, so two threads carry thousands of connectors.
+const CONTROL_THREADS: usize = 2;
+
+pub(crate) fn run(args: Args) -> Outcome {
+    logging::start(args.log_format, &args.log_level)?;
+    if let Ok(plan) = std::env::var("AQUEDUCT_FAILPOINTS") {
+        aqueduct_core::failpoint::arm(&plan).map_err(|error| Failure::failed(format!("AQUEDUCT_FAILPOINTS: {error}")))?;
+        tracing::warn!(plan, "failpoints are armed: this worker will fail on purpose");
+    }
+    let config = wiring::read_config(&args.config, &args.set)?;
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    let addresses = aqueduct_rest::check_listeners(&config.listeners)?;
+    raise_open_files();
+    // Two runtimes: no call of a connector can hold up REST (invariant 10).
+    let control = runtime("control", CONTROL_THREADS)?;
+    let data = runtime("data", std::thread::available_parallelism().map_or(2, usize::from))?;
+    let outcome = control.block_on(serve(config, addresses, data.handle().clone(), args.log_format));
+    // What does not end by itself (a plugin that hangs) must not keep the process.
+    data.shutdown_background();
+    control.shutdown_background();
+    outcome
+}
+
+fn runtime(name: &'static str, threads: usize) -> Outcome<Runtime> {
+    let count = AtomicUsize::new(0);
+    let named = move || format!("{name}-{}", count.fetch_add(1, Ordering::Relaxed));
+    let built = Builder::new_multi_thread().worker_threads(threads).thread_name_fn(named).enable_all().build();
+    built.map_err(|error| Failure::failed(format!("cannot start threads: {error}")))
+}
+
+/// As many as the system allows: each tailed file and each segment holds one. A failure is only told, since few may do.
+fn raise_open_files() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
+    limit.current = limit.maximum;
+    match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => tracing::debug!(?before, now = ?limit.current, "open files"),
+        Err(error) => tracing::warn!(%error, ?before, "the limit of open files cannot be raised"),
+    }
+}
+
+async fn serve(
+    config: WorkerConfig,
+    addresses: Vec<SocketAddr>,
+    data: tokio::runtime::Handle,
+    format: logging::Format,
+) -> Outcome {
+    let mut signals = Signals::new()?;
+    // REST is there before anything else: it says `starting` until the log is open.
+    let listeners = aqueduct_rest::bind(&addresses).await?;
+    let bound: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let (publish, published) = watch::channel(None);
+    let stop_rest = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let router = aqueduct_rest::router(published, rest_options(&config));
+    tasks.spawn(aqueduct_rest::serve(listeners, router, stop_rest.clone()));
+    let started = tokio::select! {
+        worker = start(&config, &bound, data) => worker,
+        name = signals.next() => Err(Failure::failed(format!("{name} while starting: nothing was running yet"))),
+    };
+    let worker = match started {
+        Ok(worker) => worker,
+        Err(failure) => {
+            stop_rest.cancel();
+            tasks.shutdown().await;
+            return Err(failure);
+        }
+    };
+    publish.send_replace(Some(worker.clone()));
+    let mut watching = JoinSet::new();
+    let greeting =
+        banner::Place { rest: bound, data_dir: config.data_dir.clone(), connectors_dir: config.connectors_dir.clone() };
+    watching.spawn(follow_folder(worker.clone(), config.connectors_dir.clone(), config.connectors_dir_prune, greeting, format));
+    let name = signals.next().await;
+    tracing::info!("{name}: draining, at most {:?}; a second signal ends it at once", config.shutdown_timeout);
+    watching.shutdown().await;
+    let outcome = drain(&worker, &mut signals, config.shutdown_timeout + CLOSE_GRACE).await;
+    drop(publish);
+    stop_rest.cancel();
+    tokio::select! {
+        () = async { while tasks.join_next().await.is_some() {} } => {}
+        _ = signals.next() => {}
+    }
+    outcome
+}
+
+async fn start(config: &WorkerConfig, bound: &[SocketAddr], data: tokio::runtime::Handle) -> Outcome<Worker> {
+    let log = EmbeddedLog::open(&config.data_dir, EmbeddedOptions::default()).await?;
+    let options = WorkerOptions {
+        worker_id: worker_id(config, bound),
+        cluster_id: log.cluster_id().to_owned(),
+        shutdown_timeout: config.shutdown_timeout,
+        defaults: Arc::new(wiring::defaults(config)),
+        topic_tracking: config.topic_tracking,
+        topic_tracking_reset: config.topic_tracking_reset,
+        data,
+    };
+    let worker = Worker::new(options, wiring::registry(), Arc::new(log));
+    worker.start().await?;
+    Ok(worker)
+}
+
+/// `host:port` under which clients know this worker.
+fn worker_id(config: &WorkerConfig, bound: &[SocketAddr]) -> String {
+    let Some(first) = bound.first() else { return "127.0.0.1".to_owned() };
+    config.advertised_host.as_ref().map_or_else(|| first.to_string(), |host| format!("{host}:{}", first.port()))
+}
+
+fn rest_options(config: &WorkerConfig) -> RestOptions {
+    RestOptions {
+        advertised_host: config.advertised_host.clone(),
+        allow_origin: config.allow_origin.clone(),
+        allow_methods: config.allow_methods.clone(),
+        other_plugins: other_plugins(),
+    }
+}
+
+async fn follow_folder(worker: Worker, dir: Option<PathBuf>, prune: bool, place: banner::Place, format: logging::Format) {
+    let mut folder = dir.map(|dir| Folder::new(worker.clone(), dir, prune));
+    if let Some(folder) = &mut folder {
+        folder.sync().await;
+    }
+    if format == logging::Format::Text {
+        // A terminal that is gone is no reason to stop.
+        let _ = crate::output::print(&banner::text(&worker, &place));
+    }
+    tracing::info!(connectors = worker.connectors().len(), rest = %banner::url(&place.rest), "the worker is up");
+    if let Some(folder) = folder {
+        folder.run().await;
+    }
+}
+
+async fn drain(worker: &Worker, signals: &mut Signals, deadline: Duration) -> Outcome {
+    tokio::select! {
+        ended = tokio::time::timeout(deadline, worker.shutdown()) => match ended {
+            Ok(Ok(())) => {
+                tracing::info!("drained and closed");
+                Ok(())
+            }
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(Failure::failed(format!("not everything ended within {deadline:?}; what was not committed is read again"))
+                .fix("raise task.shutdown.graceful.timeout.ms, or look which task hangs in the log")),
+        },
+        name = signals.next() => Err(Failure::failed(format!("second {name}: ended at once; what was not committed is read again"))),
+    }
+}
+
+/// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
+fn other_plugins() -> Vec<OtherPlugin> {
+    let plugin = |(class, kind): (String, &str)| OtherPlugin {
+        class,
+        kind: kind.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    wiring::parts().into_iter().map(plugin).collect()
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+impl Signals {
+    fn new() -> Outcome<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.term.recv() => "SIGTERM",
+            _ = self.int.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! Puts the parts together: settings, plugins, the log of a data directory.
+
+use crate::failure::{Failure, Outcome};
+use aqueduct_config::Flat;
+use aqueduct_config::worker_config::{self, WorkerConfig};
+use aqueduct_core::Issue;
+use aqueduct_log::{EmbeddedLog, EmbeddedOptions, Log};
+use aqueduct_transforms::PartKind;
+use aqueduct_worker::Registry;
+use aqueduct_worker::spec::Defaults;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+pub(crate) const CONFIG: &str = "config/worker.yaml";
+
+/// Variables that begin as those of worker.yaml do, and are none.
+const OWN_VARIABLES: [&str; 5] =
+    ["AQUEDUCT_URL", "AQUEDUCT_OUTPUT", "AQUEDUCT_LOG_LEVEL", "AQUEDUCT_LOG_FORMAT", "AQUEDUCT_FAILPOINTS"];
+
+pub(crate) fn registry() -> Registry {
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::new(aqueduct_connectors::builtins()));
+    REGISTRY.clone()
+}
+
+/// worker.yaml, then the environment, then `--set`. A file that is not there is an error unless it is the default one.
+pub(crate) fn read_config(path: &Path, set: &[String]) -> Outcome<WorkerConfig> {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => Some(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(CONFIG) => None,
+        Err(error) => {
+            let failure = Failure::failed(format!("cannot read {}: {error}", path.display()));
+            return Err(failure.fix("name the worker's settings with --config FILE"));
+        }
+    };
+    let pair = |text: &String| match text.split_once('=') {
+        Some((key, value)) => Ok((key.trim().to_owned(), value.to_owned())),
+        None => Err(Failure::usage(format!("--set {text:?} is not KEY=VALUE"))),
+    };
+    let set = set.iter().map(pair).collect::<Outcome<Vec<_>>>()?;
+    let name = path.display().to_string();
+    let variables = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let variables = variables.filter(|(name, _)| !OWN_VARIABLES.contains(&name.as_str()));
+    WorkerConfig::load(text.as_deref().map(|text| (name.as_str(), text)), &set, variables).map_err(|issues| {
+        let errors: Vec<String> = issues.iter().filter(|issue| issue.is_error()).map(|issue| format!("\n  {issue}")).collect();
+        Failure::failed(format!("the worker's settings are wrong:{}", errors.concat()))
+    })
+}
+
+/// What connectors get of the worker's settings.
+pub(crate) fn defaults(config: &WorkerConfig) -> Defaults {
+    Defaults { connector: config.defaults.clone(), providers: config.providers.clone() }
+}
+
+/// True for a document of worker.yaml rather than of a connector.
+pub(crate) fn is_worker_config(flat: &Flat) -> bool {
+    let names = worker_config::options();
+    // Converters may stand in both.
+    let only_worker = |key: &&String| !key.contains("converter") && names.iter().any(|option| option.name == **key);
+    flat.get("connector.class").is_none() && flat.entries.keys().any(|key| only_worker(&key))
+}
+
+pub(crate) fn worker_config_issues(file: &str, text: &str) -> Vec<Issue> {
+    WorkerConfig::load(Some((file, text)), &[], []).map_or_else(|issues| issues, |config| config.warnings)
+}
+
+/// The log of a stopped worker. Fails when there is none: it is not for making one.
+pub(crate) async fn open_log(dir: &Path) -> Outcome<Arc<dyn Log>> {
+    if !dir.is_dir() {
+        return Err(Failure::not_found(format!("there is no data directory {}", dir.display())));
+    }
+    Ok(Arc::new(EmbeddedLog::open(dir, EmbeddedOptions::default()).await?))
+}
+
+/// Converters, transforms and predicates: class and type, as `GET /connector-plugins` has them.
+pub(crate) fn parts() -> Vec<(String, &'static str)> {
+    let kind = |kind| match kind {
+        PartKind::Converter => "converter",
+        PartKind::HeaderConverter => "header_converter",
+        PartKind::Transformation => "transformation",
+        PartKind::Predicate => "predicate",
+    };
+    aqueduct_transforms::descriptors().into_iter().map(|part| (part.class.to_owned(), kind(part.kind))).collect()
+}
