@@ -158,7 +158,9 @@ impl Chaos {
         let mut outcome = self.judge(&mut site, &written);
         (outcome.random, outcome.missed, outcome.hits) = (by_chance, missed, hits);
         if !outcome.is_clean() && self.bug.is_none() {
-            outcome.trouble.get_or_insert_with(|| format!("worker.log:\n{}", site.log_tail(30)));
+            let kept = site.keep();
+            let trouble = outcome.trouble.take().unwrap_or_default();
+            outcome.trouble = Some(format!("{trouble}\nkept: {}; the end of worker.log:\n{}", kept.display(), site.log_tail(12)));
         }
         outcome
     }

@@ -88,6 +88,12 @@ impl Site {
         fs::write(self.path("worker.yaml"), text).expect("the site is writable");
     }
 
+    /// Leaves the folder behind for people to look at; where it is.
+    pub fn keep(&mut self) -> PathBuf {
+        self.kill();
+        self.dir.take().map_or_else(|| self.root.clone(), tempfile::TempDir::keep)
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.root.join(name)
     }
@@ -147,9 +153,8 @@ impl Site {
             .arg(self.path("worker.yaml"))
             .current_dir(&self.root)
             .env("NO_COLOR", "1");
-        if run.failpoints.is_empty() {
-            command.env_remove("AQUEDUCT_FAILPOINTS");
-        } else {
+        without_our_variables(&mut command);
+        if !run.failpoints.is_empty() {
             command.env("AQUEDUCT_FAILPOINTS", &run.failpoints);
         }
         command.envs(run.env.iter().map(|(k, v)| (k, v)));
@@ -242,6 +247,7 @@ impl Site {
     pub fn cli_with(&self, args: &[&str], stdin: Option<&Path>) -> Output {
         let stdin = stdin.map_or_else(Stdio::null, |path| File::open(path).expect("the test wrote it").into());
         let mut command = Command::new(aqueduct());
+        without_our_variables(&mut command);
         command
             .args(args)
             .current_dir(&self.root)
@@ -258,6 +264,13 @@ impl Site {
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "aqueduct {}: {}\n{out}\n{err}", args.join(" "), output.status);
         out.into_owned()
+    }
+}
+
+/// `AQUEDUCT_…` of this process is for the tests; the worker would take it for settings.
+fn without_our_variables(command: &mut Command) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AQUEDUCT_")) {
+        command.env_remove(name);
     }
 }
 
