@@ -36,7 +36,8 @@ async fn main() {
         Plugin::Sink(_) => None,
     });
     let source = source.unwrap();
-    let options = [("file", path.to_str().unwrap()), ("topic", "t")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let options =
+        [("file", path.to_str().unwrap()), ("topic", "t")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     let cx = TaskContext {
         task: TaskId::new("read", 0),
         wait_max: Duration::from_secs(1),

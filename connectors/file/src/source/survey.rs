@@ -15,6 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Two scans are at least this far apart, and five times what one takes: names may change faster than we can look.
 const SCAN_GAP: Duration = Duration::from_millis(50);
+/// As long as there are new files, they are looked for again at once, but not for ever.
+const SCANS_MAX: usize = 4;
 /// Paths that a warning was given for.
 const WARNED_MAX: usize = 10_000;
 
@@ -68,6 +70,26 @@ impl Tailer {
             return Ok(());
         }
         self.scan_wanted = false;
+        let first = self.scans == 0;
+        if first && self.settings.from_end {
+            self.mark_start();
+        }
+        // A file that is renamed during a scan may be missed by it. It is older than what the scan found, and is to be read before it
+        // (invariant 3): so nothing new is read before a scan that finds nothing new.
+        for _ in 0..SCANS_MAX {
+            if !self.scan(first, now)? {
+                break;
+            }
+        }
+        self.forget_ghosts();
+        let after = Instant::now();
+        self.scan_due = after + self.settings.poll_interval;
+        self.scan_earliest = after + SCAN_GAP.max(5 * (after - now));
+        Ok(())
+    }
+
+    /// True when there are new files.
+    fn scan(&mut self, first: bool, now: Instant) -> Result<bool> {
         let found = scan(&self.settings);
         if self.watch.follow(&found.dirs) {
             self.scan_wanted = true;
@@ -75,12 +97,8 @@ impl Tailer {
         for (path, problem) in found.problems {
             self.report(path, problem)?;
         }
-        let first = self.scans == 0;
         self.scans += 1;
-        if first && self.settings.from_end {
-            self.mark_start();
-        }
-        let mut changed = false;
+        let (mut changed, keys) = (false, self.next_key);
         for file in found.files {
             changed |= self.meet(file, first, now)?;
         }
@@ -92,11 +110,7 @@ impl Tailer {
         if changed {
             self.families();
         }
-        self.forget_ghosts();
-        let after = Instant::now();
-        self.scan_due = after + self.settings.poll_interval;
-        self.scan_earliest = after + SCAN_GAP.max(5 * (after - now));
-        Ok(())
+        Ok(self.next_key != keys)
     }
 
     fn mark_start(&mut self) {
@@ -190,8 +204,10 @@ impl Tailer {
         {
             file.path = path;
             file.exhausted = None;
+        } else if !fresh {
+            return false;
         }
-        if fresh {
+        if fresh || file.exhausted.is_none() {
             file.exhausted = None;
             self.enqueue(key);
             self.pending.insert(key);

@@ -176,7 +176,7 @@ impl Tailer {
                     self.enqueue(key);
                     blocked += 1;
                     if blocked > self.queue.len() {
-                        return Ok(());
+                        return self.deadlines(batch, limits);
                     }
                 }
             }
@@ -330,8 +330,8 @@ impl Tailer {
             if self.open.len() >= settings.max_open && !self.evict(key) {
                 return Ok(Some(Turn::Blocked));
             }
-            if !self.open_file(key)? {
-                return Ok(Some(Turn::Idle));
+            if let Some(turn) = self.open_file(key)? {
+                return Ok(Some(turn));
             }
         }
         let Some(file) = self.files.get_mut(&key) else { return Ok(Some(Turn::Idle)) };
@@ -366,30 +366,33 @@ impl Tailer {
         Ok(None)
     }
 
-    /// False when it cannot be read now.
-    fn open_file(&mut self, key: Key) -> Result<bool> {
-        let Some(file) = self.files.get_mut(&key) else { return Ok(false) };
+    /// `Some`: it cannot be read now.
+    fn open_file(&mut self, key: Key) -> Result<Option<Turn>> {
+        let Some(file) = self.files.get_mut(&key) else { return Ok(Some(Turn::Idle)) };
         let opened = Reader::open(&file.path, self.settings.decompress).and_then(|reader| Ok((reader.stat()?, reader)));
         match opened {
             Ok((stat, reader)) if stat.kind == Kind::File && file.id.is(stat.id) => {
                 file.reader = Some(reader);
                 file.refused = false;
                 self.open.push_back(key);
-                return Ok(true);
+                return Ok(None);
             }
-            // The path has another file now, or none: the next scan sorts it out.
-            Ok(_) => self.scan_wanted = true,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.scan_wanted = true,
-            Err(error) => {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 let path = file.path.clone();
                 file.refused = true;
                 self.refused(path, error)?;
             }
+            // It was renamed since the scan: what comes after it waits until the next one (invariant 3).
+            _ if file.missing.is_none() => {
+                self.scan_wanted = true;
+                return Ok(Some(Turn::Blocked));
+            }
+            _ => {}
         }
         if let Some(file) = self.files.get_mut(&key) {
             file.exhausted = Some((file.size, file.modified));
         }
-        Ok(false)
+        Ok(Some(Turn::Idle))
     }
 
     /// Closes one file that can be opened again; first choice is one that has nothing to read.
