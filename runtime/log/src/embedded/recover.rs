@@ -2,7 +2,7 @@
 
 use super::EmbeddedOptions;
 use super::core::{Core, Journal, warn};
-use super::journal::{self, Frame, Loaded, corrupt, io_error, journal_path};
+use super::journal::{self, Frame, Loaded, Replay, corrupt, io_error, journal_path};
 use super::segment::{TOPICS, cleaned_path, parse_file, partition_dir, segment_file};
 use super::shared::Shared;
 use super::state::{Append, Change, PartitionState, State};
@@ -89,7 +89,8 @@ impl Recovery<'_> {
             io::ErrorKind::NotFound => corrupt(&path, 0, "the journal is missing"),
             _ => io_error(&path, "read", &error),
         })?;
-        let mut frames = journal::replay(&path, &bytes)?.frames;
+        let Replay { mut frames, end } = journal::replay(&path, &bytes)?;
+        let end = usize::try_from(end).unwrap_or(bytes.len());
         if self.bug(bug::TAIL_LOST)
             && let Some(last) = frames.iter().rposition(|(_, frame)| !frame.c.is_empty())
         {
@@ -106,9 +107,20 @@ impl Recovery<'_> {
                 return Err(corrupt(&path, at, &what));
             }
             // Only the last can be in doubt: a round begins after the one before it is durable.
-            if frame.n > durable && !self.is_whole(&state, frame, repair)? {
-                tracing::warn!(commit = frame.n, "the last commit was torn: nothing of it is kept");
-                break;
+            if frame.n > durable {
+                if !self.is_whole(&state, frame, repair)? {
+                    tracing::warn!(commit = frame.n, "the last commit was torn: nothing of it is kept");
+                    break;
+                }
+                if repair {
+                    // The frame as its data: written and synced anew, before anybody sees what it commits.
+                    let rewrite = || -> io::Result<()> {
+                        let file = self.disk.open(&path, Open::Write)?;
+                        file.write_all_at(&bytes[at..end], *position)?;
+                        file.sync_data()
+                    };
+                    rewrite().map_err(|error| io_error(&path, "sync", &error))?;
+                }
             }
             for change in frame.c.iter() {
                 if let Change::Append(append) = change
@@ -129,7 +141,9 @@ impl Recovery<'_> {
         let mut whole = Vec::new();
         for change in frame.c.iter() {
             let Change::Append(append) = change else { continue };
-            let Some(topic) = state.topics.get(&append.t) else { continue };
+            // What the same commit deletes may be gone from the disk already.
+            let deleted = frame.c.iter().any(|change| matches!(change, Change::TopicDeleted { id } if *id == append.t));
+            let Some(topic) = state.topics.get(&append.t).filter(|_| !deleted) else { continue };
             let dir = partition_dir(&topic.name, append.p);
             let path = segment_file(&dir, append.base, "log");
             let read = self.read_range(&path, append);
