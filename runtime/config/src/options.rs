@@ -16,7 +16,7 @@ use std::fmt;
 /// # Errors
 /// Every issue: missing, wrong type, out of range, …; never the first only.
 pub fn parse<C: DeserializeOwned + JsonSchema>(options: &Options) -> Result<C, Vec<Issue>> {
-    parse_as(&Shape::of::<C>(), options)
+    parse_as(Shape::of::<C>(), options)
 }
 
 /// As [`parse`], as one error for `open`.

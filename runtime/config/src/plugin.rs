@@ -24,7 +24,7 @@ pub fn sink<C: SinkConnector>() -> Plugin {
 
 struct Builtin<C> {
     descriptor: Descriptor,
-    shape: Shape,
+    shape: &'static Shape,
     connector: PhantomData<fn() -> C>,
 }
 
@@ -43,13 +43,13 @@ impl<C> Builtin<C> {
     }
 
     fn typed<O: DeserializeOwned>(&self, options: &Options, judge: fn(&O) -> Vec<Issue>) -> Result<O> {
-        let config: O = parse_as(&self.shape, options).map_err(|issues| invalid(&issues))?;
+        let config: O = parse_as(self.shape, options).map_err(|issues| invalid(&issues))?;
         let issues = judge(&config);
         if issues.iter().any(Issue::is_error) { Err(invalid(&issues)) } else { Ok(config) }
     }
 
     fn issues<O: DeserializeOwned>(&self, options: &Options, judge: fn(&O) -> Vec<Issue>) -> Vec<Issue> {
-        parse_as(&self.shape, options).map_or_else(|issues| issues, |config| judge(&config))
+        parse_as(self.shape, options).map_or_else(|issues| issues, |config| judge(&config))
     }
 }
 

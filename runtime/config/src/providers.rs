@@ -69,15 +69,21 @@ impl Resolved {
         self.secrets.dedup();
     }
 
-    /// A message without the secrets, also where it shows them escaped as in `{:?}` or JSON.
+    /// A message without the secrets, also where it shows them escaped as in `{:?}`, in JSON or in a URL.
     pub fn redact(&self, text: String) -> String {
         self.secrets.iter().fold(text, |text, secret| {
-            let escaped = format!("{secret:?}");
-            let escaped = &escaped[1..escaped.len() - 1];
-            let text = if text.contains(secret.as_str()) { text.replace(secret.as_str(), MASK) } else { text };
-            if text.contains(escaped) { text.replace(escaped, MASK) } else { text }
+            let quoted = format!("{secret:?}");
+            let forms = [secret.clone(), quoted[1..quoted.len() - 1].to_owned(), in_url(secret)];
+            forms
+                .iter()
+                .fold(text, |text, form| if text.contains(form.as_str()) { text.replace(form.as_str(), MASK) } else { text })
         })
     }
+}
+
+fn in_url(secret: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+    secret.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }
 
 /// `${provider:path:key}`; `path` is empty where there is none.
@@ -393,8 +399,8 @@ mod tests {
         assert_eq!(resolved.options["token"], "t0p\"secret");
         assert_eq!(resolved.options["name"], "aqueduct-config");
         assert_eq!(resolved.options["format"], "${topic}-x");
-        let message = format!("cannot log in with hunter2 and {:?} or t0p\"secret", "t0p\"secret");
-        assert_eq!(resolved.redact(message), "cannot log in with [hidden] and \"[hidden]\" or [hidden]");
+        let message = format!("cannot log in with hunter2 and {:?} or t0p\"secret at x://t0p%22secret@h", "t0p\"secret");
+        assert_eq!(resolved.redact(message), "cannot log in with [hidden] and \"[hidden]\" or [hidden] at x://[hidden]@h");
         assert!(!format!("{resolved:?}").contains("hunter2"));
     }
 

@@ -10,6 +10,8 @@ use aqueduct_core::{Issue, OptionKind, OptionSpec};
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 
 /// The options of a config struct, in the order of its fields.
 pub fn specs<C: JsonSchema>() -> Vec<OptionSpec> {
@@ -38,7 +40,25 @@ pub(crate) struct Field {
 }
 
 impl Shape {
-    pub(crate) fn of<C: JsonSchema>() -> Self {
+    /// Made once for each type: a worker with 1,000 connectors asks thousands of times.
+    pub(crate) fn of<C: JsonSchema>() -> &'static Self {
+        static SHAPES: Mutex<BTreeMap<&'static str, &'static Shape>> = Mutex::new(BTreeMap::new());
+        // Full paths, so that only types within different blocks of one function could share a name.
+        let name = std::any::type_name::<C>();
+        let known = |shapes: &BTreeMap<_, &'static Shape>| shapes.get(name).copied();
+        if let Some(shape) = known(&SHAPES.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return shape;
+        }
+        let made = Self::make::<C>();
+        let mut shapes = SHAPES.lock().unwrap_or_else(PoisonError::into_inner);
+        known(&shapes).unwrap_or_else(|| {
+            let shape: &'static Shape = Box::leak(Box::new(made));
+            shapes.insert(name, shape);
+            shape
+        })
+    }
+
+    fn make<C: JsonSchema>() -> Self {
         let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
         let schema = generator.into_root_schema_for::<C>();
         let root = schema.as_object();
