@@ -163,7 +163,7 @@ impl Config {
                 Target::Rolling(Rolling::new(&directory, encoder, self.compression, limits))
             }
             // `validate` ran: one of both is there.
-            (file, None) => Target::Append(Append::new(&file.unwrap_or_default(), encoder, self.compression)),
+            (file, None) => Target::Append(Box::new(Append::new(&file.unwrap_or_default(), encoder, self.compression))),
         };
         FileSink(target)
     }
@@ -224,7 +224,7 @@ impl SinkConnector for FileStreamSinkConnector {
 pub struct FileSink(Target);
 
 enum Target {
-    Append(Append),
+    Append(Box<Append>),
     Rolling(Rolling),
 }
 

@@ -170,7 +170,7 @@ impl Append {
             );
         }
         if let Some(note) = &mut open.noted {
-            note.positions.extend(starts(positions));
+            renew(&mut note.positions, starts(positions));
             let (path, text) = (self.note.clone(), to_json(note));
             disk::blocking(move || disk::write_note(&path, &text)).await?;
         }
@@ -180,20 +180,20 @@ impl Append {
 
 /// Brings the file to what was committed. Without a commit: to where it stood when these positions were first written from, or, if that is
 /// not known, leaves it as it is; then the note is returned.
-fn recover(disk: &mut Disk, path: &Path, kept: Option<&Kept>, mut starts: Vec<Start>) -> Result<Option<Note>> {
+fn recover(disk: &mut Disk, path: &Path, kept: Option<&Kept>, starts: Vec<Start>) -> Result<Option<Note>> {
     if let Some(kept) = kept {
         disk.cut(End { length: kept.length, crc: kept.crc })?;
         disk::remove(path)?;
         return Ok(None);
     }
+    let mut positions = Vec::new();
     if let Some(note) = disk::read_note::<Note>(path)?.filter(|note| is_restart(note, &starts)) {
         disk.cut(End { length: note.length, crc: note.crc })?;
-        let gone = |start: &Start| !starts.iter().any(|other| start.same_partition(other));
-        let others: Vec<Start> = note.positions.into_iter().filter(gone).collect();
-        starts.extend(others);
+        positions = note.positions;
     }
+    renew(&mut positions, starts);
     let End { length, crc } = disk.end()?;
-    let note = Note { length, crc, positions: starts };
+    let note = Note { length, crc, positions };
     disk::write_note(path, &to_json(&note))?;
     Ok(Some(note))
 }
@@ -203,6 +203,12 @@ fn is_restart(note: &Note, starts: &[Start]) -> bool {
     let known: Vec<_> =
         starts.iter().filter_map(|now| Some((now, note.positions.iter().find(|then| then.same_partition(now))?))).collect();
     !known.is_empty() && known.iter().all(|(now, then)| now == then)
+}
+
+/// Replaces what is known of these partitions, and keeps the others.
+fn renew(positions: &mut Vec<Start>, starts: Vec<Start>) {
+    positions.retain(|old| !starts.iter().any(|new| new.same_partition(old)));
+    positions.extend(starts);
 }
 
 impl Start {

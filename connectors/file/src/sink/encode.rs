@@ -107,8 +107,9 @@ impl Encoder {
             }
         } else {
             let start = out.len();
-            let done = if self.format == Format::Json { Ok(self.json(record, out)) } else { self.row(record, out) };
-            if let Err(error) = done {
+            if self.format == Format::Json {
+                self.json(record, out);
+            } else if let Err(error) = self.row(record, out) {
                 out.truncate(start);
                 return Err(error);
             }

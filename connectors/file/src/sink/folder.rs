@@ -161,6 +161,8 @@ mod tests {
 
     const ID: Uuid = Uuid::from_u128(1);
 
+    /// `note`: from which position, and the start and end of the last finished file.
+    #[allow(clippy::type_complexity, reason = "a table of cases")]
     fn found(files: &[&str], note: Option<(Option<i64>, Option<(i64, i64)>)>) -> Found {
         let mut found = Found::default();
         files.iter().for_each(|file| found.add(file));

@@ -87,8 +87,9 @@ impl Rolling {
 
     pub(super) async fn assigned(&mut self, positions: &[LogPosition]) -> Result<()> {
         let mut shared = self.shared.lock().await;
-        for position in positions {
-            let folder = shared.settings.open_folder(position).await?;
+        // Together, since each waits for a few fsyncs.
+        let opened = try_join_all(positions.iter().map(|position| shared.settings.open_folder(position))).await?;
+        for (position, folder) in positions.iter().zip(opened) {
             self.kept.insert(position.topic_partition(), shared.settings.kept(&folder));
             shared.folders.insert(position.topic_partition(), folder);
         }
@@ -346,12 +347,15 @@ impl Settings {
         let (path, held, topic_id, offset) = (dir.clone(), lock.clone(), position.topic_id, position.offset);
         let compression = self.compression;
         let recovery = disk::blocking(move || {
-            let recovery = folder::decide(&path, &look(&path)?, topic_id, offset, kept.as_ref())?;
+            let found = look(&path)?;
+            let recovery = folder::decide(&path, &found, topic_id, offset, kept.as_ref())?;
             for name in &recovery.delete {
                 tracing::info!(folder = %path.display(), name, "removed a part that was not committed");
                 disk::remove(&path.join(folder::part_name(name)))?;
             }
-            write_note(&path, &recovery.note)?;
+            if found.note.as_ref() != Some(&recovery.note) {
+                write_note(&path, &recovery.note)?;
+            }
             let open = recovery.open.as_ref().map(|(name, part)| {
                 let mut disk = Disk::open(&path.join(folder::part_name(name)), compression, Some(held))?;
                 disk.cut(End { length: part.length, crc: part.crc })?;

@@ -86,9 +86,12 @@ async fn two_sinks_never_write_one_file() {
     let first = Life::begin(&options, &log).await.unwrap();
     let second = tokio::time::timeout(Duration::from_millis(300), Life::begin(&options, &log)).await;
     assert!(second.is_err(), "the second one waits");
-    let third = tokio::spawn(async move { Life::begin(&options, &log).await.map(|_| ()) });
-    drop(first);
-    third.await.unwrap().unwrap();
+    let third = async { Life::begin(&options, &log).await.map(|_| ()) };
+    let (third, ()) = tokio::join!(third, async {
+        tokio::task::yield_now().await;
+        drop(first);
+    });
+    third.unwrap();
 }
 
 #[tokio::test]
@@ -128,6 +131,11 @@ async fn a_partition_that_joins_later_is_cut_with_the_others() {
     life.put(&t, 2).await.unwrap();
     life.assign(&one(&log, &u)).await.unwrap();
     life.put(&u, 2).await.unwrap();
+    life.task.flush().await.unwrap();
+    drop(life);
+    let mut life = Life::with(&options, &one(&log, &t)).await.unwrap();
+    life.assign(&one(&log, &u)).await.unwrap();
+    life.put(&u, 1).await.unwrap();
     life.task.flush().await.unwrap();
     drop(life);
     // And after it.
@@ -239,7 +247,7 @@ async fn a_partition_moves_between_tasks() {
     first.put(&t0(), 7).await.unwrap();
     first.put(&t1, 7).await.unwrap();
     first.flush(&mut log).await.unwrap();
-    first.task.revoked(&[t1.clone()]).await.unwrap();
+    first.task.revoked(std::slice::from_ref(&t1)).await.unwrap();
     first.next.remove(&t1);
     let mut second = Life::with(&options, &[log.0[&t1].clone()]).await.unwrap();
     second.put(&t1, 5).await.unwrap();
