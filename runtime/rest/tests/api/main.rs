@@ -1,5 +1,7 @@
 //! The API over a real worker on a log in memory, with a source and a sink of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
+
 mod connectors;
 mod log;
 mod plugins;
