@@ -129,3 +129,29 @@ async fn sinks_lose_nothing() {
         }
     }
 }
+
+/// What a README shows as a config is one.
+#[test]
+fn configs_in_readmes_validate() {
+    let mut seen = 0;
+    for folder in fs::read_dir(env!("CARGO_MANIFEST_DIR")).unwrap() {
+        let readme = folder.unwrap().path().join("README.md");
+        let Ok(text) = fs::read_to_string(&readme) else { continue };
+        for block in text.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()) {
+            let (documents, issues) = aqueduct_config::read("README.yaml", block);
+            assert!(issues.is_empty(), "{}: {issues:?}", readme.display());
+            for document in documents {
+                let (flat, issues) = aqueduct_config::flatten(&document);
+                assert!(issues.is_empty(), "{}: {issues:?}", readme.display());
+                let Some(class) = flat.get("connector.class") else { continue };
+                let plugin = builtins().into_iter().find(|plugin| plugin.descriptor().is_called(class));
+                let plugin = plugin.unwrap_or_else(|| panic!("{}: no connector is called {class}", readme.display()));
+                let options = flat.entries.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+                let issues = plugin.validate(&options);
+                assert!(!issues.iter().any(|issue| issue.is_error()), "{}: {issues:?}", readme.display());
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen >= 3, "{seen} configs");
+}
