@@ -17,7 +17,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let records: usize = args.next().map_or(Ok(2_000_000), |arg| arg.parse())?;
     let per_batch: usize = args.next().map_or(Ok(10_000), |arg| arg.parse())?;
-    let dir = args.next().map_or_else(|| std::env::temp_dir().join(format!("aqueduct-throughput-{}", std::process::id())), PathBuf::from);
+    let dir = args
+        .next()
+        .map_or_else(|| std::env::temp_dir().join(format!("aqueduct-throughput-{}", std::process::id())), PathBuf::from);
     std::fs::create_dir_all(&dir)?;
     println!("{records} records of {LINE} bytes, {per_batch} a batch");
     let syncs = plain(&dir, records, per_batch)?;
@@ -113,6 +115,7 @@ impl Clock {
 /// Of all threads, user and system, in steps of 10 ms.
 fn cpu_time() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let fields: Vec<u64> = stat.rsplit(") ").next().unwrap_or_default().split(' ').map(|field| field.parse().unwrap_or(0)).collect();
+    let fields: Vec<u64> =
+        stat.rsplit(") ").next().unwrap_or_default().split(' ').map(|field| field.parse().unwrap_or(0)).collect();
     Duration::from_millis((fields.get(11).unwrap_or(&0) + fields.get(12).unwrap_or(&0)) * 10)
 }

@@ -33,6 +33,7 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_all(&self, targets: &[SyncTarget]) -> io::Result<()>;
 }
 
+#[allow(clippy::len_without_is_empty, reason = "nobody asks")]
 pub trait DiskFile: Send + Sync {
     fn write_all_at(&self, bytes: &[u8], position: u64) -> io::Result<()>;
     /// Appends up to `len` bytes to `out`; fewer only at the end of the file.

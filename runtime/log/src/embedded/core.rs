@@ -10,7 +10,7 @@ use super::view::PartitionView;
 use crate::disk::{Disk, DiskFile, Open, SyncTarget};
 use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::{Error, Result};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -29,6 +29,9 @@ pub(crate) struct Core {
     /// To go with the next commit: of no use alone.
     pub(crate) pending: Vec<Change>,
 }
+
+/// Partitions to publish anew, with the segments that they did not have before.
+type Touched = BTreeMap<(Uuid, i32), (Arc<PartitionView>, Vec<Arc<Segment>>)>;
 
 /// The journal that is written to.
 #[derive(Default)]
@@ -97,7 +100,7 @@ impl Core {
 
     fn write_data(&self, runs: &[Run]) -> Result<Vec<SyncTarget>> {
         let mut targets = Vec::new();
-        let mut dirs = Vec::new();
+        let mut dirs = BTreeSet::new();
         for run in runs {
             let path = run.segment.path();
             let failed = |error: io::Error| io_error(&path, "write", &error);
@@ -115,16 +118,13 @@ impl Core {
         Ok(targets)
     }
 
-    fn create(&self, run: &Run, dirs: &mut Vec<String>) -> io::Result<Arc<dyn DiskFile>> {
+    fn create(&self, run: &Run, dirs: &mut BTreeSet<String>) -> io::Result<Arc<dyn DiskFile>> {
         failpoint::hit_io(point::LOG_SEGMENT_ROLL)?;
         self.disk.create_dir(&run.segment.dir)?;
         let file = self.disk.open(&run.segment.path(), Open::Create)?;
         self.shared.files.put(run.segment.key, file.clone());
-        for dir in [&run.segment.dir, TOPICS] {
-            if !dirs.iter().any(|known| known == dir) {
-                dirs.push(dir.to_owned());
-            }
-        }
+        dirs.insert(run.segment.dir.clone());
+        dirs.insert(TOPICS.to_owned());
         Ok(file)
     }
 
@@ -154,7 +154,7 @@ impl Core {
 
     fn succeeded(&mut self, round: Round) {
         let Round { changes, runs, waiting, appends, records } = round;
-        let mut touched: BTreeMap<(Uuid, i32), (Arc<PartitionView>, Vec<Arc<Segment>>)> = BTreeMap::new();
+        let mut touched = Touched::new();
         let (mut created, mut deleted, mut gone, mut compacted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut state = self.shared.state.write();
         for run in &runs {
@@ -244,11 +244,9 @@ impl Core {
     fn clean_up(&self, gone: &[(Arc<Segment>, bool)], deleted: &[Arc<TopicView>]) {
         for (segment, replaced) in gone {
             self.shared.files.forget(segment.key);
-            if !replaced {
-                for suffix in ["log", "index", "timeindex"] {
-                    let path = super::segment::segment_file(&segment.dir, segment.base, suffix);
-                    warn(&path, crate::disk::not_found_is_fine(self.disk.unlink(&path)));
-                }
+            for suffix in ["index", "timeindex", "log"].iter().take(if *replaced { 2 } else { 3 }) {
+                let path = super::segment::segment_file(&segment.dir, segment.base, suffix);
+                warn(&path, crate::disk::not_found_is_fine(self.disk.unlink(&path)));
             }
         }
         for view in deleted.iter().flat_map(|topic| &topic.partitions) {
@@ -395,7 +393,7 @@ impl Core {
     }
 
     pub(crate) fn bug(&self, name: &str) -> bool {
-        cfg!(debug_assertions) && (failpoint::planted(name) || self.shared.options.bugs.iter().any(|bug| *bug == name))
+        cfg!(debug_assertions) && (failpoint::planted(name) || self.shared.options.bugs.contains(&name))
     }
 }
 

@@ -9,7 +9,7 @@ use std::iter::Peekable;
 use std::sync::Arc;
 
 /// Payload of one record batch: small enough that a reader of 1 MiB wastes little of each read, large enough that headers cost nothing.
-const BATCH_TARGET_BYTES: usize = 256 << 10;
+pub(crate) const BATCH_TARGET_BYTES: usize = 256 << 10;
 
 /// What one append adds to one partition: record batches whose base offsets are still to be stamped.
 pub(crate) struct Part {

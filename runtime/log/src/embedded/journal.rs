@@ -86,10 +86,8 @@ pub(crate) fn replay(path: &str, bytes: &[u8]) -> Result<Replay> {
         frames.push((position as u64, frame));
         position += HEADER_BYTES + payload.len();
     }
-    if let Some(later) = later_frame(&bytes[position..]) {
-        if later > position as u64 {
-            return Err(corrupt(path, position, "a damaged frame with sound ones behind it"));
-        }
+    if later_frame(&bytes[position..]).is_some_and(|later| later > position as u64) {
+        return Err(corrupt(path, position, "a damaged frame with sound ones behind it"));
     }
     Ok(Replay { frames, end: position as u64 })
 }

@@ -4,6 +4,7 @@
 //! whatever else belongs to the commits, syncs both, and only then shows and acknowledges them (invariants 1 and 2). While it syncs, writers encode what comes next.
 //! What lies behind the last frame is no part of the log: recovery cuts it.
 
+mod compact;
 mod core;
 mod encode;
 #[cfg(test)]

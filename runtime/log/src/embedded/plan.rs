@@ -127,6 +127,10 @@ impl<'a> Planner<'a> {
             Ask::Compacted { topic, partition, base, from_len, len, reply } => {
                 (reply, self.compacted(topic, partition, base, from_len, len))
             }
+            Ask::CleanedTo { topic, partition, offset, reply } => {
+                self.round.changes.push(Change::CleanedTo { t: topic, p: partition, offset });
+                (reply, Ok(()))
+            }
             Ask::Barrier { reply } => (reply, Ok(())),
         };
         (Box::new(move |result| drop(reply.send(result))), planned.err())

@@ -6,10 +6,10 @@ use super::journal::{self, Frame, Loaded, Replay, corrupt, io_error, journal_pat
 use super::segment::{TOPICS, cleaned_path, parse_file, partition_dir, segment_file};
 use super::shared::Shared;
 use super::state::{Append, Change, PartitionState, State};
-use crate::disk::{Disk, Open};
+use crate::disk::{Disk, Open, SyncTarget};
 use crate::record_batch::{HEADER_BYTES, Header, verify};
 use aqueduct_core::Result;
-use aqueduct_core::failpoint::{self, bug};
+use aqueduct_core::failpoint::{self, bug, point};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -51,6 +51,9 @@ fn last_seq(disk: &dyn Disk) -> io::Result<u64> {
     let names = disk.list(journal::DIR)?;
     Ok(names.iter().filter_map(|name| name.split_once('.')?.0.parse().ok()).max().unwrap_or(0))
 }
+
+/// Files that are open at once while the last commit is written anew.
+const REWRITE_FILES: usize = 128;
 
 struct Recovery<'a> {
     disk: &'a dyn Disk,
@@ -152,17 +155,24 @@ impl Recovery<'_> {
                 _ => return Ok(false),
             }
         }
-        for (dir, path, from, bytes) in whole.iter().filter(|_| repair) {
-            let rewrite = || -> io::Result<()> {
-                let file = self.disk.open(path, Open::Write)?;
-                file.write_all_at(bytes, *from)?;
-                file.sync_data()?;
-                self.disk.sync_dir(dir)?;
-                self.disk.sync_dir(TOPICS)
-            };
-            rewrite().map_err(|error| io_error(path, "sync", &error))?;
+        if repair {
+            whole
+                .chunks(REWRITE_FILES)
+                .try_for_each(|some| self.rewrite(some))
+                .map_err(|error| io_error(TOPICS, "sync", &error))?;
         }
         Ok(true)
+    }
+
+    fn rewrite(&self, ranges: &[(String, String, u64, Vec<u8>)]) -> io::Result<()> {
+        let mut targets = vec![SyncTarget::Dir(TOPICS.to_owned())];
+        for (dir, path, from, bytes) in ranges {
+            let file = self.disk.open(path, Open::Write)?;
+            file.write_all_at(bytes, *from)?;
+            targets.push(SyncTarget::File(file, point::LOG_DATA_SYNC));
+            targets.push(SyncTarget::Dir(dir.clone()));
+        }
+        self.disk.sync_all(&targets)
     }
 
     fn read_range(&self, path: &str, append: &Append) -> io::Result<Option<Vec<u8>>> {
@@ -242,7 +252,7 @@ impl Recovery<'_> {
     }
 
     fn bug(&self, name: &str) -> bool {
-        cfg!(debug_assertions) && (failpoint::planted(name) || self.options.bugs.iter().any(|bug| *bug == name))
+        cfg!(debug_assertions) && (failpoint::planted(name) || self.options.bugs.contains(&name))
     }
 }
 

@@ -17,8 +17,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 
 pub(crate) struct Request {
     pub(crate) ask: Ask,
-    /// Given back when the request is resolved.
-    pub(crate) room: OwnedSemaphorePermit,
+    /// Given back when the request is resolved. `None`: from the log itself.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 pub(crate) enum Ask {
@@ -67,6 +67,12 @@ pub(crate) enum Ask {
         base: i64,
         from_len: u64,
         len: u64,
+        reply: Reply<()>,
+    },
+    CleanedTo {
+        topic: Uuid,
+        partition: i32,
+        offset: i64,
         reply: Reply<()>,
     },
     /// Resolves when everything before it is.
@@ -122,6 +128,8 @@ struct Inner {
 const REQUEST_MIN_BYTES: usize = 1 << 10;
 /// One round takes no more than this, so that the next is encoded while it syncs.
 const ROUND_MAX_BYTES: u64 = 16 << 20;
+/// Each may be a file to hold open until it is synced; a process may have 1,024 by default.
+const ROUND_MAX_PARTS: usize = 256;
 
 impl Queue {
     pub(crate) fn new(room_bytes: usize) -> Self {
@@ -140,12 +148,12 @@ impl Queue {
 
     /// # Errors
     /// `log.closed`
-    pub(crate) fn push(&self, ask: Ask, room: OwnedSemaphorePermit) -> Result<()> {
+    pub(crate) fn push(&self, ask: Ask, room: impl Into<Option<OwnedSemaphorePermit>>) -> Result<()> {
         let mut inner = self.inner.lock();
         if inner.closed {
             return Err(closed());
         }
-        inner.requests.push_back(Request { ask, room });
+        inner.requests.push_back(Request { ask, room: room.into() });
         self.ready.notify_one();
         Ok(())
     }
@@ -156,6 +164,13 @@ impl Queue {
         let (reply, answer) = oneshot::channel();
         self.push(ask(reply), room)?;
         answer.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// As [`Queue::ask`], for the log's own threads.
+    pub(crate) fn ask_blocking<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.push(ask(reply), None)?;
+        answer.blocking_recv().unwrap_or_else(|_| Err(closed()))
     }
 
     pub(crate) fn bytes_in_flight(&self) -> u64 {
@@ -175,11 +190,12 @@ impl Queue {
         if inner.requests.is_empty() && inner.closed {
             return None;
         }
-        let mut bytes = 0;
+        let (mut bytes, mut parts) = (0, 0);
         let mut taken = Vec::new();
         while let Some(next) = inner.requests.front() {
-            bytes += next.room.num_permits() as u64;
-            if bytes > ROUND_MAX_BYTES && !taken.is_empty() {
+            parts += if let Ask::Append { parts, .. } = &next.ask { parts.len() } else { 0 };
+            bytes += next.room.as_ref().map_or(0, |room| room.num_permits() as u64);
+            if (bytes > ROUND_MAX_BYTES || parts > ROUND_MAX_PARTS) && !taken.is_empty() {
                 break;
             }
             taken.extend(inner.requests.pop_front());

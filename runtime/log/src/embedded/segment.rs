@@ -45,6 +45,8 @@ pub(crate) struct Segment {
     pub(crate) max_timestamp: AtomicI64,
     /// Compacted, and its file has not taken its place yet: see [`cleaned_path`].
     pub(crate) cleaned: AtomicBool,
+    /// How far the index files go.
+    pub(crate) indexed: AtomicU64,
     /// Of the segment that is appended to; closed ones have theirs in files.
     pub(crate) index: Mutex<Option<SparseIndex>>,
 }
@@ -59,6 +61,7 @@ impl Segment {
             len: AtomicU64::new(len),
             max_timestamp: AtomicI64::new(max_timestamp),
             cleaned: AtomicBool::new(false),
+            indexed: AtomicU64::new(0),
             index: Mutex::new(None),
         }
     }
@@ -129,6 +132,7 @@ impl Segment {
         if let Err(error) = write("index", offsets.collect()).and_then(|()| write("timeindex", times.collect())) {
             tracing::debug!(segment = self.path(), %error, "index not written");
         }
+        self.indexed.store(index.scanned, Ordering::Relaxed);
     }
 }
 

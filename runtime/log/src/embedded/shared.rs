@@ -10,7 +10,7 @@ use crate::disk::Disk;
 use crate::topic_config::TopicConfig;
 use aqueduct_core::{Class, Error, Result, Topic, TopicPartition};
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use uuid::Uuid;
@@ -24,6 +24,10 @@ pub(crate) struct Shared {
     pub(crate) groups: Mutex<Groups>,
     pub(crate) counters: Counters,
     pub(crate) closed: AtomicBool,
+    /// Compaction shall end soon.
+    pub(crate) stopping: AtomicBool,
+    /// Partitions that compaction found damaged: they are left alone until the next start.
+    pub(crate) damaged: Mutex<HashSet<(Uuid, i32)>>,
     buffers: Mutex<Vec<Vec<u8>>>,
 }
 
@@ -69,6 +73,8 @@ impl Shared {
             groups: Mutex::default(),
             counters: Counters::default(),
             closed: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
+            damaged: Mutex::default(),
             buffers: Mutex::default(),
         }
     }

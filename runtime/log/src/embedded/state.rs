@@ -36,6 +36,9 @@ pub(crate) struct PartitionState {
     pub(crate) end: i64,
     /// By base offset. The last one is appended to, unless it is sealed.
     pub(crate) segments: Vec<SegmentState>,
+    /// Before it a compacted topic has each key once.
+    #[serde(default)]
+    pub(crate) cleaned_to: i64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -118,6 +121,11 @@ pub(crate) enum Change {
         t: Uuid,
         p: i32,
         base: i64,
+    },
+    CleanedTo {
+        t: Uuid,
+        p: i32,
+        offset: i64,
     },
 }
 
@@ -218,6 +226,11 @@ impl State {
                 if let Some(segment) = self.segment_mut(*t, *p, *base) {
                     segment.len = *len;
                     segment.swap = true;
+                }
+            }
+            Change::CleanedTo { t, p, offset } => {
+                if let Some(partition) = self.partition_mut(*t, *p) {
+                    partition.cleaned_to = partition.cleaned_to.max(*offset);
                 }
             }
             Change::Swapped { t, p, base } => {

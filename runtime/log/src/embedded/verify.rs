@@ -232,14 +232,14 @@ impl<'a> Check<'a> {
 }
 
 /// The batches of a file, one after the other, unchecked but for their headers.
-struct Batches {
-    file: Arc<dyn DiskFile>,
-    position: u64,
-    len: u64,
+pub(crate) struct Batches {
+    pub(crate) file: Arc<dyn DiskFile>,
+    pub(crate) position: u64,
+    pub(crate) len: u64,
 }
 
 impl Batches {
-    fn next(&mut self) -> io::Result<Option<Result<(Header, Bytes), Damage>>> {
+    pub(crate) fn next(&mut self) -> io::Result<Option<Result<(Header, Bytes), Damage>>> {
         let rest = self.len - self.position;
         if rest == 0 {
             return Ok(None);

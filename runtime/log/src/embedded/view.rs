@@ -153,20 +153,36 @@ impl PartitionView {
     /// # Errors
     /// As [`PartitionView::read`].
     pub(crate) fn offset_for_timestamp(&self, files: &Files, timestamp: i64) -> Result<Option<i64>> {
-        let (start, end, segments) = self.snapshot()?;
+        loop {
+            let (start, _, segments) = self.snapshot()?;
+            match self.find_timestamp(files, &segments, start, timestamp) {
+                Err(_) if self.changed(&segments) => continue,
+                other => return other,
+            }
+        }
+    }
+
+    fn find_timestamp(&self, files: &Files, segments: &[Arc<Segment>], start: i64, timestamp: i64) -> Result<Option<i64>> {
         for segment in segments.iter().filter(|segment| segment.max_timestamp.load(Ordering::Relaxed) >= timestamp) {
             let (position, last) = segment.lookup_time(files, timestamp).map_err(|e| io_error(&segment.path(), "read", &e))?;
             let expect = last.map_or(Expect::First(segment.base), Expect::Last);
             let mut cursor = Cursor { segment, position, expect, from: start, skip_before: timestamp };
             loop {
                 let mut out = Batch::new();
-                self.read_segment(files, &mut cursor, READ_MIN_BYTES, &mut out)?;
+                if let Err(error) = self.read_segment(files, &mut cursor, READ_MIN_BYTES, &mut out) {
+                    if !matches!(cursor.expect, Expect::Last(_)) {
+                        return Err(error);
+                    }
+                    segment.distrust_index();
+                    cursor = Cursor { position: 0, expect: Expect::First(segment.base), ..cursor };
+                    continue;
+                }
                 if out.is_empty() {
                     break;
                 }
                 let found = out.iter().find(|record| record.timestamp().is_some_and(|ts| ts >= timestamp));
                 if let Some((_, offset)) = found.and_then(|record| record.origin()) {
-                    return Ok(Some(offset).filter(|offset| *offset < end));
+                    return Ok(Some(offset));
                 }
             }
         }
