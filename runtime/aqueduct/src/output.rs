@@ -14,6 +14,9 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// In characters.
+const WIDTH_MIN: u16 = 60;
+
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     pub(crate) format: Format,
@@ -51,10 +54,13 @@ impl Screen {
     /// Without frames; numbers to the right where `columns` begin with `>`.
     pub(crate) fn table(&self, columns: &[&str]) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+        table.load_style(presets::NOTHING);
         if !self.terminal {
             table.force_no_tty();
-            table.set_content_arrangement(ContentArrangement::Disabled);
+        }
+        // Cells are wrapped to fit the terminal; not where it has no width to speak of (0 under some CI runners).
+        if table.width().is_some_and(|width| width >= WIDTH_MIN) {
+            table.set_content_arrangement(ContentArrangement::Dynamic);
         }
         if self.colour {
             table.enforce_styling();

@@ -18,12 +18,14 @@ pub(crate) enum Command {
     Describe {
         #[command(flatten)]
         remote: Remote,
+        /// The connector's name.
         name: String,
     },
     /// Create connectors from files (YAML, JSON or properties; `-` for stdin).
     Create {
         #[command(flatten)]
         remote: Remote,
+        /// Each with one or more connectors, as in connectors.dir.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
         /// Change the connector if it exists already.
@@ -61,6 +63,7 @@ pub(crate) enum Command {
 pub(crate) struct Named {
     #[command(flatten)]
     remote: Remote,
+    /// The connectors' names.
     #[arg(required = true, value_name = "NAME")]
     names: Vec<String>,
 }

@@ -7,6 +7,7 @@ use clap_complete::Shell;
 /// Print a completion script for a shell: `source <(aqueduct completions bash)`.
 #[derive(clap::Args)]
 pub(crate) struct Completions {
+    /// Which shell.
     shell: Shell,
 }
 

@@ -14,6 +14,7 @@ pub(crate) enum Command {
     Show {
         #[command(flatten)]
         remote: Remote,
+        /// The connector's name.
         name: String,
     },
     /// Set offsets of a stopped connector.
@@ -23,6 +24,7 @@ pub(crate) enum Command {
     Set {
         #[command(flatten)]
         remote: Remote,
+        /// The connector's name.
         name: String,
         /// Of a sink: where each partition goes on. `null` for OFFSET forgets it.
         #[arg(value_name = "TOPIC:PARTITION=OFFSET", required_unless_present_any = ["partition", "file"])]
@@ -41,6 +43,7 @@ pub(crate) enum Command {
     Reset {
         #[command(flatten)]
         remote: Remote,
+        /// The connector's name.
         name: String,
     },
 }

@@ -21,13 +21,16 @@ pub(crate) enum Command {
     Describe {
         #[command(flatten)]
         place: Place,
+        /// The topic's name.
         topic: String,
     },
     /// Create a topic.
     Create {
         #[command(flatten)]
         place: Place,
+        /// The topic's name.
         topic: String,
+        /// How many.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10_000))]
         partitions: i32,
         /// A setting of the topic, by its name in Kafka: `retention.ms=86400000`.
@@ -45,6 +48,7 @@ pub(crate) enum Command {
     Delete {
         #[command(flatten)]
         place: Place,
+        /// Their names.
         #[arg(required = true, value_name = "TOPIC")]
         topics: Vec<String>,
     },
@@ -75,6 +79,7 @@ enum RecordFormat {
 pub(crate) struct ReadArgs {
     #[command(flatten)]
     place: Place,
+    /// The topic's name.
     topic: String,
     /// `beginning`, `end`, an offset, or a time (RFC 3339, or milliseconds as `timestamp:1700000000000`).
     #[arg(long, default_value = "beginning", value_name = "WHERE", value_parser = start)]
@@ -88,6 +93,7 @@ pub(crate) struct ReadArgs {
     /// Wait for more at the end.
     #[arg(long, short)]
     follow: bool,
+    /// How to print records; `value`, or `json` with --output json or yaml.
     #[arg(long, value_enum)]
     format: Option<RecordFormat>,
 }
@@ -96,6 +102,7 @@ pub(crate) struct ReadArgs {
 pub(crate) struct WriteArgs {
     #[command(flatten)]
     place: Place,
+    /// The topic's name.
     topic: String,
     /// One record with this value, instead of the lines of stdin.
     #[arg(long)]
