@@ -1,9 +1,9 @@
 //! One file, one task, all partitions: the file's length is kept with the positions, and what lies behind it is cut.
 
 use super::disk;
-use super::encode::Encoder;
+use super::encode::{Encoder, refuse};
 use super::output::{Compression, Disk, End, Output, WRITE_BYTES};
-use aqueduct_core::{Batch, Error, LogPosition, Rejects, Result, Stage, TopicPartition};
+use aqueduct_core::{Batch, Error, LogPosition, Rejects, Result, TopicPartition};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -97,7 +97,7 @@ impl Append {
             for record in chunk.iter() {
                 match self.encoder.encode(record, &mut open.output.buffer) {
                     Ok(()) => open.records += 1,
-                    Err(error) => rejects.push(record.to_record(), Stage::TaskPut, "file-sink", error),
+                    Err(error) => refuse(record, error, rejects),
                 }
                 if open.output.buffer.len() >= WRITE_BYTES {
                     open.output.write().await?;

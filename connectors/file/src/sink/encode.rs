@@ -1,7 +1,7 @@
 //! Records as text: lines, JSON lines, CSV.
 
 use super::json;
-use aqueduct_core::{Data, Error, PayloadRef, RecordRef, Result, Schema, Structured};
+use aqueduct_core::{Data, Error, PayloadRef, RecordRef, Rejects, Result, Schema, Stage, Structured};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -116,6 +116,12 @@ impl Encoder {
         }
         out.push(b'\n');
         Ok(())
+    }
+
+    /// # Errors
+    /// As [`Encoder::encode`], which writes.
+    pub(super) fn check(&self, record: RecordRef<'_>) -> Result<()> {
+        if self.format == Format::Csv { self.encode(record, &mut Vec::new()) } else { Ok(()) }
     }
 
     /// What a file begins with.
@@ -242,6 +248,10 @@ impl Encoder {
         }
         out.push(b'"');
     }
+}
+
+pub(super) fn refuse(record: RecordRef<'_>, error: Error, rejects: &mut Rejects) {
+    rejects.push(record.to_record(), Stage::TaskPut, "file-sink", error);
 }
 
 enum Tree<'a> {

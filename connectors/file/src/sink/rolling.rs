@@ -1,12 +1,12 @@
 //! A folder for each partition, with files that roll.
 
 use super::disk;
-use super::encode::Encoder;
+use super::encode::{Encoder, refuse};
 use super::folder::{self, Done, Found, Kept, NOTE, Note, Part};
 use super::output::{Compression, Disk, End, Output, WRITE_BYTES};
 use aqueduct_core::failpoint::{self, point};
 use aqueduct_core::offset::is_valid_topic_name;
-use aqueduct_core::{Batch, Chunk, Error, LogPosition, Rejects, Result, Stage, TopicPartition};
+use aqueduct_core::{Batch, Chunk, Error, LogPosition, Rejects, Result, TopicPartition};
 use futures_util::future::try_join_all;
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -125,6 +125,9 @@ impl Rolling {
             let folder = chunk.origin.as_ref().and_then(|origin| folders.get_mut(&**origin)).ok_or_else(not_assigned)?;
             folder.put(chunk, settings, write_bytes, rejects).await?;
         }
+        for folder in folders.values_mut().filter(|folder| folder.is_full(&settings.limits)) {
+            folder.roll().await?;
+        }
         Ok(())
     }
 
@@ -201,18 +204,18 @@ impl Folder {
             // The worker commits after each flush, or closes us.
             self.note.from = None;
         }
-        let limits = settings.limits;
-        let mut last = i64::MIN;
         for record in chunk.iter() {
             let (_, offset) = record.origin().ok_or_else(not_assigned)?;
             if offset < self.skip_before {
+                // Its dead letter may not be durable: it is refused again.
+                settings.encoder.check(record).unwrap_or_else(|error| refuse(record, error, rejects));
                 continue;
             }
-            // What transforms made of one record stays in one file: a file ends between two offsets.
-            if offset != last && self.open.as_ref().is_some_and(|open| open.is_full(&limits)) {
+            // What transforms made of one record stays in one file, also when it is spread over chunks: offsets never go back within a batch,
+            // so a file may end where a new one comes.
+            if offset >= self.next && self.is_full(&settings.limits) {
                 self.roll().await?;
             }
-            last = offset;
             if self.open.is_none() {
                 self.begin(offset, settings).await?;
             }
@@ -220,7 +223,7 @@ impl Folder {
             let before = open.output.buffer.len();
             match settings.encoder.encode(record, &mut open.output.buffer) {
                 Ok(()) => open.records += 1,
-                Err(error) => rejects.push(record.to_record(), Stage::TaskPut, "file-sink", error),
+                Err(error) => refuse(record, error, rejects),
             }
             open.text += (open.output.buffer.len() - before) as u64;
             open.dirty = true;
@@ -229,10 +232,11 @@ impl Folder {
                 open.output.write().await?;
             }
         }
-        if self.open.as_ref().is_some_and(|open| open.is_full(&limits)) {
-            self.roll().await?;
-        }
         Ok(())
+    }
+
+    fn is_full(&self, limits: &Limits) -> bool {
+        self.open.as_ref().is_some_and(|open| open.text >= limits.bytes || open.records >= limits.records)
     }
 
     async fn begin(&mut self, start: i64, settings: &Settings) -> Result<()> {
@@ -292,10 +296,6 @@ impl Open {
         let due = Instant::now() + interval.saturating_sub(age);
         let Part { start, records, text, opened, .. } = *part;
         Self { output: Output::new(disk), name, start, records, text, opened, due, dirty: false }
-    }
-
-    fn is_full(&self, limits: &Limits) -> bool {
-        self.text >= limits.bytes || self.records >= limits.records
     }
 
     async fn sync(&mut self) -> Result<Part> {

@@ -363,6 +363,47 @@ async fn what_transforms_made_of_one_record_stays_in_one_file() {
 }
 
 #[tokio::test]
+async fn and_also_when_it_went_to_two_topics() {
+    let (root, options) = rolling_site(&[("roll.records", "1")]);
+    let log = FakeLog::new(&[("t", 0)]);
+    // Each record becomes two, of different topics: chunks of one record. The task dies after every put.
+    for _ in 0..2 {
+        let mut life = Life::begin(&options, &log).await.unwrap();
+        let twice = batch(&t0(), 0, 3).into_records().flat_map(|record| {
+            let other = Record { topic: "other".into(), ..record.clone() };
+            [record, other]
+        });
+        life.task.put(&twice.collect(), &mut Rejects::default(), &context()).await.unwrap();
+    }
+    for (offset, name) in finished(&roll_dir(&root)).iter().enumerate() {
+        let expected = lines(offset as i64..offset as i64 + 1).repeat(2);
+        assert_eq!(fs::read_to_string(roll_dir(&root).join(name)).unwrap(), expected, "{name}");
+    }
+    assert_eq!(finished(&roll_dir(&root)).len(), 3);
+}
+
+#[tokio::test]
+async fn a_refused_record_is_refused_again_until_the_commit() {
+    let (root, options) =
+        rolling_site(&[("roll.records", "1"), ("format", "csv"), ("columns", "value.id"), ("csv.header", "false")]);
+    let log = FakeLog::new(&[("t", 0)]);
+    for _ in 0..3 {
+        let mut life = Life::begin(&options, &log).await.unwrap();
+        let mut records: Vec<Record> = batch(&t0(), 0, 3).into_records().collect();
+        for (index, text) in ["{\"id\":1}", "bad", "{\"id\":3}"].into_iter().enumerate() {
+            records[index].value = text.into();
+        }
+        let mut rejects = Rejects::default();
+        life.task.put(&records.into_iter().collect(), &mut rejects, &context()).await.unwrap();
+        // The task dies, and the dead letter with it.
+        assert_eq!(rejects.len(), 1);
+    }
+    let text: String =
+        finished(&roll_dir(&root)).iter().map(|name| fs::read_to_string(roll_dir(&root).join(name)).unwrap()).collect();
+    assert_eq!(text, "1\n3\n");
+}
+
+#[tokio::test]
 async fn nulls_are_empty_lines_and_kafkas_word_under_kafkas_name() {
     for (class, expected) in
         [("file-sink", "\n"), ("org.apache.kafka.connect.file.FileStreamSinkConnector", "null\n"), ("FileStreamSink", "null\n")]
