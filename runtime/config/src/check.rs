@@ -55,28 +55,27 @@ impl Check<'_> {
         let broken: BTreeSet<String> = references.iter().map(|issue| issue.path.clone()).collect();
         let mut checked = Checked::default();
         let mut issues = Vec::new();
-        match self.plugin(config) {
-            Ok(plugin) => {
-                let descriptor = plugin.descriptor();
-                let passwords = descriptor.options.iter().filter(|option| option.kind == OptionKind::Password);
-                resolved
-                    .also_hide(passwords.filter_map(|option| resolved.options.get(&option.name).cloned()).collect::<Vec<_>>());
-                let (settings, found) = ConnectorSettings::read(descriptor.kind, &resolved.options, self.defaults);
-                issues.extend(found);
-                issues.extend(plugin.validate(&resolved.options));
-                issues.extend(self.unknown(config, descriptor));
-                checked.settings = settings;
-                checked.plugin = Some(plugin);
-            }
-            Err(issue) => {
-                let kind = if config.get("topics").or(config.get("topics.regex")).is_some() {
-                    PluginKind::Sink
-                } else {
-                    PluginKind::Source
-                };
-                let (_, found) = ConnectorSettings::read(kind, &resolved.options, self.defaults);
-                issues.extend(found.into_iter().filter(|found| found.path != issue.path));
-                issues.push(*issue);
+        let (plugin, issue) = self.plugin(config);
+        if let Some(plugin) = &plugin {
+            let descriptor = plugin.descriptor();
+            let passwords = descriptor.options.iter().filter(|option| option.kind == OptionKind::Password);
+            resolved.also_hide(passwords.filter_map(|option| resolved.options.get(&option.name).cloned()).collect::<Vec<_>>());
+            let (settings, found) = ConnectorSettings::read(descriptor.kind, &resolved.options, self.defaults);
+            issues.extend(found);
+            issues.extend(plugin.validate(&resolved.options));
+            issues.extend(self.unknown(config, descriptor));
+            checked.settings = settings;
+        } else {
+            let sink = config.get("topics").or(config.get("topics.regex")).is_some();
+            let kind = if sink { PluginKind::Sink } else { PluginKind::Source };
+            issues.extend(ConnectorSettings::read(kind, &resolved.options, self.defaults).1);
+        }
+        match issue {
+            None => checked.plugin = plugin,
+            Some(issue) => {
+                issues.retain(|other| other.path != issue.path);
+                issues.push(issue);
+                checked.settings = None;
             }
         }
         issues.extend((self.parts)(&resolved.options));
@@ -100,26 +99,26 @@ impl Check<'_> {
         checked
     }
 
-    fn plugin(&self, config: &Flat) -> Result<Plugin, Box<Issue>> {
+    /// The plugin; or an issue, and the plugin that was meant, so that the other keys are checked too.
+    fn plugin(&self, config: &Flat) -> (Option<Plugin>, Option<Issue>) {
         let path = "connector.class";
-        match config.get(path).map(str::trim) {
-            None | Some("") => {
-                let issue = Issue::error(path, "config.missing", "is required and has no default");
-                let meant = config.entries.keys().find(|key| nearest(key, [path]).is_some() && *key != path);
-                Err(Box::new(issue.fix(match meant {
-                    Some(key) => format!("did you mean {path} where you wrote {key}?"),
-                    None => format!("add `{path}: …`; `aqueduct plugins list` shows what there is"),
-                })))
-            }
-            Some(class) => (self.find)(class).ok_or_else(|| {
-                let issue = Issue::error(path, "config.unknown_class", format!("no connector is called {class:?}"));
-                let simple = class.rsplit('.').next().unwrap_or(class);
-                let near = |given: &str| nearest(given, self.names.iter().map(String::as_str)).map(str::to_owned);
-                Box::new(issue.fix(match near(class).or_else(|| near(simple)) {
-                    Some(near) => format!("did you mean {near}?"),
-                    None => "`aqueduct plugins list` shows what there is".to_owned(),
-                }))
-            }),
+        let Some(class) = config.get(path).map(str::trim).filter(|class| !class.is_empty()) else {
+            let issue = Issue::error(path, "config.missing", "is required and has no default");
+            let meant = config.entries.iter().find(|(key, _)| nearest(key, [path]).is_some() && *key != path);
+            let fix = match meant {
+                Some((key, _)) => format!("did you mean {path} where you wrote {key}?"),
+                None => format!("add `{path}: …`; `aqueduct plugins list` shows what there is"),
+            };
+            return (meant.and_then(|(_, class)| (self.find)(class)), Some(issue.fix(fix)));
+        };
+        if let Some(plugin) = (self.find)(class) {
+            return (Some(plugin), None);
+        }
+        let issue = Issue::error(path, "config.unknown_class", format!("no connector is called {class:?}"));
+        let near = |given: &str| nearest(given, self.names.iter().map(String::as_str));
+        match near(class).or_else(|| near(class.rsplit('.').next().unwrap_or(class))) {
+            Some(near) => ((self.find)(near), Some(issue.fix(format!("did you mean {near}?")))),
+            None => (None, Some(issue.fix("`aqueduct plugins list` shows what there is"))),
         }
     }
 

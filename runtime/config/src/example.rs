@@ -113,6 +113,10 @@ fn value(option: &OptionSpec) -> String {
         (Some("bytes"), Ok(bytes)) => crate::ByteSize(bytes).to_string(),
         _ => text,
     };
+    let parts = crate::list::split_list(&readable);
+    if option.kind == OptionKind::List && parts.len() > 1 {
+        return format!("[{}]", parts.into_iter().map(yaml_text).collect::<Vec<_>>().join(", "));
+    }
     yaml_text(&readable)
 }
 

@@ -312,11 +312,12 @@ fn write_yaml(node: &Node, indent: usize, out: &mut String) {
 /// A scalar: plain where that is safe to every YAML reader, else in double quotes.
 pub fn yaml_text(text: &str) -> String {
     let safe = |c: char| {
-        c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/' | '+' | '$' | '(' | ')' | ';' | '=' | '^' | '<' | '~')
+        c.is_ascii_alphanumeric()
+            || matches!(c, '.' | '_' | '-' | '/' | '+' | '$' | '(' | ')' | ';' | '=' | '^' | '<' | '~' | ' ')
     };
     let starts = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '_' | '.' | '^' | '$');
     let word = ["null", "true", "false", "yes", "no", "on", "off", "y", "n", "~"].iter().any(|w| text.eq_ignore_ascii_case(w));
-    let plain = text.starts_with(starts) && text.chars().all(safe) && !text.starts_with("...");
+    let plain = text.starts_with(starts) && text.chars().all(safe) && !text.starts_with("...") && !text.ends_with(' ');
     // Other readers would take these for booleans; in our own configs they are text either way.
     if plain && (!word || matches!(text, "true" | "false")) {
         return text.to_owned();

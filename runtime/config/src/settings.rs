@@ -125,15 +125,16 @@ pub struct ConnectorDefaults {
     pub topic_creation: bool,
 }
 
-pub const STRING_CONVERTER: &str = "org.apache.kafka.connect.storage.StringConverter";
+/// Bytes as they are, structured values as JSON.
+pub const PLAIN_CONVERTER: &str = "plain";
 pub const SIMPLE_HEADER_CONVERTER: &str = "org.apache.kafka.connect.storage.SimpleHeaderConverter";
 
 impl Default for ConnectorDefaults {
     fn default() -> Self {
         Self {
-            // Lines and messages pass as they are, without being parsed; structured sources say `json`.
-            key_converter: ConverterSettings::new(STRING_CONVERTER),
-            value_converter: ConverterSettings::new(STRING_CONVERTER),
+            // Lines and messages pass as they are, without being parsed.
+            key_converter: ConverterSettings::new(PLAIN_CONVERTER),
+            value_converter: ConverterSettings::new(PLAIN_CONVERTER),
             header_converter: ConverterSettings::new(SIMPLE_HEADER_CONVERTER),
             flush_interval: Duration::from_secs(1),
             topic: Options::new(),

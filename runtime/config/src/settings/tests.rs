@@ -18,7 +18,7 @@ fn source(pairs: &[(&str, &str)]) -> ConnectorSettings {
 fn defaults_are_kafka_connects() {
     let settings = source(&[]);
     assert_eq!((settings.name.as_str(), settings.class.as_str(), settings.tasks_max), ("c", "x", 1));
-    assert_eq!(settings.value_converter, ConverterSettings::new(STRING_CONVERTER));
+    assert_eq!(settings.value_converter, ConverterSettings::new(PLAIN_CONVERTER));
     let errors = Errors {
         tolerate: false,
         retry_timeout: Some(Duration::ZERO),

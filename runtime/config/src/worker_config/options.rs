@@ -1,6 +1,6 @@
 //! The options of worker.yaml: their documentation is the reference.
 
-use crate::settings::{SIMPLE_HEADER_CONVERTER, STRING_CONVERTER};
+use crate::settings::{SIMPLE_HEADER_CONVERTER, PLAIN_CONVERTER};
 use crate::types::{Family, List, Millis, PathText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -164,7 +164,7 @@ fn shutdown_timeout() -> Millis {
 }
 
 fn string_converter() -> String {
-    STRING_CONVERTER.to_owned()
+    PLAIN_CONVERTER.to_owned()
 }
 
 fn header_converter() -> String {
