@@ -1,6 +1,7 @@
 //! `file-source`: tails files.
 
 mod config;
+mod copies;
 mod identity;
 mod lines;
 mod position;

@@ -17,6 +17,8 @@ pub(crate) struct Position {
     /// Counts the truncations.
     pub(crate) generation: u64,
     pub(crate) skip: bool,
+    /// Offsets are of the decompressed content: they say nothing of the size.
+    pub(crate) compressed: bool,
     pub(crate) head: u64,
     /// How many bytes `head` covers.
     pub(crate) head_len: u64,
@@ -29,6 +31,8 @@ pub(crate) struct Position {
 pub(crate) struct Remembered {
     pub(crate) id: Option<FileId>,
     pub(crate) at: Position,
+    /// The position before the last truncation, as long as no copy of that content was found.
+    pub(crate) former: Option<Position>,
     /// Of the file on disk, in bytes.
     pub(crate) size: u64,
     /// Nanoseconds since the epoch.
@@ -56,10 +60,14 @@ impl Remembered {
         map.insert("generation".into(), json!(self.at.generation));
         map.insert("size".into(), json!(self.size));
         map.insert("mtime".into(), json!(self.modified));
+        if let Some(former) = &self.former {
+            let former = Self { id: None, at: former.clone(), former: None, size: 0, modified: 0, gone: None };
+            map.insert("former".into(), Value::Object(former.to_json()));
+        }
         if let Some(gone) = self.gone {
             map.insert("gone".into(), json!(gone));
         }
-        for (name, flag) in [("skip", self.at.skip), ("done", self.at.done)] {
+        for (name, flag) in [("skip", self.at.skip), ("compressed", self.at.compressed), ("done", self.at.done)] {
             if flag {
                 map.insert(name.into(), json!(true));
             }
@@ -83,10 +91,12 @@ impl Remembered {
                 line: number("line").unwrap_or_default(),
                 generation: number("generation").unwrap_or_default(),
                 skip: flag("skip"),
+                compressed: flag("compressed"),
                 head: head.0,
                 head_len: head.1,
                 done: flag("done"),
             },
+            former: map.get("former").and_then(Value::as_object).and_then(Self::from_json).map(|former| former.at),
             size: number("size").unwrap_or(offset),
             modified: map.get("mtime").and_then(Value::as_i64).unwrap_or_default(),
             gone: map.get("gone").and_then(Value::as_i64),
@@ -154,8 +164,8 @@ mod tests {
             head_len: 5,
             done: true,
         };
-        let one = Remembered { id: Some(id), at, size: 9, modified: -3, gone: Some(8) };
-        let two = Remembered { id: None, at: Position::default(), size: 0, modified: 0, gone: None };
+        let one = Remembered { id: Some(id), former: Some(at.clone()), at, size: 9, modified: -3, gone: Some(8) };
+        let two = Remembered { id: None, at: Position::default(), former: None, size: 0, modified: 0, gone: None };
         let offset = chain_json(&[one.clone(), two.clone()]).unwrap();
         assert_eq!(offset.keys().next().unwrap(), "position");
         let text = serde_json::to_string(&offset).unwrap();

@@ -1,6 +1,6 @@
 //! Blocks of a file's content: by `pread` of a plain file, through a decoder of a compressed one.
 
-use super::identity::{Kind, Stat};
+use super::identity::{ANCHOR_BYTES, HEAD_BYTES, Kind, Stat, fnv};
 use parking_lot::Mutex;
 use std::fs::File;
 use std::io::{self, Read};
@@ -70,6 +70,18 @@ impl Reader {
         let partial =
             len > 0 && len < 3 && [[0x1f, 0x8b, 8], [0x28, 0xb5, 0x2f]].iter().any(|known| known.starts_with(&magic[..len]));
         Ok(!partial)
+    }
+
+    /// Whether the first `len` bytes of the content (at most 1 KiB) have this hash.
+    pub(crate) fn has_head(&mut self, hash: u64, len: u64) -> io::Result<bool> {
+        let mut head = vec![0; len.min(HEAD_BYTES as u64) as usize];
+        Ok(self.read(&mut head, 0)? == head.len() && fnv(&head) == hash)
+    }
+
+    /// Whether the up to 64 bytes before `offset` have this hash.
+    pub(crate) fn has_anchor(&mut self, offset: u64, hash: Option<u64>) -> io::Result<bool> {
+        let mut anchor = vec![0; offset.min(ANCHOR_BYTES) as usize];
+        Ok(self.read(&mut anchor, offset - offset.min(ANCHOR_BYTES))? == anchor.len() && hash == Some(fnv(&anchor)))
     }
 
     pub(crate) fn codec(&self) -> Codec {

@@ -1,5 +1,6 @@
 //! What a scan means for the files that are being read: new ones, renamed ones, gone ones, and in which order they are to be read.
 
+use super::copies::Origin;
 use super::identity::{FileId, Stat};
 use super::position::{Position, Remembered, Stored, file_partition, literal_partition};
 use super::scan::{Found, Problem, find_inode, scan};
@@ -15,8 +16,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Two scans are at least this far apart, and five times what one takes: names may change faster than we can look.
 const SCAN_GAP: Duration = Duration::from_millis(50);
-/// As long as there are new files, they are looked for again at once, but not for ever.
-const SCANS_MAX: usize = 4;
 /// Paths that a warning was given for.
 const WARNED_MAX: usize = 10_000;
 
@@ -46,7 +45,7 @@ impl Tailer {
                 }
                 let partition = if index == last { stored.partition.clone() } else { file_partition(&stored.filename, id) };
                 if file.gone.is_some() {
-                    self.ghosts.insert(id.inode(), Ghost { partition, file: file.clone() });
+                    self.ghosts.insert(id, Ghost { partition, file: file.clone() });
                 } else {
                     self.track(Tracked::restored(partition, stored.filename.clone(), id, file));
                 }
@@ -75,13 +74,12 @@ impl Tailer {
             self.mark_start();
         }
         // A file that is renamed during a scan may be missed by it. It is older than what the scan found, and is to be read before it
-        // (invariant 3): so nothing new is read before a scan that finds nothing new.
-        for _ in 0..SCANS_MAX {
-            if !self.scan(first, now)? {
-                break;
-            }
+        // (invariant 3): so what is new is read only after one more scan.
+        if self.scan(first, now)? && self.scan(first, now)? {
+            self.scan_wanted = true;
         }
         self.forget_ghosts();
+        self.waiting.retain(|inode, _| self.seen_waiting.contains(inode));
         let after = Instant::now();
         self.scan_due = after + self.settings.poll_interval;
         self.scan_earliest = after + SCAN_GAP.max(5 * (after - now));
@@ -91,6 +89,7 @@ impl Tailer {
     /// True when there are new files.
     fn scan(&mut self, first: bool, now: Instant) -> Result<bool> {
         let found = scan(&self.settings);
+        self.seen_waiting.clear();
         if self.watch.follow(&found.dirs) {
             self.scan_wanted = true;
         }
@@ -131,8 +130,7 @@ impl Tailer {
             // Its inode belongs to another file now.
             self.retire(key)?;
         }
-        let revived = self.ghosts.get(&stat.id.inode()).is_some_and(|ghost| ghost.file.id.is_some_and(|id| id.is(stat.id)));
-        if let Some(ghost) = self.ghosts.remove(&stat.id.inode()).filter(|_| revived) {
+        if let Some(ghost) = self.ghosts.remove(&stat.id) {
             let remembered = Remembered { gone: None, ..ghost.file };
             let key = self.track(Tracked::restored(ghost.partition, path.clone(), stat.id, &remembered));
             self.meet_again(key, path, &stat, now);
@@ -142,9 +140,21 @@ impl Tailer {
         if stat.id.share(tasks) != index {
             return Ok(false);
         }
-        let key = self.adopt(path, &stat, first);
+        let key = match self.origin(&path, &stat) {
+            Origin::Wait => {
+                self.seen_waiting.insert(stat.id.inode());
+                return Ok(false);
+            }
+            Origin::New => self.adopt(path, &stat, first),
+            Origin::Copy { partition, at } => {
+                let key = self.track(Tracked::new(partition, path, &stat, at));
+                self.touched.insert(key);
+                key
+            }
+        };
         if let Some(file) = self.files.get_mut(&key) {
             file.scan = self.scans;
+            file.found = self.scans;
         }
         self.enqueue(key);
         Ok(true)
@@ -247,9 +257,11 @@ impl Tailer {
         } else {
             let offset = Some(remembered.to_json());
             self.offsets.push(SourceOffset { partition: file.partition.clone(), offset });
-            self.ghosts.insert(file.id.inode(), Ghost { partition: file.partition, file: remembered });
+            self.ghosts.insert(file.id, Ghost { partition: file.partition, file: remembered });
         }
-        if unread > 0 {
+        // A copy that was compressed meanwhile has the rest.
+        let copied = self.waiting.values().any(|waiting| waiting.original == Some(key));
+        if unread > 0 && !copied {
             tracing::warn!(file = %file.home.display(), unread, "file.lost: it vanished before it was read to its end");
             if self.settings.fail_on_lost {
                 let message = format!("{} vanished, {unread} bytes before it was read to its end", file.home.display());
@@ -258,9 +270,6 @@ impl Tailer {
         }
         Ok(())
     }
-
-    /// Content that was replaced lives on in a copy, perhaps.
-    pub(crate) fn formers(&mut self, _key: Key, _former: Remembered) {}
 
     fn forget_ghosts(&mut self) {
         let limit = now_millis() - self.settings.forget_after.as_millis() as i64;
@@ -283,7 +292,7 @@ impl Tailer {
                 None => self.base(&file.path),
             };
             if let Some(base) = base {
-                families.entry(base).or_default().push((file.modified, *key));
+                families.entry(base).or_default().push((file.id.born.unwrap_or(file.modified), *key));
             }
         }
         for file in self.files.values_mut() {
@@ -316,7 +325,7 @@ impl Tailer {
     }
 
     /// The path that `path` was rotated from: there is a file, and the rest of the name is a suffix.
-    fn base(&self, path: &Path) -> Option<PathBuf> {
+    pub(crate) fn base(&self, path: &Path) -> Option<PathBuf> {
         let name = path.file_name()?.to_str()?;
         let separators = name.char_indices().skip(1).filter(|(_, char)| matches!(char, '.' | '-' | '_' | '~'));
         let mut bases = separators.map(|(at, _)| path.with_file_name(&name[..at]));

@@ -1,6 +1,7 @@
 //! The reading: files in turn, one block at a time, into one batch. Blocking; the task runs it beside the worker.
 
-use super::identity::Kind;
+use super::copies::Waiting;
+use super::identity::{FileId, Kind};
 use super::lines::{Block, ENTRY_BYTES, Emit, Flush, split};
 use super::position::{Remembered, chain_json, literal_partition};
 use super::reader::{Buffer, Codec, POOL_BYTES, Reader};
@@ -42,12 +43,15 @@ pub(crate) struct Tailer {
     /// Files whose offset is part of the next batch.
     pub(crate) touched: FxHashSet<Key>,
     pub(crate) offsets: Vec<SourceOffset>,
-    /// Files that are gone, by inode.
-    pub(crate) ghosts: FxHashMap<(u64, u64), Ghost>,
+    /// Files that are gone.
+    pub(crate) ghosts: FxHashMap<FileId, Ghost>,
     /// Of a single path: the last file, when it is gone.
     pub(crate) last: Option<Remembered>,
     /// Offsets of Kafka Connect, that know only a path.
     pub(crate) legacy: FxHashMap<PathBuf, (JsonMap, Remembered)>,
+    /// New files of which is not known yet what they are, by inode; and those of the last scan.
+    pub(crate) waiting: FxHashMap<(u64, u64), Waiting>,
+    pub(crate) seen_waiting: FxHashSet<(u64, u64)>,
     pub(crate) watch: Watch,
     pub(crate) next_key: Key,
     pub(crate) scans: u64,
@@ -94,6 +98,8 @@ impl Tailer {
             ghosts: FxHashMap::default(),
             last: None,
             legacy: FxHashMap::default(),
+            waiting: FxHashMap::default(),
+            seen_waiting: FxHashSet::default(),
             watch: Watch::new(),
             next_key: 0,
             scans: 0,
@@ -188,6 +194,9 @@ impl Tailer {
     /// one has *now*, so its end is looked for after this one's size was taken.
     fn turn(&mut self, key: Key, batch: &mut Batch, limits: Limits) -> Result<Turn> {
         let Some(file) = self.files.get_mut(&key) else { return Ok(Turn::Idle) };
+        if file.found == self.scans {
+            return Ok(Turn::Blocked);
+        }
         if file.before.is_empty() {
             return self.read(key, None, Flush::Nothing, batch, limits);
         }
@@ -221,7 +230,7 @@ impl Tailer {
 
     fn read_block(&mut self, key: Key, limit: Option<u64>, flush: Flush, batch: &mut Batch, limits: Limits) -> Result<Turn> {
         let settings = self.settings.clone();
-        let Some(mut file) = self.files.get_mut(&key) else { return Ok(Turn::Idle) };
+        let Some(file) = self.files.get_mut(&key) else { return Ok(Turn::Idle) };
         let room = limits.bytes.saturating_sub(batch.bytes()).max(ROOM_MIN);
         let mut most = ((room as f64 / self.cost) as usize).clamp(ROOM_MIN, BLOCK_BYTES);
         loop {
@@ -256,11 +265,8 @@ impl Tailer {
             };
             if short || read < tail || bytes[name.len()..from] != file.tail[..] {
                 tracing::warn!(file = %text, position = file.at.offset, size = stat.size, "file.truncated: reading from its start");
-                let former = file.restart();
+                file.restart();
                 self.touched.insert(key);
-                self.formers(key, former);
-                let Some(again) = self.files.get_mut(&key) else { return Ok(Turn::Idle) };
-                file = again;
                 continue;
             }
             let at_end = read - tail < want || (plain && file.at.offset + want as u64 >= end);
@@ -317,6 +323,7 @@ impl Tailer {
             file.exhausted = Some((stat.size, stat.modified));
             if !plain && !file.at.done {
                 file.at.done = true;
+                file.at.compressed = true;
                 self.touched.insert(key);
             }
             return Ok(Turn::Idle);
@@ -324,7 +331,7 @@ impl Tailer {
     }
 
     /// Opens the file and makes sure that it is the one. `Some`: not now.
-    fn ready(&mut self, key: Key) -> Result<Option<Turn>> {
+    pub(crate) fn ready(&mut self, key: Key) -> Result<Option<Turn>> {
         let settings = self.settings.clone();
         if self.files.get(&key).is_some_and(|file| file.reader.is_none()) {
             if self.open.len() >= settings.max_open && !self.evict(key) {
@@ -353,9 +360,8 @@ impl Tailer {
             }
             Ok(false) => {
                 tracing::warn!(file = %file.path.display(), position = file.at.offset, "file.replaced: other content, reading from its start");
-                let former = file.restart();
+                file.restart();
                 self.touched.insert(key);
-                self.formers(key, former);
             }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 file.exhausted = Some((file.size, file.modified));

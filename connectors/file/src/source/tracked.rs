@@ -20,6 +20,8 @@ pub(crate) struct Tracked {
     pub(crate) home: PathBuf,
     pub(crate) id: FileId,
     pub(crate) at: Position,
+    /// The position before the file was truncated: a copy of that content may turn up.
+    pub(crate) former: Option<Position>,
     /// The content's first bytes, while it has less than 1 KiB of them.
     head: Vec<u8>,
     /// The up to 64 bytes before the position: read again with each block, so that a file that was rewritten is noticed.
@@ -37,6 +39,8 @@ pub(crate) struct Tracked {
     pub(crate) flushed: Flush,
     /// The last scan in which a pattern found it.
     pub(crate) scan: u64,
+    /// The scan that found it.
+    pub(crate) found: u64,
     /// No pattern finds it any more: it was renamed or deleted.
     pub(crate) missing: Option<Instant>,
     /// Another file took its place.
@@ -57,6 +61,7 @@ impl Tracked {
             path,
             id: stat.id,
             at,
+            former: None,
             head: Vec::new(),
             tail: Vec::new(),
             reader: None,
@@ -67,6 +72,7 @@ impl Tracked {
             exhausted: None,
             flushed: Flush::Nothing,
             scan: 0,
+            found: 0,
             missing: None,
             rotated: false,
             settled: false,
@@ -79,17 +85,25 @@ impl Tracked {
     pub(crate) fn restored(partition: JsonMap, path: PathBuf, id: FileId, stored: &Remembered) -> Self {
         let stat = Stat { id, size: stored.size, modified: stored.modified, kind: super::identity::Kind::File };
         let mut file = Self::new(partition, path, &stat, stored.at.clone());
-        let read = stored.at.done || stored.at.offset == stored.size;
+        file.former.clone_from(&stored.former);
+        let read = stored.at.done || (!stored.at.compressed && stored.at.offset == stored.size);
         file.exhausted = read.then_some((stored.size, stored.modified));
         file
     }
 
     pub(crate) fn remember(&self) -> Remembered {
-        Remembered { id: Some(self.id), at: self.at.clone(), size: self.size, modified: self.modified, gone: None }
+        Remembered {
+            id: Some(self.id),
+            at: self.at.clone(),
+            former: self.former.clone(),
+            size: self.size,
+            modified: self.modified,
+            gone: None,
+        }
     }
 
     pub(crate) fn is_plain(&self) -> bool {
-        self.reader.as_ref().is_none_or(|reader| reader.codec() == Codec::Plain)
+        self.reader.as_ref().map_or(!self.at.compressed, |reader| reader.codec() == Codec::Plain)
     }
 
     /// What `stat` said just now; true when that is news.
@@ -116,15 +130,14 @@ impl Tracked {
         self.exhausted == Some((self.size, self.modified))
     }
 
-    /// The content was replaced: what comes now has nothing to do with what was read. Returns what was.
-    pub(crate) fn restart(&mut self) -> Remembered {
-        let former = self.remember();
+    /// The content was replaced: what comes now has nothing to do with what was read.
+    pub(crate) fn restart(&mut self) {
+        self.former = Some(self.at.clone()).filter(|at| at.anchor.is_some());
         self.at = Position { generation: self.at.generation + 1, ..Position::default() };
         self.head.clear();
         self.tail.clear();
         self.trusted = true;
         self.exhausted = None;
-        former
     }
 
     pub(crate) fn close(&mut self) {
@@ -156,6 +169,7 @@ impl Tracked {
         self.at.line += split.lines;
         self.at.skip = split.skip;
         self.at.done = false;
+        self.at.compressed = !self.is_plain();
     }
 
     /// Loads what the position rests on. False when the content is not what was read: the file was rewritten, or is another one.

@@ -1,0 +1,143 @@
+//! Is a new file one that was read already? A rotated file that was compressed, or what logrotate copied before it truncated, has another
+//! inode and the same content up to where we were: reading goes on there, in the copy.
+
+use super::identity::{FileId, Stat};
+use super::position::{Position, file_partition};
+use super::reader::{Codec, Reader};
+use super::tailer::Tailer;
+use super::tracked::Key;
+use aqueduct_core::JsonMap;
+use std::io;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub(crate) enum Origin {
+    New,
+    /// It cannot be told yet.
+    Wait,
+    Copy {
+        partition: JsonMap,
+        at: Position,
+    },
+}
+
+/// A file that is a copy of one that is still there, or may become one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waiting {
+    size: u64,
+    modified: i64,
+    pub(crate) original: Option<Key>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    Ghost(FileId),
+    /// The content that a file had before it was truncated.
+    Former(Key),
+    Live(Key),
+}
+
+impl Tailer {
+    pub(crate) fn origin(&mut self, path: &Path, stat: &Stat) -> Origin {
+        let suspect = self.may_be_copied(path, stat);
+        let formers = self.files.values().any(|file| file.former.is_some());
+        let compressed = self.settings.decompress && is_compressed_name(path);
+        if self.ghosts.is_empty() && !formers && !suspect && !compressed {
+            return Origin::New;
+        }
+        if let Some(waiting) = self.waiting.get(&stat.id.inode())
+            && (waiting.size, waiting.modified) == (stat.size, stat.modified)
+            && waiting.original.is_some_and(|key| self.files.contains_key(&key))
+        {
+            return Origin::Wait;
+        }
+        // One that cannot be read now is looked at again when it is opened to be read.
+        let found = Reader::open(path, self.settings.decompress).and_then(|mut reader| self.search(path, &mut reader));
+        let original = match found {
+            Ok(Some((Source::Live(key), _))) => Some(key),
+            Ok(Some((source, at))) => return self.continued(source, at, path, stat),
+            Ok(None) if stat.size == 0 && compressed => None,
+            Ok(None) if suspect && self.is_fresh(stat) => None,
+            // A compressed file that is not whole: it is being written.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.is_fresh(stat) => None,
+            _ => {
+                self.waiting.remove(&stat.id.inode());
+                return Origin::New;
+            }
+        };
+        self.waiting.insert(stat.id.inode(), Waiting { size: stat.size, modified: stat.modified, original });
+        Origin::Wait
+    }
+
+    /// `app.log.1` is younger than `app.log`: not renamed, but copied from it by someone who will truncate, or has truncated.
+    fn may_be_copied(&mut self, path: &Path, stat: &Stat) -> bool {
+        let Some(key) = self.base(path).and_then(|base| self.by_path.get(&base).copied()) else { return false };
+        let Some(file) = self.files.get(&key) else { return false };
+        let younger = stat.id.born.zip(file.id.born).is_some_and(|(new, old)| new > old);
+        if !younger || (file.at.offset == 0 && file.at.generation == 0) {
+            return false;
+        }
+        if !file.trusted {
+            // It may have been truncated while nobody looked. An error comes again when it is read.
+            let _ = self.ready(key);
+        }
+        true
+    }
+
+    /// The file with the same content up to its position; of several, the one that was read furthest.
+    fn search(&self, path: &Path, reader: &mut Reader) -> io::Result<Option<(Source, Position)>> {
+        let formers = self.files.iter().filter_map(|(key, file)| Some((Source::Former(*key), file.former.as_ref()?)));
+        let mut candidates: Vec<_> = if reader.codec() == Codec::Plain {
+            // Equal content alone means nothing: equal files are two files.
+            let base = self.base(path).and_then(|base| self.by_path.get(&base).copied());
+            formers.filter(|(source, _)| base.is_some_and(|base| matches!(source, Source::Former(key) if *key == base))).collect()
+        } else {
+            let ghosts = self.ghosts.iter().map(|(id, ghost)| (Source::Ghost(*id), &ghost.file.at));
+            let live = self.files.iter().filter(|(_, file)| file.is_plain()).map(|(key, file)| (Source::Live(*key), &file.at));
+            ghosts.chain(formers).chain(live).collect()
+        };
+        candidates.retain(|(_, at)| at.offset > 0 && at.anchor.is_some());
+        candidates.sort_by_key(|(_, at)| std::cmp::Reverse(at.offset));
+        // Heads first: they cost nothing once the first block is there.
+        let mut alike = Vec::new();
+        for (source, at) in candidates {
+            if reader.has_head(at.head, at.head_len)? {
+                alike.push((source, at));
+            }
+        }
+        for (source, at) in alike {
+            if reader.has_anchor(at.offset, at.anchor)? {
+                return Ok(Some((source, at.clone())));
+            }
+        }
+        Ok(None)
+    }
+
+    fn continued(&mut self, source: Source, at: Position, path: &Path, stat: &Stat) -> Origin {
+        self.waiting.remove(&stat.id.inode());
+        let at = Position { done: false, ..at };
+        tracing::info!(file = %path.display(), position = at.offset, "file.copy: was read already up to this position");
+        let partition = match source {
+            Source::Ghost(id) => self.ghosts.remove(&id).map(|ghost| ghost.partition),
+            Source::Former(key) => {
+                if let Some(file) = self.files.get_mut(&key) {
+                    file.former = None;
+                    self.touched.insert(key);
+                }
+                None
+            }
+            Source::Live(_) => None,
+        };
+        Origin::Copy { partition: partition.unwrap_or_else(|| file_partition(path, stat.id)), at }
+    }
+
+    fn is_fresh(&self, stat: &Stat) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
+        now.saturating_sub(stat.modified) < self.settings.quiet.as_nanos() as i64
+    }
+}
+
+fn is_compressed_name(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| ["gz", "gzip", "zst", "zstd"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+}
