@@ -26,7 +26,10 @@ pub(crate) fn registry() -> Registry {
 pub(crate) fn read_config(path: &Path, set: &[String]) -> Outcome<WorkerConfig> {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(CONFIG) => None,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && path == Path::new(CONFIG) => {
+            tracing::info!("there is no {CONFIG}: the defaults hold");
+            None
+        }
         Err(error) => {
             let failure = Failure::failed(format!("cannot read {}: {error}", path.display()));
             return Err(failure.fix("name the worker's settings with --config FILE"));

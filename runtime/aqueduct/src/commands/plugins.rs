@@ -48,7 +48,10 @@ pub(crate) fn run(command: Command, screen: &Screen) -> Outcome {
                 return print(&example(plugin));
             }
             let common = common_options(connector_type(plugin));
+            let (aliases, own): (Vec<&OptionSpec>, Vec<&OptionSpec>) = plugin.options.iter().partition(|option| is_alias(option));
             let mut described = json!(plugin);
+            described["options"] = json!(own);
+            described["option_aliases"] = json!(aliases);
             described["common_options"] = json!(common);
             screen.show(&described, || describe(plugin, if all { &common } else { &[] }, screen))
         }
@@ -93,6 +96,10 @@ fn describe(plugin: &Descriptor, common: &[OptionSpec], screen: &Screen) -> Stri
         for line in wrap(&option.documentation, 100) {
             text.push_str(&format!("      {line}\n"));
         }
+    }
+    let aliases: Vec<&str> = plugin.options.iter().filter(|option| is_alias(option)).map(|option| option.name.as_str()).collect();
+    if !aliases.is_empty() {
+        text.push_str(&format!("\nAlso taken, as other connectors call them: {}\n", aliases.join(", ")));
     }
     text
 }

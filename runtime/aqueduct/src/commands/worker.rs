@@ -103,15 +103,18 @@ async fn serve(
     let router = aqueduct_rest::router(published, rest_options(&config));
     tasks.spawn(aqueduct_rest::serve(listeners, router, stop_rest.clone()));
     let started = tokio::select! {
-        worker = start(&config, &bound, data) => worker,
-        name = signals.next() => Err(Failure::failed(format!("{name} while starting: nothing was running yet"))),
+        worker = start(&config, &bound, data) => worker.map(Some),
+        name = signals.next() => {
+            tracing::info!("{name} while starting: nothing ran yet");
+            Ok(None)
+        }
     };
     let worker = match started {
-        Ok(worker) => worker,
-        Err(failure) => {
+        Ok(Some(worker)) => worker,
+        ended => {
             stop_rest.cancel();
             tasks.shutdown().await;
-            return Err(failure);
+            return ended.map(drop);
         }
     };
     publish.send_replace(Some(worker.clone()));
