@@ -98,7 +98,7 @@ impl Policy {
             [&mut letter.key, &mut letter.value].into_iter().chain(letter.headers.iter_mut().map(|header| &mut header.value))
         {
             if let Payload::Data(data) = payload {
-                *payload = aqueduct_transforms::json::schemaless_text(&data.data).into();
+                *payload = aqueduct_transforms::json::text(data).into();
             }
         }
         Record { topic: queue.topic.clone(), partition: None, origin: None, ..letter }

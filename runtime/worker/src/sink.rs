@@ -35,6 +35,9 @@ struct SinkLoop {
     committed_at: Instant,
 }
 
+/// Nothing new for so long: the sink has caught up.
+const QUIET: Duration = Duration::from_millis(25);
+
 /// `connect-<name>`: UIs find a sink's lag by this name.
 pub fn group(connector: &str) -> String {
     format!("connect-{connector}")
@@ -79,6 +82,7 @@ impl SinkLoop {
                     None => return Ok(()),
                 },
             };
+            let idle = matches!(fetched, Fetch::Idle);
             match fetched {
                 Fetch::Records(batch) => {
                     failpoint::hit(point::SINK_FETCHED);
@@ -89,17 +93,23 @@ impl SinkLoop {
                 Fetch::Idle => {}
             }
             self.publish_lag();
-            if self.records_uncommitted > 0 && self.committed_at.elapsed() >= self.run.limits.flush_interval {
+            if self.records_uncommitted > 0 && self.committed_at.elapsed() >= self.commit_after(idle) {
                 self.commit().await?;
             }
         }
         Ok(())
     }
 
+    /// How long after the last commit the next one is due. A sink that has caught up does not sit on its last records for a whole interval, but
+    /// commits no more than ten times as often for it.
+    fn commit_after(&self, idle: bool) -> Duration {
+        if idle { self.run.limits.flush_interval / 10 } else { self.run.limits.flush_interval }
+    }
+
     /// The next event; `None` when the task is to stop. Wakes in time for the next commit.
     async fn fetch(&mut self) -> Result<Option<Fetch>> {
         let wait = if self.records_uncommitted > 0 {
-            self.run.limits.flush_interval.saturating_sub(self.committed_at.elapsed())
+            self.commit_after(true).saturating_sub(self.committed_at.elapsed()).max(QUIET)
         } else {
             self.run.limits.wait_max
         };

@@ -1,6 +1,6 @@
 //! The options of worker.yaml: their documentation is the reference.
 
-use crate::settings::{SIMPLE_HEADER_CONVERTER, PLAIN_CONVERTER};
+use crate::settings::{PLAIN_CONVERTER, SIMPLE_HEADER_CONVERTER};
 use crate::types::{Family, List, Millis, PathText};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
