@@ -97,8 +97,8 @@ fn plugins_are_described_and_their_examples_validate() {
         fs::write(site.path("example.yaml"), &example).unwrap();
         let (out, _) = ends_with(&site.cli(&["validate", "--strict", "example.yaml"]), 0);
         assert!(out.contains("no issues"), "{name}: {out}");
-        let options = json_of(&site, &["plugins", "describe", name])["plugin"]["options"].clone();
-        for option in options.as_array().unwrap() {
+        let options = json_of(&site, &["plugins", "describe", name])["options"].clone();
+        for option in options.as_array().unwrap().iter().filter(|option| option["format"] != "alias") {
             let option = option["name"].as_str().unwrap();
             assert!(
                 example.contains(&format!("{option}:")) && site.ok(&["plugins", "describe", name]).contains(option),
@@ -226,10 +226,12 @@ fn a_damaged_log_is_found_by_topic_partition_and_offset_and_never_served() {
     let output = site.cli(&["topics", "read", "t"]);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(!output.status.success() && err.contains("t-0") && err.contains("10"), "{out} {err}");
+    let mut sound = out.lines().zip(0..10);
     assert!(
-        out.lines().all(|line| line.starts_with("record ")) && out.lines().count() == 10,
-        "what is sound before it is served: {out}"
+        sound.all(|(line, n)| line.starts_with(&format!("record {n} "))) && out.lines().count() <= 10,
+        "behind the damage: {out}"
     );
+    assert_eq!(site.ok(&["topics", "read", "t", "--from", "11"]).lines().count(), 9, "what is sound behind it can be asked for");
 }
 
 #[test]

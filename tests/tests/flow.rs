@@ -6,6 +6,7 @@ use aqueduct_tests::wait::pause;
 use aqueduct_tests::{Site, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -46,9 +47,9 @@ fn a_generator_goes_on_exactly_where_it_was() {
     assert!(calm == killed, "the records differ; the first: {:?}", calm.iter().zip(&killed).find(|(a, b)| a != b));
 }
 
-/// Bad records go to the dead letter queue, the good ones on, each once, over kills (invariant 2).
+/// Bad records go to the dead letter queue and are never lost; the good ones arrive once, over kills (invariant 2).
 #[test]
-fn what_is_not_json_is_dead_lettered_once_and_the_rest_goes_on() {
+fn what_is_not_json_is_dead_lettered_and_the_rest_arrives_once() {
     let mut site = Site::new();
     fs::create_dir_all(site.path("in")).unwrap();
     let root = site.root.display().to_string();
@@ -80,13 +81,10 @@ fn what_is_not_json_is_dead_lettered_once_and_the_rest_goes_on() {
     assert_eq!(numbers, (0..total as u64).filter(|n| n % 10 != 3).collect::<Vec<_>>());
     let dead = read(&site, "dead");
     let texts: Vec<&str> = dead.iter().map(|record| record["value"].as_str().unwrap()).collect();
-    let mut unique = texts.clone();
-    unique.dedup();
-    assert_eq!(
-        unique,
-        (0..total).filter(|n| n % 10 == 3).map(|n| format!("not json {n}")).collect::<Vec<_>>(),
-        "in order, none missing"
-    );
+    // A kill between the letter and the position repeats letters, and loses none.
+    let mut seen = BTreeSet::new();
+    let first: Vec<&str> = texts.into_iter().filter(|text| seen.insert(*text)).collect();
+    assert!(first == (0..total).filter(|n| n % 10 == 3).map(|n| format!("not json {n}")).collect::<Vec<_>>(), "{first:?}");
     let headers = dead[0]["headers"].to_string();
     assert!(headers.contains("__connect.errors.topic") && headers.contains("__connect.errors.exception.message"), "{headers}");
 }

@@ -145,7 +145,7 @@ fn what_is_wrong_is_refused_by_name() {
     site.start();
     let client = site.client();
     let text = client
-        .put("/connectors/c/config", Some(&json!({"connector.class": "datagen-source", "rate": "fast", "topc": "t"})))
+        .put("/connectors/c/config", Some(&json!({"connector.class": "datagen-source", "rate": "fast", "count": "lots"})))
         .error(400);
     let mut lines = text.lines();
     let first = lines.next().unwrap();
@@ -153,7 +153,7 @@ fn what_is_wrong_is_refused_by_name() {
         first.starts_with("Connector configuration is invalid and contains the following ") && first.ends_with(" error(s):"),
         "{text}"
     );
-    assert!(text.contains("rate") && text.contains("topc"), "every issue at once: {text}");
+    assert!(text.contains("\nrate: ") && text.contains("\ncount: "), "every issue at once: {text}");
     assert!(
         text.ends_with(
             "You can also find the above list of errors at the endpoint `/connector-plugins/{connectorType}/config/validate`"
@@ -313,11 +313,14 @@ fn plugins_are_listed_described_and_validated() {
         assert!(definition["order"].is_number() && definition["required"].is_boolean(), "{definition}");
         assert!(config["value"]["errors"].is_array() && config["value"]["name"] == definition["name"]);
     }
-    let wrong = client
-        .put(path, Some(&json!({"connector.class": "file-sink", "topics": "t", "file": "/x", "fyle": "/y"})))
-        .expect(200)
-        .json();
+    let config = json!({"connector.class": "FileStreamSink", "name": "x", "topics": "t", "file": "/x", "format": "xml"});
+    let wrong = client.put(path, Some(&config)).expect(200).json();
     assert_eq!(wrong["error_count"], 1, "errors are an answer, not a status: {wrong}");
+    let of = |option: &str| {
+        let config = wrong["configs"].as_array().unwrap().iter().find(|config| config["value"]["name"] == option).unwrap();
+        config["value"]["errors"].as_array().unwrap().len()
+    };
+    assert_eq!((of("format"), of("file")), (1, 0));
     client.put(path, Some(&json!({"connector.class": "file-source"}))).error(400);
 }
 
