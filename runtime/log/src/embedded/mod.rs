@@ -3,6 +3,14 @@
 //! One thread commits: it takes all that is queued, writes the data, then one frame of the journal that names the new ends, the source offsets and
 //! whatever else belongs to the commits, syncs both, and only then shows and acknowledges them (invariants 1 and 2). While it syncs, writers encode what comes next.
 //! What lies behind the last frame is no part of the log: recovery cuts it.
+//!
+//! ```text
+//! format, cluster_id, lock         what this directory is, and who uses it
+//! journal/<seq>.checkpoint         the state: topics, segments, offsets, groups, stores, epochs (journal.rs)
+//! journal/<seq>.journal            the commits after it, one frame each
+//! topics/<topic>-<p>/<base>.log    record batches in Kafka's format; <base> is the first offset in 20 digits
+//! topics/<topic>-<p>/<base>.index  and .timeindex: Kafka's sparse indexes, hints only: made anew where they are missing or wrong
+//! ```
 
 mod compact;
 mod core;

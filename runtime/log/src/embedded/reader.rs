@@ -69,8 +69,13 @@ impl EmbeddedReader {
                 given_up.iter().for_each(|reading| reading.view.forget_waiter(&self.waker));
             }
             match news.event {
-                Some(Event::Revoked(partitions)) => {
+                Some(Event::Revoked(mut partitions)) => {
                     self.seen = None;
+                    // Of a topic that was deleted before it was told: nobody has it.
+                    partitions.retain(|tp| self.reading.iter().any(|reading| *reading.view.tp == *tp));
+                    if partitions.is_empty() {
+                        continue;
+                    }
                     return Ok(Some(Fetch::Revoked(partitions)));
                 }
                 Some(Event::Assigned(partitions)) => {

@@ -273,36 +273,47 @@ impl PartitionView {
                 std::io::ErrorKind::NotFound => self.corrupt(cursor, &"the file is missing"),
                 _ => io_error(&segment.path(), "read", &error),
             })?;
-            if bytes.len() < len {
-                return Err(self.corrupt(cursor, &"the file is shorter than what was committed"));
-            }
+            let short = bytes.len() < len;
             let buffer = Bytes::from(bytes);
             let mut at = 0;
-            while let Some(header) = Header::parse(&buffer[at..]).map_err(|damage| self.corrupt(cursor, &damage))? {
-                if at + header.bytes > buffer.len() {
-                    break;
+            while out.is_empty() || out.bytes() < max_bytes {
+                match self.read_batch(cursor, &buffer, at, out) {
+                    Ok(None) => break,
+                    Ok(Some(header)) => {
+                        at += header.bytes;
+                        cursor.position += header.bytes as u64;
+                        cursor.expect = Expect::First(header.next_offset());
+                    }
+                    // What is sound before the damage is handed out; the next read begins at it.
+                    Err(_) if !out.is_empty() => break,
+                    Err(damage) => return Err(self.corrupt(cursor, &damage)),
                 }
-                cursor.check(&header).map_err(|damage| self.corrupt(cursor, &damage))?;
-                if header.last_offset() >= cursor.from && header.max_timestamp >= cursor.skip_before {
-                    decode_into(&buffer, at, &self.tp, cursor.from, out).map_err(|damage| self.corrupt(cursor, &damage))?;
-                }
-                at += header.bytes;
-                cursor.position += header.bytes as u64;
-                cursor.expect = Expect::First(header.next_offset());
-                if out.bytes() >= max_bytes {
-                    break;
-                }
+            }
+            if at == 0 && short {
+                return Err(self.corrupt(cursor, &"the file is shorter than what was committed"));
             }
             if at == 0 {
                 let header = Header::parse(&buffer).ok().flatten();
                 let need = header.map_or(usize::MAX, |header| header.bytes);
-                if cursor.position + need as u64 > limit {
+                if cursor.position.saturating_add(need as u64) > limit {
                     return Err(self.corrupt(cursor, &Damage::Torn { have: (limit - cursor.position) as usize, need }));
                 }
                 want = need;
             }
         }
         Ok(())
+    }
+
+    /// `None` when it is not whole in the buffer.
+    fn read_batch(&self, cursor: &Cursor<'_>, buffer: &Bytes, at: usize, out: &mut Batch) -> Result<Option<Header>, Damage> {
+        let Some(header) = Header::parse(&buffer[at..])?.filter(|header| at + header.bytes <= buffer.len()) else {
+            return Ok(None);
+        };
+        cursor.check(&header)?;
+        if header.last_offset() >= cursor.from && header.max_timestamp >= cursor.skip_before {
+            decode_into(buffer, at, &self.tp, cursor.from, out)?;
+        }
+        Ok(Some(header))
     }
 
     fn corrupt(&self, cursor: &Cursor<'_>, damage: &dyn std::fmt::Display) -> Error {
