@@ -45,7 +45,7 @@
 //! advertised_host: Option<String>, allow_origin, allow_methods: String, defaults: ConnectorDefaults, providers: Providers, warnings: Vec<Issue> }`.
 //!
 //! **For people**: `render::render(&[Issue], &dyn Fn(&str file) -> Option<String text>, Style::{Plain, Coloured}) -> String`,
-//! `example::yaml(&Descriptor) -> String`, `reference::markdown(&[OptionSpec]) -> String`, `reference::update(readme, &[OptionSpec]) -> Option<String>`.
+//! `example::yaml(&Descriptor) -> String`, `reference::markdown(&[OptionSpec]) -> String`.
 
 pub mod check;
 pub mod connector;

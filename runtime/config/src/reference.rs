@@ -1,10 +1,7 @@
-//! Options as Markdown tables: for the reference and for each connector's README.
+//! Options as Markdown tables, for the reference: `worker_config::options()`, `settings::options(kind)`, a connector's own.
 
 use crate::check::is_alias;
 use aqueduct_core::{OptionKind, OptionSpec};
-
-const BEGIN: &str = "<!-- options: begin (generated) -->";
-const END: &str = "<!-- options: end -->";
 
 /// One table for each group, in order; the group's name above it where there are several.
 pub fn markdown(options: &[OptionSpec]) -> String {
@@ -41,13 +38,6 @@ pub fn markdown(options: &[OptionSpec]) -> String {
     out.truncate(out.trim_end().len());
     out.push('\n');
     out
-}
-
-/// `text` with what stands between the marks replaced by the table; `None` without marks.
-pub fn update(text: &str, options: &[OptionSpec]) -> Option<String> {
-    let begin = text.find(BEGIN)? + BEGIN.len();
-    let end = begin + text[begin..].find(END)?;
-    Some(format!("{}\n\n{}\n{}", &text[..begin], markdown(options), &text[end..]))
 }
 
 fn kind(option: &OptionSpec) -> String {
@@ -100,15 +90,10 @@ mod tests {
     }
 
     #[test]
-    fn a_table_for_each_group_between_the_marks() {
-        let text = format!("# X\n{BEGIN}\nold\n{END}\nrest\n");
-        let expected = format!(
-            "# X\n{BEGIN}\n\n**File**\n\n| Option | Type | Default | |\n|---|---|---|---|\n\
+    fn a_table_for_each_group() {
+        let expected = "**File**\n\n| Option | Type | Default | |\n|---|---|---|---|\n\
              | `path`, `file` | list of path patterns | **required** | What to read: a\\|b. Example: `/a` |\n\n\
-             **Time**\n\n| Option | Type | Default | |\n|---|---|---|---|\n| `wait.ms` | duration | `0` | How long.<br>At most. |\n\n{END}\nrest\n"
-        );
-        assert_eq!(update(&text, &crate::specs::<Config>()).unwrap(), expected);
-        assert_eq!(update(&expected, &crate::specs::<Config>()).unwrap(), expected, "the same again");
-        assert_eq!(update("no marks", &[]), None);
+             **Time**\n\n| Option | Type | Default | |\n|---|---|---|---|\n| `wait.ms` | duration | `0` | How long.<br>At most. |\n";
+        assert_eq!(markdown(&crate::specs::<Config>()), expected);
     }
 }
