@@ -37,7 +37,8 @@ impl Ledger {
     /// When a line is not of a ledger.
     pub fn parse(text: &str) -> Result<Self> {
         let mut ledger = Self::default();
-        for line in text.lines() {
+        // It may be read while it is written: a line counts when it is whole.
+        for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
             let words: Vec<&str> = line.split(' ').collect();
             match words[..] {
                 ["topic", source, topic] => ledger.sources.entry(source.to_owned()).or_default().topic = Some(topic.to_owned()),
