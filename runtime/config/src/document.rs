@@ -89,7 +89,7 @@ impl Node {
 /// issues with others.
 pub fn read(file: &str, text: &str) -> (Vec<Document>, Vec<Issue>) {
     if text.len() > FILE_BYTES_MAX {
-        let message = format!("the file has {} bytes; a config may have at most {FILE_BYTES_MAX}", text.len());
+        let message = format!("the file has more than {FILE_BYTES_MAX} bytes, the most that a config may have");
         return (Vec::new(), vec![Issue::error("", "config.too_large", message).fix("is this the right file?").at(first(file))]);
     }
     if file.ends_with(".properties") {

@@ -16,6 +16,11 @@ pub enum Style {
 /// Lines are wrapped here: wider than most messages, narrower than most terminals.
 const WIDTH: usize = 120;
 
+/// Nobody reads more at once; and each scans its file.
+const ISSUES_MAX: usize = 200;
+/// Longer lines, of generated files, are not shown.
+const LINE_BYTES_MAX: usize = 500;
+
 /// `source` gives the text of a file that an issue is about; without it there is no snippet.
 pub fn render(issues: &[Issue], source: &dyn Fn(&str) -> Option<String>, style: Style) -> String {
     let theme = match style {
@@ -25,7 +30,7 @@ pub fn render(issues: &[Issue], source: &dyn Fn(&str) -> Option<String>, style: 
     let report = GraphicalReportHandler::new_themed(theme).with_links(false).with_width(WIDTH).with_context_lines(1);
     let mut texts = HashMap::<&str, Option<Arc<str>>>::new();
     let mut out = String::new();
-    for issue in issues {
+    for issue in &issues[..issues.len().min(ISSUES_MAX)] {
         let file = issue.location.as_ref().map_or("", |at| at.file.as_str());
         let text = texts.entry(file).or_insert_with(|| (!file.is_empty()).then(|| source(file))?.map(Arc::from)).clone();
         let shown = Shown::new(issue, text);
@@ -36,6 +41,9 @@ pub fn render(issues: &[Issue], source: &dyn Fn(&str) -> Option<String>, style: 
         let end = out.trim_end().len();
         out.truncate(end);
         out.push_str("\n\n");
+    }
+    if let Some(more @ 1..) = issues.len().checked_sub(ISSUES_MAX) {
+        out.push_str(&format!("… and {more} more\n\n"));
     }
     out
 }
@@ -60,6 +68,10 @@ impl<'a> Shown<'a> {
 /// The word at a line and a column in characters, both from 1.
 fn span_of(text: &str, line: usize, column: usize) -> Option<(usize, usize)> {
     let begin: usize = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+    let around = text.lines().skip(line.saturating_sub(2)).take(3);
+    if around.into_iter().any(|line| line.len() > LINE_BYTES_MAX) {
+        return None;
+    }
     let rest = text.get(begin..)?.lines().next().unwrap_or_default();
     // A place behind the end of its line, or of the file, is shown at the end.
     let at = rest.char_indices().nth(column.saturating_sub(1)).map_or(rest.len(), |(at, _)| at);
@@ -75,6 +87,9 @@ fn span_of(text: &str, line: usize, column: usize) -> Option<(usize, usize)> {
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let (None, Some(at)) = (self.span, &self.issue.location) {
+            write!(f, "{at}: ")?;
+        }
         match self.issue.path.as_str() {
             "" => f.write_str(&self.issue.message),
             path => write!(f, "{path}: {}", self.issue.message),
@@ -144,6 +159,16 @@ config.unknown_key
         assert!(plain.contains("⚠ nothing here") && plain.ends_with("× x: is required\n\n"), "{plain}");
         assert!(!plain.contains('\u{1b}'));
         assert!(render(&issues, &source, Style::Coloured).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn what_is_shown_has_bounds() {
+        let at = |line| Location { file: "f".into(), line, column: 1 };
+        let issues: Vec<Issue> = (0..300).map(|n| Issue::error("k", "c.d", "bad").at(at(n % 3 + 1))).collect();
+        let text = format!("a\nb\n{}\n", "x".repeat(1000));
+        let shown = render(&issues, &|_| Some(text.clone()), Style::Plain);
+        assert!(shown.ends_with("… and 100 more\n\n") && !shown.contains("xxx"), "{shown}");
+        assert!(shown.contains("× f:3:1: k: bad"), "a place is said also where it is not shown: {shown}");
     }
 
     #[test]
