@@ -245,3 +245,70 @@ fn after_a_failure_queued_appends_of_the_writer_fail_too() {
     assert_eq!(stepper.drive(first).unwrap_err().code(), "log.io");
     source.check("nothing of it is there");
 }
+
+/// Key and value of all that can be read, the last one of each key.
+fn last_of_each(log: &EmbeddedLog) -> BTreeMap<Vec<u8>, (i64, Vec<u8>)> {
+    let text = |payload: PayloadRef<'_>| if let PayloadRef::Bytes(bytes) = payload { bytes.to_vec() } else { Vec::new() };
+    let (mut from, mut found) = (0, BTreeMap::new());
+    loop {
+        let (batch, next) = log.read_now(&TopicPartition::new("keyed", 0), from, 1).unwrap();
+        for record in batch.iter() {
+            found.insert(text(record.key()), (record.origin().unwrap().1, text(record.value())));
+        }
+        if next == from {
+            return found;
+        }
+        from = next;
+    }
+}
+
+/// One error, or a crash, at each call of a compaction: the last record of each key stays, at its offset.
+#[test]
+fn compaction_survives_an_error_or_a_crash_at_any_call() {
+    let none = || Arc::new(Faults { calls: 0.into(), first: u64::MAX.into(), times: 1.into(), errno: EIO });
+    let template = tempfile::tempdir().unwrap();
+    let mut source = Source::open(template.path(), &none(), 16 << 20).unwrap();
+    let configs = [("segment.bytes", "1500"), ("cleanup.policy", "compact")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+    source.stepper.drive(source.log.create_topic("keyed", &TopicSpec { configs, ..TopicSpec::default() })).unwrap();
+    let mut writer = source.stepper.drive(source.log.writer(&TaskId::new("c", 0))).unwrap();
+    for n in 0..24 {
+        let record = Record { key: format!("k{}", n % 5).into(), ..Record::new("keyed", format!("{n:0300}")) };
+        let commit =
+            source.stepper.drive(writer.append(EncodedBatch::new([record].into_iter().collect()).unwrap(), vec![])).unwrap();
+        source.stepper.drive(commit).unwrap();
+    }
+    let expected = last_of_each(&source.log);
+    source.stepper.close();
+    for times in [1, u64::MAX] {
+        for call in 0.. {
+            let dir = tempfile::tempdir().unwrap();
+            super::tests::copy(template.path(), dir.path());
+            let faults = none();
+            let mut source = Source::open(dir.path(), &faults, 16 << 20).unwrap();
+            let first = faults.calls.load(Relaxed) + call;
+            faults.times.store(times, Relaxed);
+            faults.first.store(first, Relaxed);
+            source.stepper.maintain();
+            let passed = faults.calls.load(Relaxed) < first;
+            let what = format!("call {call} x{times}");
+            if times == 1 {
+                faults.first.store(u64::MAX, Relaxed);
+                assert_eq!(last_of_each(&source.log), expected, "{what}");
+            }
+            drop(source);
+            let mut source = Source::open(dir.path(), &none(), 16 << 20).unwrap();
+            for _ in 0..2 {
+                assert_eq!(last_of_each(&source.log), expected, "{what}, reopened");
+                source.stepper.maintain();
+            }
+            let bytes = source.stepper.drive(source.log.topic("keyed")).unwrap().unwrap().partitions[0].bytes;
+            assert!(bytes < 24 * 300 / 2, "{what}: {bytes} bytes are left");
+            drop(source);
+            assert_eq!(std::fs::write(dir.path().join("format"), "").ok(), Some(()));
+            assert_eq!(verify::verify(dir.path(), |_, _| {}).unwrap().damage, [], "{what}");
+            if passed {
+                break;
+            }
+        }
+    }
+}

@@ -5,7 +5,7 @@ use aqueduct_core::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use uuid::Uuid;
 
@@ -19,10 +19,11 @@ pub(crate) struct Home {
 
 impl Home {
     /// # Errors
-    /// `log.locked`, `log.format`, `log.io`
+    /// `log.locked`, `log.format`, `log.world_writable`, `log.io`
     pub(crate) fn open(dir: &Path) -> Result<Self> {
         let failed = |error: io::Error| io_error(&dir.display().to_string(), "open", &error);
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        refuse_world_writable(dir)?;
         let lock = lock(dir)?;
         let format = once(dir, "format", || FORMAT.to_owned()).map_err(failed)?;
         if format != FORMAT {
@@ -32,6 +33,15 @@ impl Home {
         let cluster_id = once(dir, "cluster_id", || Uuid::new_v4().to_string()).map_err(failed)?;
         Ok(Self { cluster_id, _lock: lock })
     }
+}
+
+fn refuse_world_writable(dir: &Path) -> Result<()> {
+    let mode = dir.metadata().map_err(|error| io_error(&dir.display().to_string(), "open", &error))?.permissions().mode();
+    if mode & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(Error::fatal("log.world_writable", format!("anybody may write to {}", dir.display()))
+        .fix("chmod o-w it, or name another data.dir"))
 }
 
 /// # Errors

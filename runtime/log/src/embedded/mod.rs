@@ -103,7 +103,8 @@ impl EmbeddedLog {
     /// Recovers the log under `dir`, or begins a new one.
     ///
     /// # Errors
-    /// `log.locked` (fatal) when another process has it; `log.format` when a later version wrote it; `log.corrupt`; `log.io`.
+    /// `log.locked` (fatal) when another process has it; `log.format` when a later version wrote it; `log.world_writable`;
+    /// `log.corrupt`; `log.io`.
     pub async fn open(dir: &Path, options: EmbeddedOptions) -> Result<Self> {
         let dir = dir.to_owned();
         let open = move || {

@@ -23,8 +23,7 @@ impl Core {
     pub(crate) fn open(disk: Arc<dyn Disk>, options: EmbeddedOptions) -> Result<Core> {
         prepare(&*disk).map_err(|error| io_error("data.dir", "prepare", &error))?;
         let mut recovery = Recovery { disk: &*disk, options: &options };
-        let (state, clean) = recovery.load()?;
-        let mut state = state;
+        let (mut state, clean) = recovery.load()?;
         if !clean {
             recovery.sweep(&mut state).map_err(|error| io_error(TOPICS, "clean up", &error))?;
         }
@@ -83,7 +82,8 @@ impl Recovery<'_> {
         };
         let commit = state.commit;
         let state = self.replay(seq, state, true)?;
-        Ok((state.clone(), clean && state.commit == commit))
+        let clean = clean && state.commit == commit;
+        Ok((state, clean))
     }
 
     fn replay(&self, seq: u64, mut state: State, repair: bool) -> Result<State> {
@@ -225,11 +225,14 @@ impl Recovery<'_> {
             match segment {
                 Some((segment, "log.cleaned")) if segment.swap => {
                     self.disk.rename(&cleaned_path(dir, segment.base), &segment_file(dir, segment.base, "log"))?;
-                    self.disk.sync_dir(dir)?;
                 }
                 Some((_, "log" | "index" | "timeindex")) => {}
                 _ => warn(&path, self.disk.unlink(&path)),
             }
+        }
+        if partition.segments.iter().any(|segment| segment.swap) {
+            // Also a rename of the process before, which may be in memory only.
+            self.disk.sync_dir(dir)?;
         }
         partition.segments.iter_mut().for_each(|segment| segment.swap = false);
         let Some(last) = partition.segments.last() else { return Ok(()) };

@@ -43,20 +43,21 @@ async fn all(log: &EmbeddedLog, tp: &TopicPartition) -> Vec<String> {
 
 /// What a crash leaves: the files as they are now, while the log is open.
 fn crash(dir: &TempDir) -> TempDir {
-    fn copy(from: &Path, to: &Path) {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
-            let to = to.join(entry.file_name());
-            if entry.file_type().unwrap().is_dir() {
-                copy(&entry.path(), &to)
-            } else {
-                assert!(std::fs::copy(entry.path(), to).is_ok())
-            }
-        }
-    }
     let copied = tempfile::tempdir().unwrap();
     copy(dir.path(), copied.path());
     copied
+}
+
+pub(super) fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to);
+        } else {
+            std::fs::copy(entry.path(), to).unwrap();
+        }
+    }
 }
 
 fn segment(dir: &TempDir, partition: &str) -> PathBuf {
@@ -99,6 +100,15 @@ async fn a_second_process_is_told_who_has_the_directory() {
     let error = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).await.err().unwrap();
     assert_eq!(error.code(), "log.locked");
     assert!(error.message().contains(&std::process::id().to_string()), "{error}");
+}
+
+#[tokio::test]
+async fn a_directory_that_anybody_may_write_is_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).await.err().unwrap();
+    assert_eq!(error.code(), "log.world_writable");
 }
 
 #[tokio::test]
