@@ -16,6 +16,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Two scans are at least this far apart, and five times what one takes: names may change faster than we can look.
 const SCAN_GAP: Duration = Duration::from_millis(50);
+/// Paths that files were rotated from; without them only the order of rotated files may be lost.
+const BASES_MAX: usize = 100_000;
 /// Paths that a warning was given for.
 const WARNED_MAX: usize = 10_000;
 
@@ -58,6 +60,10 @@ impl Tailer {
         self.next_key += 1;
         self.by_inode.insert(file.id.inode(), key);
         self.by_path.insert(file.path.clone(), key);
+        // A file that was renamed has left the path where the next one will be, perhaps after the next scan.
+        if self.bases.len() < BASES_MAX {
+            self.bases.insert(file.path.clone());
+        }
         self.files.insert(key, file);
         self.pending.insert(key);
         key
@@ -324,13 +330,12 @@ impl Tailer {
         self.files.get(&key).is_some_and(|file| !file.settled)
     }
 
-    /// The path that `path` was rotated from: there is a file, and the rest of the name is a suffix.
+    /// The path that `path` was rotated from: a file is there, or was, and the rest of the name looks like it.
     pub(crate) fn base(&self, path: &Path) -> Option<PathBuf> {
         let name = path.file_name()?.to_str()?;
-        let separators = name.char_indices().skip(1).filter(|(_, char)| matches!(char, '.' | '-' | '_' | '~'));
-        let mut bases = separators.map(|(at, _)| path.with_file_name(&name[..at]));
-        bases
-            .find(|base| self.by_path.get(base).is_some_and(|key| self.files.get(key).is_some_and(|file| file.missing.is_none())))
+        let separators = name.char_indices().skip(1).filter(|(_, char)| SEPARATORS.contains(char));
+        let mut bases = separators.filter(|(at, _)| is_rotation(&name[at + 1..])).map(|(at, _)| path.with_file_name(&name[..at]));
+        bases.find(|base| self.by_path.contains_key(base) || self.bases.contains(base))
     }
 
     fn report(&mut self, path: PathBuf, problem: Problem) -> Result<()> {
@@ -362,6 +367,29 @@ impl Tailer {
     }
 }
 
+const SEPARATORS: [char; 4] = ['.', '-', '_', '~'];
+
+/// What logrotate, log4j and their like put behind a name: numbers, dates, `old`, and what a compressor adds.
+fn is_rotation(suffix: &str) -> bool {
+    let known = ["old", "bak", "prev", "gz", "gzip", "zst", "zstd", "z"];
+    suffix.split(SEPARATORS).all(|part| part.bytes().all(|byte| byte.is_ascii_digit()) || known.contains(&part))
+}
+
 fn now_millis() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn suffixes_of_rotation() {
+        for suffix in ["1", "2.gz", "20260101", "2026-01-01", "20260101-1700000000.zst", "old", "", "1~"] {
+            assert!(is_rotation(suffix), "{suffix}");
+        }
+        for suffix in ["log", "ng.log", "1.log", "txt"] {
+            assert!(!is_rotation(suffix), "{suffix}");
+        }
+    }
 }

@@ -34,6 +34,8 @@ pub(crate) struct Tailer {
     pub(crate) files: FxHashMap<Key, Tracked>,
     pub(crate) by_inode: FxHashMap<(u64, u64), Key>,
     pub(crate) by_path: FxHashMap<PathBuf, Key>,
+    /// Every path where a file was.
+    pub(crate) bases: FxHashSet<PathBuf>,
     /// Files that may have something to read, each once.
     queue: VecDeque<Key>,
     /// Files that have something to do when time has passed.
@@ -90,6 +92,7 @@ impl Tailer {
             files: FxHashMap::default(),
             by_inode: FxHashMap::default(),
             by_path: FxHashMap::default(),
+            bases: FxHashSet::default(),
             queue: VecDeque::new(),
             pending: FxHashSet::default(),
             open: VecDeque::new(),
