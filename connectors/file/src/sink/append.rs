@@ -2,7 +2,7 @@
 
 use super::disk;
 use super::encode::{Encoder, refuse};
-use super::output::{Compression, Disk, End, Output, WRITE_BYTES};
+use super::output::{self, Compression, Disk, End, Output, WRITE_BYTES};
 use aqueduct_core::{Batch, Error, LogPosition, Rejects, Result, TopicPartition};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -129,8 +129,12 @@ impl Append {
     }
 
     async fn open(&self, kept: Option<Kept>, positions: &[LogPosition]) -> Result<Open> {
-        let (path, compression) = (self.path.clone(), self.compression);
+        let (path, compression, committed) = (self.path.clone(), self.compression, kept.as_ref().map_or(0, |kept| kept.length));
         let mut disk = disk::blocking(move || {
+            if committed > 0 && path.try_exists().is_ok_and(|exists| !exists) {
+                // An empty file in its place would hide that it is gone.
+                return Err(output::lost(&path, 0, committed));
+            }
             disk::create_dirs(disk::parent(&path))?;
             Disk::open(&path, compression, None)
         })

@@ -206,11 +206,7 @@ impl Disk {
     pub(super) fn verify(&self, end: End) -> Result<()> {
         let path = self.path.display();
         if self.length < end.length {
-            return Err(Error::fatal(
-                "file_sink.lost",
-                format!("{path} has {} bytes, but {} were committed to it", self.length, end.length),
-            )
-            .fix("restore the file, or reset the connector's offsets to have its records written again"));
+            return Err(lost(&self.path, self.length, end.length));
         }
         if self.tail_crc(end.length)? != end.crc {
             return Err(Error::fatal(
@@ -302,6 +298,13 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+/// A file is shorter than what was committed to it.
+pub(super) fn lost(path: &Path, length: u64, committed: u64) -> Error {
+    Error::fatal("file_sink.lost", format!("{} has {length} bytes, but {committed} were committed to it", path.display())).fix(
+        "restore the file; or set the connector's offsets: back, to have its records written again, or to where they stand, to go on in a new file",
+    )
 }
 
 /// The text of a file that was written with a compression. For tests and tools; reads all of it.

@@ -173,6 +173,7 @@ async fn a_file_that_others_touch_is_an_error_with_a_fix() {
     assert_eq!(fs::read(&path).unwrap().len(), lines(0..5).len() + 9, "what is not ours is not cut");
     fs::remove_file(&path).unwrap();
     assert_eq!(code(Life::begin(&options, &log).await), "file_sink.lost");
+    assert!(!path.exists());
     // Restored, with what came after the commit: all is well.
     fs::write(&path, lines(0..9)).unwrap();
     let mut life = Life::begin(&options, &log).await.unwrap();
