@@ -2,6 +2,7 @@
 //!
 //! Depends on no aqueduct crate: formats are read by parsers of its own, so a bug cannot hide on both sides.
 
+pub mod acked;
 pub mod chaos;
 pub mod checker;
 pub mod client;

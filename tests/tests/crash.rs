@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: its panic is its answer, its output is read by people")]
 
-use aqueduct_tests::{Chaos, Mode, env_number};
+use aqueduct_tests::{Chaos, Mode, acked, env_number};
 
 fn survive(mode: Mode) {
     let kills = env_number("KILLS", 24);
@@ -29,4 +29,12 @@ fn an_append_file_has_every_line_exactly_once() {
 #[test]
 fn rolled_files_have_every_line_exactly_once() {
     survive(Mode::Rolling);
+}
+
+#[test]
+fn what_rest_acknowledged_is_in_the_log() {
+    let seed = env_number("SEED", fastrand::u64(..1 << 40));
+    let report = acked::kill_after_acknowledgements(env_number("KILLS", 24), seed, None);
+    println!("acknowledged: SEED={seed}: {report}");
+    assert!(report.is_clean() && report.expected > 20, "{report}");
 }
