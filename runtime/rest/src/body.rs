@@ -1,15 +1,17 @@
 //! JSON in: clear errors instead of Java's, and config values exactly as they were sent.
 
-use crate::ApiError;
+use crate::{ApiError, BODY_MAX_BYTES};
 use aqueduct_worker::ConfigMap;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
+use futures_util::StreamExt;
 use indexmap::IndexMap;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+
+/// Of a body that is refused: read and forgotten.
+const DRAIN_MAX_BYTES: usize = 16 << 20;
 
 /// A JSON body. A missing content type is taken for JSON, as Kafka Connect does; another one is 415.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -17,7 +19,7 @@ pub(crate) struct Body<T>(pub(crate) T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
         if let Some(kind) = request.headers().get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned())
             && !is_json(&kind)
         {
@@ -26,13 +28,29 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                 format!("HTTP 415 Unsupported Media Type: `{kind}`; send Content-Type: application/json"),
             ));
         }
-        let bytes = Bytes::from_request(request, state).await.map_err(|rejection: BytesRejection| {
-            let status = rejection.status();
-            let message = if status == 413 { "the body is larger than 1 MiB".to_owned() } else { rejection.body_text() };
-            ApiError::new(status.as_u16(), message)
-        })?;
+        let bytes = take(request.into_body(), BODY_MAX_BYTES).await?;
         parse(&bytes).map(Body)
     }
+}
+
+/// A body of at most `max` bytes. Of a longer one the rest is read too, within a bound: who still sends when the connection ends does not see
+/// the answer.
+async fn take(body: axum::body::Body, max: usize) -> Result<Vec<u8>, ApiError> {
+    let (mut bytes, mut length) = (Vec::new(), 0);
+    let mut stream = body.into_data_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| ApiError::bad_request(format!("the body ends early: {error}")))?;
+        length += chunk.len();
+        if length <= max {
+            bytes.extend_from_slice(&chunk);
+        } else if length > DRAIN_MAX_BYTES {
+            break;
+        }
+    }
+    if length > max {
+        return Err(ApiError::new(413, format!("the body is larger than {max} bytes")));
+    }
+    Ok(bytes)
 }
 
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
@@ -161,21 +179,20 @@ mod tests {
 
     #[tokio::test]
     async fn bodies_of_other_types_and_sizes_are_refused() {
-        let take = async |kind: Option<&str>, body: Vec<u8>| {
+        let send = async |kind: Option<&str>, body: Vec<u8>| {
             let mut request = Request::builder().uri("/");
             if let Some(kind) = kind {
                 request = request.header(CONTENT_TYPE, kind);
             }
-            let mut request = request.body(axum::body::Body::from(body)).unwrap();
-            axum::extract::DefaultBodyLimit::apply(axum::extract::DefaultBodyLimit::max(64), &mut request);
+            let request = request.body(axum::body::Body::from(body)).unwrap();
             Body::<serde_json::Value>::from_request(request, &()).await.map(|Body(value)| value).map_err(|error| error.error_code)
         };
-        assert_eq!(take(None, b"1".to_vec()).await, Ok(1.into()));
-        assert_eq!(take(Some("application/json"), b"1".to_vec()).await, Ok(1.into()));
-        assert_eq!(take(Some("text/plain"), b"1".to_vec()).await, Err(415));
-        assert_eq!(take(Some("application/x-www-form-urlencoded"), b"1".to_vec()).await, Err(415));
-        assert_eq!(take(None, vec![b'1'; 65]).await, Err(413));
-        assert_eq!(take(None, Vec::new()).await, Err(400));
+        assert_eq!(send(None, b"1".to_vec()).await, Ok(1.into()));
+        assert_eq!(send(Some("application/json"), b"1".to_vec()).await, Ok(1.into()));
+        assert_eq!(send(Some("text/plain"), b"1".to_vec()).await, Err(415));
+        assert_eq!(send(Some("application/x-www-form-urlencoded"), b"1".to_vec()).await, Err(415));
+        assert_eq!(send(None, vec![b'1'; BODY_MAX_BYTES + 1]).await, Err(413));
+        assert_eq!(send(None, Vec::new()).await, Err(400));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use aqueduct_worker::AdminError;
 use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderValue, Method, StatusCode, Uri};
+use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -73,10 +73,21 @@ pub(crate) async fn method_not_allowed(method: Method, uri: Uri) -> ApiError {
     ApiError::new(405, format!("HTTP 405 Method Not Allowed: {method} at {}", uri.path()))
 }
 
+/// Longer than what came with the headers, as far as one can tell.
+fn body_is_long(headers: &HeaderMap) -> bool {
+    let length = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    length.map_or_else(|| headers.contains_key(TRANSFER_ENCODING), |length| length > 8192)
+}
+
 /// Gives the answers that axum and tower-http make in plain text (a body too large, a timeout, a panic, …) the JSON body.
 pub(crate) async fn as_json(request: Request, next: Next) -> Response {
-    let response = next.run(request).await;
+    let long = body_is_long(request.headers());
+    let mut response = next.run(request).await;
     let status = response.status();
+    if long && !status.is_success() {
+        // The body was perhaps not read, and then the connection ends: the client must know, or its next call on it fails.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let json = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/json"));
     if json || !(status.is_client_error() || status.is_server_error()) {
         return response;

@@ -23,7 +23,7 @@ pub use plugins::OtherPlugin;
 use aqueduct_log::{Log, LogWriter};
 use aqueduct_worker::{AdminError, AdminResult, Worker};
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts};
+use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::routing::{get, post, put};
 use std::sync::Arc;
@@ -84,7 +84,6 @@ pub fn router(worker: watch::Receiver<Option<Worker>>, options: RestOptions) -> 
         .merge(topic_routes())
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
-        .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
         .with_state(app);
     guard::guarded(routes, options)
 }
@@ -234,6 +233,16 @@ mod tests {
             assert!(answer["message"].as_str().is_some_and(|message| !message.is_empty()), "{method} {path}");
             assert_eq!(headers["content-type"], "application/json");
         }
+    }
+
+    #[tokio::test]
+    async fn a_refused_long_body_ends_the_connection_and_says_so() {
+        let big = "x".repeat(BODY_MAX_BYTES + 1);
+        let length = big.len().to_string();
+        let (_, headers, _) = call("PUT", "/nothing", &[("content-length", &length)], &big).await;
+        assert_eq!(headers["connection"], "close");
+        let (_, headers, _) = call("PUT", "/nothing", &[("content-length", "2")], "{}").await;
+        assert!(!headers.contains_key("connection"));
     }
 
     #[tokio::test]
