@@ -24,7 +24,9 @@ impl Core {
         prepare(&*disk).map_err(|error| io_error("data.dir", "prepare", &error))?;
         let mut recovery = Recovery { disk: &*disk, options: &options };
         let (mut state, clean) = recovery.load()?;
-        if !clean {
+        // A process that ended well may still owe the rename of a compacted segment.
+        let owes = |partition: &PartitionState| partition.segments.iter().any(|segment| segment.swap);
+        if !clean || state.topics.values().flat_map(|topic| &topic.partitions).any(owes) {
             recovery.sweep(&mut state).map_err(|error| io_error(TOPICS, "clean up", &error))?;
         }
         let seq = last_seq(&*disk).map_err(|error| io_error(journal::DIR, "list", &error))?;

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 pub type Check = Result<(), String>;
 
-const TOPICS: [&str; 3] = ["a", "b", "c"];
+const TOPICS: [&str; 3] = ["a", "b", COMPACTED];
+const COMPACTED: &str = "compacted";
 const GROUP: &str = "connect-sink";
 const CONNECTOR: &str = "source";
 const WRITERS: usize = 2;
@@ -35,7 +36,7 @@ struct Model {
 
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Partition {
-    /// From offset 0 on.
+    /// From offset 0 on. In a compacted topic the text up to `:` is the key, and what is empty was compacted away.
     values: Vec<String>,
     /// Retention had moved the start to here, or further.
     start: usize,
@@ -81,7 +82,8 @@ impl Model {
             mine.values.len() == seen.values.len()
                 && seen.start >= mine.start
                 && seen.start <= mine.values.len()
-                && mine.values[seen.start..] == seen.values[seen.start..]
+                && (seen.start..seen.values.len())
+                    .all(|at| mine.values[at] == seen.values[at] || (seen.values[at].is_empty() && mine.is_superseded(at)))
         };
         let topic = |mine: &Vec<Partition>, seen: &Vec<Partition>| {
             mine.len() == seen.len() && mine.iter().zip(seen).all(|(mine, seen)| partition(mine, seen))
@@ -91,12 +93,22 @@ impl Model {
             && (&self.offsets, &self.positions, &self.config) == (&seen.offsets, &seen.positions, &seen.config)
     }
 
-    fn keep_starts(&mut self, seen: &Model) {
+    /// Retention and compaction do not go back.
+    fn keep_up_with(&mut self, seen: &Model) {
         for (name, partitions) in &mut self.topics {
             for (mine, seen) in partitions.iter_mut().zip(&seen.topics[name]) {
                 mine.start = seen.start;
+                mine.values[seen.start..].clone_from_slice(&seen.values[seen.start..]);
             }
         }
+    }
+}
+
+impl Partition {
+    /// A later record of the same key is there.
+    fn is_superseded(&self, at: usize) -> bool {
+        let Some((key, _)) = self.values[at].split_once(':') else { return false };
+        self.values[at + 1..].iter().any(|later| later.split_once(':').is_some_and(|(other, _)| other == key))
     }
 }
 
@@ -243,7 +255,7 @@ impl World {
                 round.iter().for_each(|op| candidate.apply(op));
             }
             if candidate.is(seen) {
-                candidate.keep_starts(seen);
+                candidate.keep_up_with(seen);
                 return Ok(candidate);
             }
             nearest = format!("{candidate:?}");
@@ -259,7 +271,7 @@ impl World {
         if !self.base.is(&seen) {
             return Err(format!("{when}\n  seen      {seen:?}\n  committed {:?}", self.base));
         }
-        self.base.keep_starts(&seen);
+        self.base.keep_up_with(&seen);
         Ok(())
     }
 
@@ -288,8 +300,8 @@ impl World {
         self.round(life, ops, faulty)?;
         match self.rng.u8(..12) {
             0..2 => life.stepper.seal(),
-            2 => life.stepper.maintain(),
-            3..7 => self.look(&life.log, "while it runs")?,
+            2..5 => life.stepper.maintain(),
+            5..8 => self.look(&life.log, "while it runs")?,
             _ => {}
         }
         Ok(())
@@ -365,7 +377,8 @@ impl World {
             self.next_value += 1;
             // Most are small; some span sectors.
             let padding = if self.rng.u8(..6) == 0 { self.rng.usize(..1500) } else { self.rng.usize(..20) };
-            records.push((topic, partition, format!("{}{}", self.next_value, ".".repeat(padding))));
+            let key = if topic == COMPACTED { format!("k{}:", self.rng.u8(..5)) } else { String::new() };
+            records.push((topic, partition, format!("{key}{}{}", self.next_value, ".".repeat(padding))));
         }
         self.next_value += 1;
         Op::Append { writer, records, offset: (format!("w{writer}"), self.next_value as i64) }
@@ -392,6 +405,7 @@ fn ask<'a>(
         Op::Append { writer, records, offset } => {
             let record = |(topic, partition, value): &(&'static str, i32, String)| Record {
                 partition: Some(*partition),
+                key: value.split_once(':').map_or(aqueduct_core::Payload::Null, |(key, _)| key.to_owned().into()),
                 ..Record::new(*topic, value.clone())
             };
             let batch = EncodedBatch::new(records.iter().map(record).collect()).unwrap();
@@ -403,7 +417,14 @@ fn ask<'a>(
         }
         Op::Create(topic, partitions) => {
             let topic = *topic;
-            let configs = [("segment.bytes", "700"), ("retention.bytes", "2500"), ("retention.ms", "-1")];
+            let compacts = topic == COMPACTED;
+            let configs = [
+                ("segment.bytes", "700"),
+                ("retention.bytes", "2500"),
+                ("retention.ms", "-1"),
+                ("cleanup.policy", if compacts { "compact" } else { "delete" }),
+                ("min.cleanable.dirty.ratio", "0"),
+            ];
             let configs = configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
             let spec = TopicSpec { partitions: *partitions, configs, ..TopicSpec::default() };
             async move { told(log.create_topic(topic, &spec).await) }.boxed()
@@ -446,6 +467,9 @@ fn read(log: &EmbeddedLog) -> Result<Model, String> {
                     let (Some((_, offset)), PayloadRef::Bytes(value)) = (record.origin(), record.value()) else {
                         return Err(format!("{tp}: a record without origin or value"));
                     };
+                    if &*topic.name == COMPACTED && offset > values.len() as i64 {
+                        values.resize(offset as usize, String::new());
+                    }
                     if offset != values.len() as i64 {
                         return Err(format!("{tp}: offset {offset} where {} was next", values.len()));
                     }
@@ -455,6 +479,9 @@ fn read(log: &EmbeddedLog) -> Result<Model, String> {
                     return Err(format!("{tp}: nothing at {from}, but the end is {}", info.end));
                 }
                 from = next;
+            }
+            if &*topic.name == COMPACTED {
+                values.resize(info.end as usize, String::new());
             }
             if values.len() as i64 != info.end {
                 return Err(format!("{tp}: {} records, but the end is {}", values.len(), info.end));
