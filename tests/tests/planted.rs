@@ -4,7 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: its panic is its answer, its output is read by people")]
 
-use aqueduct_tests::{Chaos, Kind, Mode, acked, chaos, env_number};
+use aqueduct_tests::{Chaos, Kind, Mode, Run, Site, acked, chaos, env_number, segment};
+use std::fs;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -74,4 +75,26 @@ fn an_append_file_that_is_not_cut_back_is_caught() {
 #[test]
 fn batches_in_the_wrong_order_are_caught() {
     is_caught("reorder", Mode::Rolling);
+}
+
+/// Without the check of CRCs damage is served: the test of a damaged log (cli.rs) would see it, and our own reader of segments does.
+#[test]
+fn damage_that_is_served_is_caught() {
+    let mut site = Site::new();
+    site.start();
+    site.ok(&["topics", "create", "t"]);
+    site.ok(&["topics", "write", "t", "--value", "what was written"]);
+    site.stop();
+    let (_, dir) = segment::partitions(&site.data_dir(), "t").unwrap().remove(0);
+    let file = segment::segments(&dir).unwrap().remove(0);
+    let mut bytes = fs::read(&file).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"written").unwrap();
+    bytes[at] = b'W';
+    fs::write(&file, bytes).unwrap();
+    assert!(format!("{:#}", segment::read_partition(&dir).unwrap_err()).contains("CRC"));
+    site.start_with(&Run::failpoints("bug=crc_unchecked"));
+    assert_eq!(site.ok(&["topics", "read", "t"]), "what was Written\n", "the bug serves damage");
+    site.stop();
+    site.start();
+    assert!(!site.cli(&["topics", "read", "t"]).status.success(), "the check does not");
 }
