@@ -289,6 +289,7 @@ impl Core {
     pub(crate) fn breaks(&mut self, error: &Error) {
         self.journal = Journal::default();
         self.broken = Some(again(error));
+        self.sealed = true;
         *self.shared.counters.stopped.lock() = Some(error.to_string());
     }
 

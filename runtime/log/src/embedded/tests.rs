@@ -433,3 +433,84 @@ async fn compaction_keeps_the_last_of_each_key_at_its_offset() {
     stepper.maintain();
     assert_eq!(read(&log), after);
 }
+
+/// Everything at once, with a handful of open files: writers, readers that come and go, rolling, retention that finds nothing, compaction of another topic.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn under_load_each_reader_sees_each_line_once_and_in_order() {
+    const WRITERS: u32 = 4;
+    const BATCHES: u32 = 150;
+    let dir = tempfile::tempdir().unwrap();
+    let options = EmbeddedOptions {
+        open_files: 4,
+        journal_bytes: 20_000,
+        in_flight_bytes: 200_000,
+        maintenance_interval: Duration::from_millis(3),
+        seal_after: Duration::from_millis(1),
+        ..EmbeddedOptions::default()
+    };
+    let log = Arc::new(EmbeddedLog::open(dir.path(), options).await.unwrap());
+    let spec = |configs: &[(&str, &str)], partitions| TopicSpec {
+        partitions,
+        configs: configs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+        ..TopicSpec::default()
+    };
+    log.create_topic("t", &spec(&[("segment.bytes", "5000")], 6)).await.unwrap();
+    log.create_topic("keyed", &spec(&[("segment.bytes", "3000"), ("cleanup.policy", "compact")], 2)).await.unwrap();
+    let write = |task: u32| {
+        let log = log.clone();
+        async move {
+            let mut writer = log.writer(&TaskId::new("c", task)).await.unwrap();
+            let mut commits = Vec::new();
+            for n in 0..BATCHES {
+                let line = |i: u32| Record { key: format!("w{task}").into(), ..Record::new("t", format!("{:07}", n * 10 + i)) };
+                let keyed = (0..3)
+                    .map(|i| Record { key: format!("k{}", (n + i) % 4).into(), ..Record::new("keyed", format!("{n:0100}")) });
+                let batch = EncodedBatch::new((0..10).map(line).chain(keyed).collect()).unwrap();
+                commits.push(writer.append(batch, vec![offset(&format!("f{task}"), i64::from(n))]).await.unwrap());
+            }
+            for commit in commits {
+                commit.await.unwrap();
+            }
+        }
+    };
+    let read = |name: &'static str| {
+        let log = log.clone();
+        async move {
+            let mut seen: BTreeMap<Vec<u8>, u32> = BTreeMap::new();
+            let mut reader = log.reader(name, "m", &Topics::Names(vec!["t".into()])).await.unwrap();
+            while seen.values().sum::<u32>() < WRITERS * BATCHES * 10 {
+                match reader.next(2000, SOON).await.unwrap() {
+                    Fetch::Records(batch) => {
+                        for record in batch.iter() {
+                            let (PayloadRef::Bytes(key), PayloadRef::Bytes(value)) = (record.key(), record.value()) else {
+                                panic!()
+                            };
+                            let next = seen.entry(key.to_vec()).or_default();
+                            assert_eq!(value, format!("{next:07}").as_bytes());
+                            *next += 1;
+                        }
+                    }
+                    Fetch::Idle => panic!("nothing for {SOON:?} after {seen:?}"),
+                    _ => {}
+                }
+            }
+        }
+    };
+    let readers = async { tokio::join!(read("g1"), read("g2")) };
+    tokio::join!(futures_util::future::join_all((0..WRITERS).map(write)), readers);
+    // Compaction has its turn, on its own thread.
+    let since = std::time::Instant::now();
+    let keyed = async || log.topic("keyed").await.unwrap().unwrap().partitions.iter().map(|p| p.bytes).sum::<u64>();
+    while keyed().await > 100_000 {
+        assert!(since.elapsed() < SOON, "{} bytes", keyed().await);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    log.close().await.unwrap();
+    drop(log);
+    let report = verify::verify(dir.path(), |_, _| {}).unwrap();
+    assert_eq!((report.damage, report.uncommitted_bytes), (vec![], 0));
+    let log = open(dir.path()).await;
+    assert_eq!(log.source_offsets("c").await.unwrap().len(), WRITERS as usize);
+    let ends: i64 = log.topic("t").await.unwrap().unwrap().partitions.iter().map(|p| p.end).sum();
+    assert_eq!(ends, i64::from(WRITERS * BATCHES * 10));
+}
