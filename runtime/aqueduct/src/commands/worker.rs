@@ -223,3 +223,84 @@ impl Signals {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aqueduct_config::{SourceConnector, plugin};
+    use aqueduct_core::{Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
+    use aqueduct_log::memory::MemoryLog;
+    use aqueduct_worker::{ConfigMap, Registry, State, TargetState};
+    use async_trait::async_trait;
+    use rustix::process::{Signal as Number, getpid, kill_process};
+    use schemars::JsonSchema;
+    use serde::Deserialize;
+
+    /// A source that heeds nothing.
+    struct Hangs;
+
+    #[derive(Deserialize, JsonSchema)]
+    struct NoOptions {}
+
+    #[async_trait]
+    impl SourceTask for Hangs {
+        async fn poll(&mut self, _: &TaskContext) -> Result<Polled> {
+            std::future::pending().await
+        }
+    }
+
+    #[async_trait]
+    impl SourceConnector for Hangs {
+        type Config = NoOptions;
+        type Task = Hangs;
+        const NAME: &'static str = "hangs-source";
+        const SUMMARY: &'static str = "Hangs.";
+
+        async fn open(_: NoOptions, _: TaskSpec, _: Vec<SourceOffset>) -> Result<Hangs> {
+            Ok(Hangs)
+        }
+    }
+
+    async fn hanging() -> Worker {
+        let options = WorkerOptions {
+            worker_id: "w".into(),
+            cluster_id: "c".into(),
+            shutdown_timeout: Duration::from_secs(600),
+            defaults: Arc::default(),
+            topic_tracking: true,
+            topic_tracking_reset: true,
+            data: tokio::runtime::Handle::current(),
+        };
+        let worker = Worker::new(options, Registry::new(vec![plugin::source::<Hangs>()]), Arc::new(MemoryLog::new()));
+        worker.start().await.unwrap();
+        let config = ConfigMap::from([("connector.class".to_owned(), "hangs-source".to_owned())]);
+        worker.create("h", config, TargetState::Started).await.unwrap();
+        let begin = std::time::Instant::now();
+        while worker.status("h").unwrap().tasks.first().is_none_or(|task| task.state != State::Running) {
+            assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", worker.status("h"));
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        worker
+    }
+
+    #[tokio::test]
+    async fn a_second_signal_ends_a_drain_that_hangs() {
+        let (worker, mut signals) = (hanging().await, Signals::new().unwrap());
+        let raise = async { kill_process(getpid(), Number::INT).unwrap() };
+        let (outcome, ()) = tokio::join!(drain(&worker, &mut signals, Duration::from_secs(600)), raise);
+        let failure = outcome.unwrap_err();
+        assert!(failure.text().contains("second SIGINT"), "{}", failure.text());
+    }
+
+    #[tokio::test]
+    async fn a_drain_has_an_end() {
+        let (worker, mut signals) = (hanging().await, Signals::new().unwrap());
+        let failure = drain(&worker, &mut signals, Duration::from_millis(20)).await.unwrap_err();
+        // The other test's signal comes to this one too, when they run at once.
+        assert!(
+            failure.text().contains("task.shutdown.graceful.timeout.ms") || failure.text().contains("second"),
+            "{}",
+            failure.text()
+        );
+    }
+}
