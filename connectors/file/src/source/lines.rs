@@ -46,7 +46,7 @@ impl Delimiter {
                 let mut from = at;
                 loop {
                     let end = from + finder.find(&block[from..])?;
-                    if (end - at) % 2 == 0 {
+                    if (end - at).is_multiple_of(2) {
                         let strip = carriage_return.is_some_and(|cr| end - at >= 2 && block[end - 2..end] == cr);
                         return Some((if strip { end - 2 } else { end }, end + finder.needle().len()));
                     }
@@ -360,6 +360,9 @@ impl Walk<'_> {
             if let Some(ended) = group.filter(|_| !self.continues(multiline, end)) {
                 self.emit(ended, emit);
                 group = None;
+                if emit.full(self.block) {
+                    return self.done(self.at, true);
+                }
             }
             let (start, lines) = group.map_or((self.at, 0), |group| (group.start, group.lines));
             group = Some(Group { start, end, next: bytes.len(), lines: lines + 1 });
@@ -368,6 +371,9 @@ impl Walk<'_> {
             Some(group) if self.block.flush != Flush::Nothing || too_long => self.emit(group, emit),
             Some(group) => return self.done(group.start, false),
             None => {}
+        }
+        if too_long && emit.full(self.block) {
+            return self.done(self.at, true);
         }
         if too_long {
             self.rest(emit);
@@ -398,4 +404,92 @@ struct Group {
     end: usize,
     next: usize,
     lines: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Config;
+    use super::*;
+    use proptest::prelude::*;
+
+    fn settings(more: &[(&str, &str)]) -> Settings {
+        let base = [("file", "a"), ("topic", "t")];
+        let options = base.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        aqueduct_config::parse::<Config>(&options).unwrap().settings((0, 1)).unwrap()
+    }
+
+    /// As the tailer reads: blocks of at most `most` bytes, larger ones where nothing ends in them; at most `records` in a batch.
+    fn records(settings: &Settings, content: &[u8], most: usize, records: usize) -> (Vec<Vec<u8>>, u64) {
+        let (mut out, mut offset, mut line, mut skip, mut want) = (Vec::new(), 0, 0, false, most);
+        loop {
+            let bytes = &content[offset..content.len().min(offset + want)];
+            let at_end = offset + bytes.len() == content.len();
+            let flush = if at_end { Flush::All } else { Flush::Nothing };
+            let block = Block {
+                path: "a",
+                bytes,
+                from: 0,
+                offset: offset as u64,
+                line,
+                skip,
+                flush,
+                max_records: records,
+                max_bytes: usize::MAX,
+            };
+            let mut emit = Emit::new(settings, bytes, None, "a");
+            let split = split(&block, &mut emit);
+            let (chunk, _) = emit.finish(&Bytes::copy_from_slice(bytes));
+            out.extend(chunk.iter().map(|record| match record.value() {
+                aqueduct_core::PayloadRef::Bytes(bytes) => bytes.to_vec(),
+                other => panic!("{other:?}"),
+            }));
+            assert!(chunk.len() <= records && split.end <= bytes.len());
+            assert!(split.end > 0 || !at_end || bytes.is_empty(), "stuck at {offset}");
+            want = if split.end == 0 && !at_end { want * 2 } else { most };
+            (offset, line, skip) = (offset + split.end, line + split.lines, split.skip);
+            if offset == content.len() {
+                return (out, line);
+            }
+        }
+    }
+
+    fn content() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            Just(b"\n".to_vec()),
+            Just(b"\r\n".to_vec()),
+            Just(b"|".to_vec()),
+            Just("ä€".into()),
+            prop::collection::vec(any::<u8>(), 0..12)
+        ];
+        prop::collection::vec(piece, 0..40).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_those_of_the_text_however_it_is_cut(content in content(), most in 1usize..40, max in 1usize..9) {
+            let mut wanted: Vec<&[u8]> = content.split(|byte| *byte == b'\n').collect();
+            let last = wanted.pop().filter(|last| !last.is_empty());
+            let stripped = wanted.into_iter().chain(last).map(|line| line.strip_suffix(b"\r").unwrap_or(line).to_vec());
+            let wanted: Vec<_> = stripped.collect();
+            let (got, lines) = records(&settings(&[]), &content, most, max);
+            prop_assert_eq!(lines as usize, wanted.len());
+            prop_assert_eq!(got, wanted);
+        }
+
+        #[test]
+        fn how_a_text_is_cut_into_blocks_changes_nothing(content in content(), most in 1usize..40, max in 1usize..9) {
+            for options in [
+                &[("delimiter", "||")][..],
+                &[("max.line.bytes", "5"), ("max.line.policy", "cut")],
+                &[("max.line.bytes", "5"), ("max.line.policy", "drop"), ("delimiter", "||")],
+                &[("multiline.start.pattern", "^[a-m]")],
+                &[("multiline.continuation.pattern", "[0-9|]"), ("multiline.max.lines", "3")],
+                &[("charset", "utf-16be"), ("max.line.bytes", "5"), ("max.line.policy", "cut")],
+            ] {
+                let settings = settings(options);
+                let whole = records(&settings, &content, content.len().max(1), usize::MAX);
+                prop_assert_eq!(records(&settings, &content, most, max), whole, "{:?}", options);
+            }
+        }
+    }
 }

@@ -160,6 +160,7 @@ mod tests {
             line: 3,
             generation: 1,
             skip: true,
+            compressed: true,
             head: u64::MAX,
             head_len: 5,
             done: true,

@@ -313,9 +313,9 @@ impl Tailer {
                 batch.push_chunk(chunk);
                 dead.into_iter().for_each(|dead| batch.push_chunk(dead));
             }
-            if records > 0 {
-                self.line_bytes = (consumed / records).max(1);
-                self.cost = 1.05 * (consumed + records * ENTRY_BYTES) as f64 / consumed as f64;
+            if let Some(bytes) = consumed.checked_div(records) {
+                self.line_bytes = bytes.max(1);
+                self.cost = 1.05 * (consumed + records * ENTRY_BYTES) as f64 / consumed.max(1) as f64;
             }
             if let Some(offset) = split.too_long {
                 return Err(line_too_long(&file.path.to_string_lossy(), offset, settings.max_line));
