@@ -576,6 +576,7 @@ impl Worker {
 
     /// BadRequest when not STOPPED or when empty. Returns the message for the user.
     pub async fn alter_offsets(&self, name: &str, offsets: Vec<SourceOffset>) -> AdminResult<String> {
+        self.wait_settled(name).await;
         let _admin = self.0.admin.lock().await;
         let kind = self.settled(name, "altered")?;
         if offsets.is_empty() {
@@ -593,6 +594,7 @@ impl Worker {
     }
 
     pub async fn reset_offsets(&self, name: &str) -> AdminResult<String> {
+        self.wait_settled(name).await;
         let _admin = self.0.admin.lock().await;
         if self.settled(name, "reset")? == ConnectorType::Sink {
             let group = crate::sink::group(name);
@@ -605,6 +607,16 @@ impl Worker {
             self.0.log.alter_source_offsets(name, &offsets).await?;
         }
         Ok(format!("The offsets for connector {name} have been reset successfully"))
+    }
+
+    /// Who stops a connector and moves its offsets in the next breath waits for its tasks to end, rather than being told to stop it.
+    async fn wait_settled(&self, name: &str) {
+        let Ok((mut view, TargetState::Stopped)) = self.with(name, |handle| (handle.view.clone(), handle.stored.target)) else {
+            return;
+        };
+        // A task that hangs is aborted and left behind within this time.
+        let limit = self.0.options.shutdown_timeout + Duration::from_secs(3);
+        let _ = tokio::time::timeout(limit, view.wait_for(|view| view.settled)).await;
     }
 
     /// Invariant 4: offsets are moved by hand only while no task of the connector lives.
