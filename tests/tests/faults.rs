@@ -65,8 +65,11 @@ struct Tmpfs(PathBuf);
 impl Tmpfs {
     fn mount(path: PathBuf, size: &str) -> Self {
         fs::create_dir_all(&path).unwrap();
-        let output =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&path).output().unwrap();
+        let output = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", &format!("size={size},mode=0700"), "tmpfs"])
+            .arg(&path)
+            .output()
+            .unwrap();
         assert!(output.status.success(), "disk-full tests need root and mount: {}", String::from_utf8_lossy(&output.stderr));
         Self(path)
     }
