@@ -227,14 +227,14 @@ struct Balance<'a> {
     parts: Vec<BTreeSet<(Cost, TopicPartition)>>,
 }
 
-/// What it costs to take a partition from the member that shall have it.
+/// What it costs to take a partition from the member that shall have it, by who reads it now.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Cost {
     /// Another member reads it still.
-    ReadByOther,
-    ReadByNone,
+    Other,
+    Nobody,
     /// Must be revoked first.
-    ReadByOwner,
+    Owner,
 }
 
 impl<'a> Balance<'a> {
@@ -280,7 +280,7 @@ impl<'a> Balance<'a> {
             }
         }
         for partition in free {
-            let load = |&member: &usize| (self.parts[member].len(), self.cost(member, &partition) != Cost::ReadByOwner, member);
+            let load = |&member: &usize| (self.parts[member].len(), self.cost(member, &partition) != Cost::Owner, member);
             if let Some(member) = self.eligible[&partition.topic].iter().copied().min_by_key(load) {
                 self.give(member, partition);
             }
@@ -309,7 +309,7 @@ impl<'a> Balance<'a> {
 
     fn movable(&self, from: usize, to: usize) -> Option<&(Cost, TopicPartition)> {
         let mut entries = self.parts[from].iter().filter(|(_, partition)| self.eligible[&partition.topic].contains(&to));
-        let mut by_others = self.parts[from].iter().take_while(|(cost, _)| *cost == Cost::ReadByOther);
+        let mut by_others = self.parts[from].iter().take_while(|(cost, _)| *cost == Cost::Other);
         by_others.find(|(_, partition)| self.readers.get(partition) == Some(&to)).or_else(|| entries.next())
     }
 
@@ -320,9 +320,9 @@ impl<'a> Balance<'a> {
 
     fn cost(&self, member: usize, partition: &TopicPartition) -> Cost {
         match self.readers.get(partition) {
-            None => Cost::ReadByNone,
-            Some(reader) if *reader == member => Cost::ReadByOwner,
-            Some(_) => Cost::ReadByOther,
+            None => Cost::Nobody,
+            Some(reader) if *reader == member => Cost::Owner,
+            Some(_) => Cost::Other,
         }
     }
 }

@@ -27,13 +27,16 @@ struct Shared {
     changed: Notify,
 }
 
+/// An offset and its metadata.
+type Committed = (i64, Option<Arc<str>>);
+
 #[derive(Default)]
 struct State {
     closed: bool,
     topics: BTreeMap<Topic, TopicData>,
     /// By connector, then by partition key.
     source_offsets: BTreeMap<String, BTreeMap<String, SourceOffset>>,
-    positions: BTreeMap<String, BTreeMap<TopicPartition, (i64, Option<Arc<str>>)>>,
+    positions: BTreeMap<String, BTreeMap<TopicPartition, Committed>>,
     groups: HashMap<String, Group>,
     stores: BTreeMap<Store, BTreeMap<String, Vec<u8>>>,
     writers: HashMap<TaskId, WriterState>,

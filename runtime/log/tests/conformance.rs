@@ -1,4 +1,5 @@
 //! Every log against the conformance kit.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 #[path = "../src/conformance/mod.rs"]
 #[allow(unreachable_pub, reason = "public where the crate exposes it")]

@@ -1,5 +1,6 @@
 //! Flipped and missing bytes in every file of the embedded log, on the real file system: what is damaged is told with its place, never served,
 //! and a torn tail is cut.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 use aqueduct_core::{Error, PayloadRef, Record, SourceOffset, TaskId, TopicPartition};
 use aqueduct_log::disk::RealDisk;

@@ -139,7 +139,7 @@ pub(super) async fn a_deleted_topic_is_revoked(cx: &mut Cx) {
     // As the worker does: all that is assigned in one commit, and it has not heard of the deletion yet.
     member.commit().await.unwrap();
     assert_eq!(member.step(SOON).await.unwrap(), "revoked");
-    assert_eq!(member.revoked, [tp.clone()]);
+    assert_eq!(member.revoked, std::slice::from_ref(&tp));
     cx.log.create_topic(&topic, &TopicSpec::default()).await.unwrap();
     cx.produce(&topic, &["new"]).await;
     cx.produce(&kept, &["kept 2"]).await;

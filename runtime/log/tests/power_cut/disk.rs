@@ -26,8 +26,6 @@ pub enum Lie {
     SkipPartitionDirSync,
     /// Errors of fsync are not told.
     HideSyncErrors,
-    /// What `truncate` cut off is there again after the next write behind it.
-    SkipTruncate,
 }
 
 /// What becomes of operations.
@@ -159,21 +157,8 @@ impl SimDisk {
         self.0.lock().running
     }
 
-    pub fn ops(&self) -> u64 {
-        self.0.lock().ops
-    }
-
     pub fn syncs_failed(&self) -> u64 {
         self.0.lock().syncs_failed
-    }
-
-    /// Damages the disk: `edit` gets the bytes of the file at `path`.
-    pub fn damage(&self, path: &str, edit: impl FnOnce(&mut Vec<u8>)) {
-        let mut sim = self.0.lock();
-        let Some(id) = sim.find(path) else { panic!("no {path}") };
-        let Some(Node::File(file)) = sim.nodes.get_mut(&id) else { panic!("{path} is no file") };
-        edit(&mut file.cached);
-        (file.on_disk, file.unsynced) = (file.cached.clone(), Vec::new());
     }
 
     /// Runs one operation that changes something: counted, maybe failed, or the last one.
@@ -565,9 +550,6 @@ impl DiskFile for SimFile {
         self.disk.change(self.life, ("truncate", &format!("{} to {len}", self.path)), |sim, outcome| {
             if outcome == Outcome::Fail {
                 return Err(eio());
-            }
-            if sim.lie == Some(Lie::SkipTruncate) {
-                return Ok(());
             }
             let file = sim.file(self.id);
             file.cached.resize(len as usize, 0);

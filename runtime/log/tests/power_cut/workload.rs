@@ -25,6 +25,35 @@ pub struct Planted {
     pub bug: Option<&'static str>,
 }
 
+/// What happened: a test that meets nothing proves nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    pub power_cuts: u64,
+    pub kills: u64,
+    /// Of both.
+    pub stops_in_recovery: u64,
+    pub commits: u64,
+    /// Rounds without an answer that were there after the next start, and that were not.
+    pub doubtful_kept: u64,
+    pub doubtful_lost: u64,
+    pub syncs_failed: u64,
+    /// Records that compaction or retention took away.
+    pub cleaned: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.power_cuts += other.power_cuts;
+        self.kills += other.kills;
+        self.stops_in_recovery += other.stops_in_recovery;
+        self.commits += other.commits;
+        self.doubtful_kept += other.doubtful_kept;
+        self.doubtful_lost += other.doubtful_lost;
+        self.syncs_failed += other.syncs_failed;
+        self.cleaned += other.cleaned;
+    }
+}
+
 /// The content of a log.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model {
@@ -129,6 +158,7 @@ struct World {
     maybe: Vec<Vec<Op>>,
     next_value: u64,
     trace: bool,
+    tally: Tally,
 }
 
 /// One process: the log, what drives it, and its writers.
@@ -139,29 +169,40 @@ struct Life {
 }
 
 /// One seed, from an empty disk on.
-pub fn run(seed: u64, planted: Planted, trace: bool) -> Check {
+pub fn run(seed: u64, planted: Planted, trace: bool) -> Result<Tally, String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let disk = SimDisk::new(rng.u64(..), planted.lie);
     if trace {
         disk.trace();
     }
-    let mut world = World { rng, disk, bug: planted.bug, base: Model::default(), maybe: Vec::new(), next_value: 0, trace };
+    let mut world = World {
+        rng,
+        disk,
+        bug: planted.bug,
+        base: Model::default(),
+        maybe: Vec::new(),
+        next_value: 0,
+        trace,
+        tally: Tally::default(),
+    };
     for _ in 0..world.rng.usize(1..5) {
         world.live()?;
     }
-    world.last_life()
+    world.last_life()?;
+    world.tally.syncs_failed = world.disk.syncs_failed();
+    Ok(world.tally)
 }
 
 impl World {
     fn plan(&mut self) -> Plan {
         let rng = &mut self.rng;
-        let mut plan = Plan::default();
-        plan.stop_at = match rng.u8(..10) {
+        let stop_at = match rng.u8(..10) {
             0 => None,
             1..4 => Some(rng.u64(..16)),
             4..8 => Some(rng.u64(..60)),
             _ => Some(rng.u64(..200)),
         };
+        let mut plan = Plan { stop_at, ..Plan::default() };
         if rng.u8(..4) == 0 {
             plan.eio = (0..rng.usize(1..4)).map(|_| rng.u64(..60)).collect();
         }
@@ -188,9 +229,11 @@ impl World {
             }
         }
         if self.rng.u8(..10) < 7 {
-            self.disk.cut_power()
+            self.disk.cut_power();
+            self.tally.power_cuts += 1;
         } else {
-            self.disk.kill()
+            self.disk.kill();
+            self.tally.kills += 1;
         }
         Ok(())
     }
@@ -218,7 +261,10 @@ impl World {
             let opened = EmbeddedLog::stepped(Arc::new(self.disk.clone()), self.options());
             let (log, stepper) = match opened {
                 Ok(opened) => opened,
-                Err(_) if !self.disk.is_running() => return Ok(None),
+                Err(_) if !self.disk.is_running() => {
+                    self.tally.stops_in_recovery += 1;
+                    return Ok(None);
+                }
                 Err(error) if faulty && attempt < 100 && is_of_the_disk(error.code()) => continue,
                 Err(error) => return Err(format!("the log does not open: {error}")),
             };
@@ -247,7 +293,7 @@ impl World {
     }
 
     /// Which of the contents that there may be it is.
-    fn recovered(&self, seen: &Model) -> Result<Model, String> {
+    fn recovered(&mut self, seen: &Model) -> Result<Model, String> {
         let mut nearest = String::new();
         for chosen in 0..1u32 << self.maybe.len().min(10) {
             let mut candidate = self.base.clone();
@@ -256,6 +302,8 @@ impl World {
             }
             if candidate.is(seen) {
                 candidate.keep_up_with(seen);
+                self.tally.doubtful_kept += u64::from(chosen.count_ones());
+                self.tally.doubtful_lost += self.maybe.len() as u64 - u64::from(chosen.count_ones());
                 return Ok(candidate);
             }
             nearest = format!("{candidate:?}");
@@ -271,6 +319,11 @@ impl World {
         if !self.base.is(&seen) {
             return Err(format!("{when}\n  seen      {seen:?}\n  committed {:?}", self.base));
         }
+        let records = |model: &Model| {
+            let of = |partition: &Partition| partition.values[partition.start..].iter().filter(|value| !value.is_empty()).count();
+            model.topics.values().flatten().map(of).sum::<usize>()
+        };
+        self.tally.cleaned += (records(&self.base) - records(&seen)) as u64;
         self.base.keep_up_with(&seen);
         Ok(())
     }
@@ -338,6 +391,7 @@ impl World {
             // A good answer means that what failed before is void.
             self.maybe.clear();
             good.iter().for_each(|op| self.base.apply(op));
+            self.tally.commits += good.len() as u64;
         }
         if !doubtful.is_empty() {
             self.maybe.push(doubtful);
@@ -429,7 +483,7 @@ fn ask<'a>(
             let spec = TopicSpec { partitions: *partitions, configs, ..TopicSpec::default() };
             async move { told(log.create_topic(topic, &spec).await) }.boxed()
         }
-        Op::Delete(topic) => log.delete_topic(*topic).map(told).boxed(),
+        Op::Delete(topic) => log.delete_topic(topic).map(told).boxed(),
         Op::Position(topic, partition, at) => {
             let positions = [(TopicPartition::new(*topic, *partition), *at)];
             async move { told(log.alter_group(GROUP, &positions).await) }.boxed()
