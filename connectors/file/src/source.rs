@@ -2,6 +2,7 @@
 
 mod config;
 mod copies;
+mod foreign;
 mod identity;
 mod lines;
 mod position;

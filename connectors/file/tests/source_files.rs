@@ -258,6 +258,48 @@ async fn tasks_share_the_files_also_when_their_number_changes() {
     assert_eq!(all.len(), 180);
 }
 
+/// The copy has another inode than the original, but belongs to the task that read the original; also when that was not read to its end.
+#[tokio::test]
+async fn tasks_agree_on_whose_a_compressed_file_is() {
+    let rig = Rig::new();
+    let options = [("file", "*.log*"), ("batch.size", "40")];
+    let mut tails = Vec::new();
+    for index in 0..3 {
+        tails.push(rig.open_share(&options, BTreeMap::new(), 3, index).await.unwrap());
+    }
+    let mut wanted = Vec::new();
+    for file in 0..12 {
+        let lines: Vec<String> = (0..100).map(|line| format!("file {file} line {line}")).collect();
+        rig.write(&format!("{file}.log"), text(&lines));
+        wanted.extend(lines);
+    }
+    // One that nobody has read before it was compressed.
+    let strange: Vec<String> = (0..50).map(|line| format!("strange {line}")).collect();
+    rig.write("strange.log.gz", gzip(text(&strange).as_bytes()));
+    wanted.extend(strange);
+    for tail in &mut tails {
+        tail.until("every task has begun", |tail| tail.ready.len() >= 40).await;
+    }
+    for file in 0..12 {
+        compress(&rig, &format!("{file}.log"));
+    }
+    let mut idle = 0;
+    while idle < 12 {
+        let mut polled = 0;
+        for tail in &mut tails {
+            polled += tail.poll().await.unwrap();
+        }
+        idle = if polled == 0 { idle + 1 } else { 0 };
+    }
+    let mut got: Vec<String> = Vec::new();
+    for tail in &mut tails {
+        got.extend(tail.ready.drain(..).map(|line| String::from_utf8(line.value).unwrap()));
+    }
+    got.sort();
+    wanted.sort();
+    assert!(got == wanted, "{} lines, {} wanted", got.len(), wanted.len());
+}
+
 #[tokio::test]
 async fn two_thousand_files_with_few_open() {
     let rig = Rig::new();
@@ -366,6 +408,24 @@ async fn offsets_of_kafka_connect_are_taken_over_and_look_the_same() {
     let mut tail = rig.open_at(&[("file", "a.log")], offsets).await.unwrap();
     assert_eq!(tail.lines(1).await, ["two"]);
     assert_eq!((tail.offsets.len(), tail.position("a.log")), (1, 8));
+}
+
+#[tokio::test]
+async fn an_operator_sets_the_position() {
+    let rig = Rig::new();
+    rig.write("a.log", "one\ntwo\nthree\n");
+    for options in [[("file", "a.log")], [("file", "*.log")]] {
+        let mut tail = rig.open(&options).await;
+        assert_eq!(tail.lines(3).await, ["one", "two", "three"]);
+        tail.close().await;
+        for offset in tail.offsets.values_mut() {
+            offset.offset = serde_json::json!({"position": 4}).as_object().cloned();
+        }
+        let mut tail = rig.reopen(tail, &options).await;
+        assert_eq!(tail.lines(2).await, ["two", "three"]);
+        tail.quiet().await;
+        assert_eq!((tail.offsets.len(), tail.position("a.log")), (1, 14));
+    }
 }
 
 #[tokio::test]

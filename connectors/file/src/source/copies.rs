@@ -5,7 +5,7 @@ use super::identity::{FileId, Stat};
 use super::position::{Position, file_partition};
 use super::reader::{Codec, Reader};
 use super::tailer::Tailer;
-use super::tracked::Key;
+use super::tracked::{Key, Tracked};
 use aqueduct_core::JsonMap;
 use std::io;
 use std::path::Path;
@@ -30,7 +30,7 @@ pub(crate) struct Waiting {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Source {
+pub(crate) enum Source {
     Ghost(FileId),
     /// The content that a file had before it was truncated.
     Former(Key),
@@ -85,7 +85,18 @@ impl Tailer {
     }
 
     /// The file with the same content up to its position; of several, the one that was read furthest.
-    fn search(&self, path: &Path, reader: &mut Reader) -> io::Result<Option<(Source, Position)>> {
+    pub(crate) fn search(&mut self, path: &Path, reader: &mut Reader) -> io::Result<Option<(Source, Position)>> {
+        if reader.codec() != Codec::Plain {
+            let unread = self.files.values_mut().filter(|file| file.at.offset == 0 && file.missing.is_none());
+            unread.for_each(Tracked::probe);
+            for (key, file) in self.files.iter().filter(|(_, file)| file.at.offset == 0 && file.missing.is_none()) {
+                if let Some((head, len)) = file.probed.filter(|(_, len)| *len > 0)
+                    && reader.has_head(head, len)?
+                {
+                    return Ok(Some((Source::Live(*key), file.at.clone())));
+                }
+            }
+        }
         let formers = self.files.iter().filter_map(|(key, file)| Some((Source::Former(*key), file.former.as_ref()?)));
         let mut candidates: Vec<_> = if reader.codec() == Codec::Plain {
             // Equal content alone means nothing: equal files are two files.
@@ -137,7 +148,7 @@ impl Tailer {
     }
 }
 
-fn is_compressed_name(path: &Path) -> bool {
+pub(crate) fn is_compressed_name(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| ["gz", "gzip", "zst", "zstd"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
 }

@@ -9,7 +9,7 @@ pub(crate) const HEAD_BYTES: usize = 1024;
 /// The anchor is what lies before the position: enough to tell that the content up to there is what was read.
 pub(crate) const ANCHOR_BYTES: u64 = 64;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct FileId {
     pub(crate) dev: u64,
     pub(crate) ino: u64,

@@ -33,12 +33,19 @@ impl Tailer {
             }
             let Some(stored) = Stored::parse(offset) else { continue };
             let mine = |id: FileId| id.share(settings.share.1) == settings.share.0;
-            if settings.single().is_some_and(|path| path != stored.filename) || stored.first_id.is_some_and(|id| !mine(id)) {
+            if settings.single().is_some_and(|path| path != stored.filename) {
+                continue;
+            }
+            if stored.first_id.is_some_and(|id| !mine(id)) {
+                for (id, file) in stored.chain.iter().filter_map(|file| Some((file.id?, file))) {
+                    self.note_stored(id, file.at.head, file.at.head_len);
+                }
                 continue;
             }
             let last = stored.chain.len().saturating_sub(1);
             for (index, file) in stored.chain.iter().enumerate() {
-                let Some(id) = file.id else {
+                // An operator who set a position gave nothing else.
+                let Some(id) = file.id.or(stored.first_id) else {
                     self.legacy.insert(stored.filename.clone(), (stored.partition.clone(), file.clone()));
                     continue;
                 };
@@ -142,8 +149,7 @@ impl Tailer {
             self.meet_again(key, path, &stat, now);
             return Ok(true);
         }
-        let (index, tasks) = self.settings.share;
-        if stat.id.share(tasks) != index {
+        if !self.is_mine(&path, &stat) {
             return Ok(false);
         }
         let key = match self.origin(&path, &stat) {
@@ -161,6 +167,9 @@ impl Tailer {
         if let Some(file) = self.files.get_mut(&key) {
             file.scan = self.scans;
             file.found = self.scans;
+            if self.settings.share.1 > 1 {
+                file.probe();
+            }
         }
         self.enqueue(key);
         Ok(true)
@@ -170,6 +179,9 @@ impl Tailer {
         let scans = self.scans;
         let Some(file) = self.files.get_mut(&key) else { return false };
         file.scan = scans;
+        if self.settings.share.1 > 1 {
+            file.probe();
+        }
         let news = file.observe(stat, now) | (file.reader.is_none() && !file.is_exhausted()) | std::mem::take(&mut file.refused);
         let came_back = file.missing.take().is_some();
         let moved = file.path != path;
@@ -256,6 +268,9 @@ impl Tailer {
         }
         let unread = if file.is_plain() && !file.at.done { file.size.saturating_sub(file.at.offset) } else { 0 };
         file.at.done = true;
+        if let Some((head, len)) = file.probed.filter(|_| file.at.offset == 0) {
+            (file.at.head, file.at.head_len) = (head, len);
+        }
         let remembered = Remembered { gone: Some(now_millis()), ..file.remember() };
         if self.settings.single().is_some() {
             self.last = Some(Remembered { gone: None, ..remembered });

@@ -1,6 +1,7 @@
 //! The reading: files in turn, one block at a time, into one batch. Blocking; the task runs it beside the worker.
 
 use super::copies::Waiting;
+use super::foreign::Foreign;
 use super::identity::{FileId, Kind};
 use super::lines::{Block, ENTRY_BYTES, Emit, Flush, split};
 use super::position::{Remembered, chain_json, literal_partition};
@@ -54,6 +55,9 @@ pub(crate) struct Tailer {
     /// New files of which is not known yet what they are, by inode; and those of the last scan.
     pub(crate) waiting: FxHashMap<(u64, u64), Waiting>,
     pub(crate) seen_waiting: FxHashSet<(u64, u64)>,
+    /// Heads of other tasks' files; and compressed files that are theirs, with size and time of modification.
+    pub(crate) foreign: FxHashMap<FileId, Foreign>,
+    pub(crate) skipped: FxHashMap<FileId, (u64, i64)>,
     pub(crate) watch: Watch,
     pub(crate) next_key: Key,
     pub(crate) scans: u64,
@@ -103,6 +107,8 @@ impl Tailer {
             legacy: FxHashMap::default(),
             waiting: FxHashMap::default(),
             seen_waiting: FxHashSet::default(),
+            foreign: FxHashMap::default(),
+            skipped: FxHashMap::default(),
             watch: Watch::new(),
             next_key: 0,
             scans: 0,

@@ -22,6 +22,8 @@ pub(crate) struct Tracked {
     pub(crate) at: Position,
     /// The position before the file was truncated: a copy of that content may turn up.
     pub(crate) former: Option<Position>,
+    /// Hash and length of the head of a file of which nothing was read yet: its copy may come before its turn does.
+    pub(crate) probed: Option<(u64, u64)>,
     /// The content's first bytes, while it has less than 1 KiB of them.
     head: Vec<u8>,
     /// The up to 64 bytes before the position: read again with each block, so that a file that was rewritten is noticed.
@@ -62,6 +64,7 @@ impl Tracked {
             id: stat.id,
             at,
             former: None,
+            probed: None,
             head: Vec::new(),
             tail: Vec::new(),
             reader: None,
@@ -86,6 +89,9 @@ impl Tracked {
         let stat = Stat { id, size: stored.size, modified: stored.modified, kind: super::identity::Kind::File };
         let mut file = Self::new(partition, path, &stat, stored.at.clone());
         file.former.clone_from(&stored.former);
+        if file.at.offset == 0 {
+            (file.at.head, file.at.head_len) = (0, 0);
+        }
         let read = stored.at.done || (!stored.at.compressed && stored.at.offset == stored.size);
         file.exhausted = read.then_some((stored.size, stored.modified));
         file
@@ -104,6 +110,16 @@ impl Tracked {
 
     pub(crate) fn is_plain(&self) -> bool {
         self.reader.as_ref().map_or(!self.at.compressed, |reader| reader.codec() == Codec::Plain)
+    }
+
+    pub(crate) fn probe(&mut self) {
+        let known = self.probed.map_or(0, |(_, len)| len);
+        if self.at.offset > 0 || known >= self.size.min(HEAD_BYTES as u64) {
+            return;
+        }
+        let mut head = [0; HEAD_BYTES];
+        let read = Reader::open(&self.path, false).and_then(|mut reader| reader.read(&mut head, 0));
+        self.probed = read.ok().map(|len| (fnv(&head[..len]), len as u64)).or(self.probed);
     }
 
     /// What `stat` said just now; true when that is news.
