@@ -85,7 +85,8 @@ impl SourceTask for FileSourceTask {
         let limits = Limits { bytes: cx.max_bytes, records: cx.max_records };
         let deadline = Instant::now() + cx.wait_max;
         loop {
-            if let Some(polled) = self.read(limits, deadline).await? {
+            let due = !matches!(&self.state, State::Idle(tailer) if !tailer.is_due());
+            if due && let Some(polled) = self.read(limits, deadline).await? {
                 self.rested = Instant::now();
                 if let State::Idle(tailer) = std::mem::replace(&mut self.state, State::Closed) {
                     self.state = State::Reading(start(tailer, limits));

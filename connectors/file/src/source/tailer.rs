@@ -152,6 +152,11 @@ impl Tailer {
         self.due.map_or(scan, |due| due.min(scan))
     }
 
+    /// Whether a round could find something.
+    pub(crate) fn is_due(&self) -> bool {
+        self.failed.is_some() || !self.queue.is_empty() || !self.watch.news.is_empty() || Instant::now() >= self.next_due()
+    }
+
     fn hear(&mut self) {
         let changed = self.watch.news.take();
         self.scan_wanted |= changed.names;
@@ -215,7 +220,12 @@ impl Tailer {
             None => std::fs::metadata(&file.path).map(|meta| meta.len()),
         };
         for earlier in before {
-            if self.files.get(&earlier).is_none_or(|file| file.settled) {
+            let Some(file) = self.files.get_mut(&earlier).filter(|file| !file.settled) else { continue };
+            // Not opened only to see that it has nothing.
+            if file.reader.is_none()
+                && file.is_exhausted()
+                && file.stat().is_some_and(|stat| !file.observe(&stat, Instant::now()))
+            {
                 continue;
             }
             match self.read(earlier, None, Flush::Nothing, batch, limits)? {

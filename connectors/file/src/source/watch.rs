@@ -37,6 +37,11 @@ impl News {
         self.wake.notify_one();
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        let changed = self.changed.lock();
+        changed.paths.is_empty() && !changed.names
+    }
+
     pub(crate) fn take(&self) -> Changed {
         std::mem::take(&mut self.changed.lock())
     }
