@@ -11,7 +11,10 @@ use uuid::Uuid;
 
 /// Shared by every task of the worker. Every method may be called at any time from any task; none blocks the calling thread.
 ///
-/// Errors of every method: `log.closed` (fatal), `log.disk_full`, `log.io` (retriable: nothing of the call was kept), and those named.
+/// Errors of every method: `log.closed` (fatal), `log.disk_full`, `log.io` (retriable), and those named.
+///
+/// A call that failed has changed nothing that can be seen. Where the disk failed at the sync, and the process or the power goes before the next
+/// commit, recovery may find the commit whole after all: with its source offsets, so that who resumes from them neither loses nor repeats.
 #[async_trait]
 pub trait Log: Send + Sync {
     /// Opening a writer for a task fences every older writer of that task: their appends fail with `log.fenced` (fatal), also those in
