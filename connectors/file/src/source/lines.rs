@@ -101,6 +101,8 @@ pub(crate) struct Block<'a> {
     pub(crate) max_records: usize,
     /// Of buffers and tables.
     pub(crate) max_bytes: usize,
+    /// The batch is empty: its first record may be larger than it should be.
+    pub(crate) alone: bool,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -131,7 +133,8 @@ pub(crate) struct Emit<'a> {
     decoded: Option<Vec<u8>>,
     headers: Option<Bytes>,
     names: Option<[Arc<str>; 3]>,
-    bytes: usize,
+    /// Bytes of headers and of what else is not in the buffer.
+    extra: usize,
 }
 
 impl<'a> Emit<'a> {
@@ -142,7 +145,7 @@ impl<'a> Emit<'a> {
         let key = if decoded.is_some() { key.map(|key| Span { start: 0, ..key }) } else { key };
         let headers = settings.headers.then(|| Bytes::copy_from_slice(path.as_bytes()));
         let names = settings.headers.then(|| ["aqueduct.file".into(), "aqueduct.offset".into(), "aqueduct.line".into()]);
-        Self { settings, builder: ChunkBuilder::new(settings.topic.clone()), dead: None, key, decoded, headers, names, bytes: 0 }
+        Self { settings, builder: ChunkBuilder::new(settings.topic.clone()), dead: None, key, decoded, headers, names, extra: 0 }
     }
 
     pub(crate) fn reserve(&mut self, records: usize) {
@@ -169,20 +172,27 @@ impl<'a> Emit<'a> {
             }
         };
         self.builder.push_span(self.key, Some(span), None, -1);
-        self.bytes += span.len as usize + ENTRY_BYTES;
         if let (Some(path), Some([file, offset, number])) = (&self.headers, &self.names) {
             self.builder.header(file.clone(), Payload::Bytes(path.clone()));
             self.builder.header(offset.clone(), Payload::from((block.offset + (start - block.from) as u64).to_string()));
             self.builder.header(number.clone(), Payload::from(line.to_string()));
-            self.bytes += 200 + path.len();
+            self.extra += header_bytes(path);
         }
         if truncated {
             self.builder.header("aqueduct.truncated".into(), Payload::from("true"));
         }
     }
 
-    fn full(&self, block: &Block<'_>) -> bool {
-        self.builder.len() >= block.max_records || self.bytes >= block.max_bytes
+    /// Whether a record of the block's bytes `at..next` finds room in the batch.
+    #[inline]
+    fn admits(&self, block: &Block<'_>, at: usize, next: usize) -> bool {
+        let records = self.builder.len() + self.dead.as_ref().map_or(0, ChunkBuilder::len);
+        if records == 0 && block.alone {
+            return true;
+        }
+        let content = self.decoded.as_ref().map_or(next, |decoded| decoded.len() + 3 * (next - at));
+        let headers = self.headers.as_ref().map_or(0, |path| header_bytes(path));
+        records < block.max_records && content + (records + 1) * ENTRY_BYTES + self.extra + headers <= block.max_bytes
     }
 
     /// `start..cut` is what is kept of a line of the block that is too long.
@@ -203,7 +213,7 @@ impl<'a> Emit<'a> {
         for (name, value) in headers {
             dead.header(name.into(), Payload::from(value));
         }
-        self.bytes += cut - start + 1000;
+        self.extra += 1000 + if dead.len() == 1 { block.bytes.len() } else { 0 };
     }
 
     /// The chunks over the block, which is not copied (or over the decoded text): records, and lines for the dead letter topic.
@@ -216,11 +226,17 @@ impl<'a> Emit<'a> {
     }
 }
 
+/// Three headers, with their names and what a header costs in memory.
+fn header_bytes(path: &[u8]) -> usize {
+    3 * 48 + 42 + path.len() + 40
+}
+
 pub(crate) fn split(block: &Block<'_>, emit: &mut Emit<'_>) -> Split {
     let settings = emit.settings;
-    let mut walk = Walk { settings, block, at: block.from, line: block.line, skip: block.skip, dropped: 0, too_long: None };
+    let mut walk =
+        Walk { settings, block, at: block.from, line: block.line, skip: block.skip, dropped: 0, too_long: None, full: false };
     if walk.skip && !walk.skip_rest() {
-        return walk.done(walk.at, false);
+        return walk.done(walk.at);
     }
     match &settings.multiline {
         None => walk.lines(emit),
@@ -236,11 +252,20 @@ struct Walk<'a> {
     skip: bool,
     dropped: u64,
     too_long: Option<u64>,
+    full: bool,
 }
 
 impl Walk<'_> {
-    fn done(&self, end: usize, full: bool) -> Split {
-        Split { end, lines: self.line - self.block.line, skip: self.skip, dropped: self.dropped, too_long: self.too_long, full }
+    fn done(&self, end: usize) -> Split {
+        let Self { skip, dropped, too_long, full, .. } = *self;
+        Split { end, lines: self.line - self.block.line, skip, dropped, too_long, full }
+    }
+
+    /// As [`Emit::admits`], and remembers that it did not.
+    #[inline]
+    fn admits(&mut self, emit: &Emit<'_>, at: usize, next: usize) -> bool {
+        self.full = !emit.admits(self.block, at, next);
+        !self.full
     }
 
     /// False when the block ends before the line that is thrown away.
@@ -260,24 +285,22 @@ impl Walk<'_> {
 
     fn lines(&mut self, emit: &mut Emit<'_>) -> Split {
         let (bytes, max) = (self.block.bytes, self.settings.max_line);
-        let mut full = emit.full(self.block);
-        while !full {
-            let Some((end, next)) = self.settings.delimiter.find(bytes, self.at) else {
-                self.rest(emit);
-                break;
-            };
+        while let Some((end, next)) = self.settings.delimiter.find(bytes, self.at) {
+            if !self.admits(emit, self.at, next) {
+                return self.done(self.at);
+            }
             if end - self.at > max {
                 if !self.overlong(end, emit) {
-                    break;
+                    return self.done(self.at);
                 }
             } else {
                 emit.push(self.block, self.at, end, self.line, false);
             }
             self.at = next;
             self.line += 1;
-            full = emit.full(self.block);
         }
-        self.done(self.at, full)
+        self.rest(emit);
+        self.done(self.at)
     }
 
     /// What is left has no delimiter.
@@ -285,7 +308,11 @@ impl Walk<'_> {
         let bytes = self.block.bytes;
         let rest = bytes.len() - self.at;
         // `\r` and a piece of a delimiter do not count.
-        if rest > self.settings.max_line + self.settings.delimiter.len() + 1 {
+        let too_long = rest > self.settings.max_line + self.settings.delimiter.len() + 1;
+        if (too_long || self.block.flush == Flush::All) && rest > 0 && !self.admits(emit, self.at, bytes.len()) {
+            return;
+        }
+        if too_long {
             if !self.overlong(bytes.len(), emit) {
                 return;
             }
@@ -336,15 +363,14 @@ impl Walk<'_> {
                 !continues || group.lines as usize >= multiline.max_lines || end - group.start > multiline.max_bytes
             });
             if let Some(ended) = ended {
-                self.emit(ended, emit);
+                if !self.emit(ended, emit) {
+                    return self.done(ended.start);
+                }
                 group = None;
             }
-            if emit.full(self.block) {
-                return self.done(self.at, true);
-            }
             if end - self.at > self.settings.max_line {
-                if !self.overlong(end, emit) {
-                    return self.done(self.at, false);
+                if !self.admits(emit, self.at, next) || !self.overlong(end, emit) {
+                    return self.done(self.at);
                 }
                 self.line += 1;
             } else {
@@ -358,33 +384,35 @@ impl Walk<'_> {
         if self.block.flush == Flush::All && rest > 0 && !too_long {
             let end = self.settings.delimiter.strip_partial(bytes, self.at, bytes.len());
             if let Some(ended) = group.filter(|_| !self.continues(multiline, end)) {
-                self.emit(ended, emit);
-                group = None;
-                if emit.full(self.block) {
-                    return self.done(self.at, true);
+                if !self.emit(ended, emit) {
+                    return self.done(ended.start);
                 }
+                group = None;
             }
             let (start, lines) = group.map_or((self.at, 0), |group| (group.start, group.lines));
             group = Some(Group { start, end, next: bytes.len(), lines: lines + 1 });
         }
-        match group {
-            Some(group) if self.block.flush != Flush::Nothing || too_long => self.emit(group, emit),
-            Some(group) => return self.done(group.start, false),
-            None => {}
-        }
-        if too_long && emit.full(self.block) {
-            return self.done(self.at, true);
+        if let Some(group) = group {
+            let ended = self.block.flush != Flush::Nothing || too_long;
+            if !ended || !self.emit(group, emit) {
+                return self.done(group.start);
+            }
         }
         if too_long {
             self.rest(emit);
         }
-        self.done(self.at, false)
+        self.done(self.at)
     }
 
-    fn emit(&mut self, group: Group, emit: &mut Emit<'_>) {
+    /// False when it finds no room.
+    fn emit(&mut self, group: Group, emit: &mut Emit<'_>) -> bool {
+        if !self.admits(emit, group.start, group.next) {
+            return false;
+        }
         emit.push(self.block, group.start, group.end, self.line, false);
         self.line += group.lines;
         self.at = self.at.max(group.next);
+        true
     }
 
     fn continues(&self, multiline: &Multiline, end: usize) -> bool {
@@ -434,7 +462,8 @@ mod tests {
                 skip,
                 flush,
                 max_records: records,
-                max_bytes: usize::MAX,
+                max_bytes: 300,
+                alone: true,
             };
             let mut emit = Emit::new(settings, bytes, None, "a");
             let split = split(&block, &mut emit);
@@ -444,7 +473,10 @@ mod tests {
                 other => panic!("{other:?}"),
             }));
             assert!(chunk.len() <= records && split.end <= bytes.len());
-            assert!(split.end > 0 || !at_end || bytes.is_empty(), "stuck at {offset}");
+            let decoded = settings.charset != encoding_rs::UTF_8;
+            let held = if decoded { 0 } else { split.end } + chunk.len() * ENTRY_BYTES;
+            assert!(chunk.len() <= 1 || held <= 300, "{} records, {held} bytes", chunk.len());
+            assert!(split.end > 0 || !(at_end || split.full) || bytes.is_empty(), "stuck at {offset}");
             want = if split.end == 0 && !at_end { want * 2 } else { most };
             (offset, line, skip) = (offset + split.end, line + split.lines, split.skip);
             if offset == content.len() {

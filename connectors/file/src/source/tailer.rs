@@ -86,6 +86,8 @@ pub(crate) enum Turn {
     Idle,
     /// Too many files are open.
     Blocked,
+    /// The next record finds no room in this batch.
+    Full,
 }
 
 impl Tailer {
@@ -192,6 +194,10 @@ impl Tailer {
                     self.pending.insert(key);
                     blocked = 0;
                 }
+                Turn::Full => {
+                    self.enqueue(key);
+                    return Ok(());
+                }
                 Turn::Blocked => {
                     self.enqueue(key);
                     blocked += 1;
@@ -229,9 +235,8 @@ impl Tailer {
                 continue;
             }
             match self.read(earlier, None, Flush::Nothing, batch, limits)? {
-                Turn::More => return Ok(Turn::More),
                 Turn::Idle => _ = self.pending.insert(earlier),
-                Turn::Blocked => return Ok(Turn::Blocked),
+                turn => return Ok(turn),
             }
             if !has_room(batch, limits) {
                 return Ok(Turn::More);
@@ -250,7 +255,7 @@ impl Tailer {
     fn read_block(&mut self, key: Key, limit: Option<u64>, flush: Flush, batch: &mut Batch, limits: Limits) -> Result<Turn> {
         let settings = self.settings.clone();
         let Some(file) = self.files.get_mut(&key) else { return Ok(Turn::Idle) };
-        let room = limits.bytes.saturating_sub(batch.bytes()).max(ROOM_MIN);
+        let room = limits.bytes.saturating_sub(batch.bytes());
         let mut most = ((room as f64 / self.cost) as usize).clamp(ROOM_MIN, BLOCK_BYTES);
         loop {
             let Some(reader) = &mut file.reader else { return Ok(Turn::Idle) };
@@ -309,6 +314,7 @@ impl Tailer {
                 flush,
                 max_records: limits.records.saturating_sub(batch.len()),
                 max_bytes: room,
+                alone: batch.is_empty(),
             };
             let split = split(&block, &mut emit);
             let (consumed, records) = (split.end - from, emit.len());
@@ -335,6 +341,9 @@ impl Tailer {
             }
             if let Some(offset) = split.too_long {
                 return Err(line_too_long(&file.path.to_string_lossy(), offset, settings.max_line));
+            }
+            if split.full && consumed == 0 {
+                return Ok(Turn::Full);
             }
             if !at_end || limited || split.full {
                 return Ok(Turn::More);
@@ -466,7 +475,7 @@ impl Tailer {
             if file.at.offset < file.size && !file.at.done {
                 match self.read(key, None, flush, batch, limits)? {
                     Turn::Idle => {}
-                    Turn::More => {
+                    Turn::More | Turn::Full => {
                         self.due = Some(now);
                         continue;
                     }
