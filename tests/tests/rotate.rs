@@ -32,7 +32,7 @@ fn begin(glob: &str) -> (Site, LedgerProcess) {
     let mut site = Site::new();
     fs::create_dir_all(site.path("in")).unwrap();
     fs::set_permissions(site.path("in"), fs::Permissions::from_mode(0o755)).unwrap();
-    site.connector("source", &source_yaml(&site, glob));
+    site.connector("source", &(source_yaml(&site, glob) + "record.headers: true\n"));
     site.connector("sink", &sink_yaml(&site, Mode::Append));
     site.start();
     let files = (0..3).map(|n| site.path("in").join(format!("app-{n}.log"))).collect();
