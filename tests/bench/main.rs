@@ -84,8 +84,9 @@ fn machine(dir: &Path) -> Result<String> {
     let cores = std::thread::available_parallelism()?;
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     let sync = limits::sync_latency(dir)?;
+    let build = if cfg!(debug_assertions) { "**A debug build: of no meaning but that the benchmark works.** " } else { "" };
     Ok(format!(
-        "{cores} × {model}, Linux {}, one fdatasync of a 4 KiB append: {:.2} ms (median of 50)\n",
+        "{build}{cores} × {model}, Linux {}, one fdatasync of a 4 KiB append: {:.2} ms (median of 50)\n",
         kernel.trim(),
         sync.as_secs_f64() * 1e3
     ))

@@ -94,7 +94,9 @@ fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
     eprintln!("\n── {}", program.name);
     let mut command = sh.command(&program.executable);
     command.args(&args.rest).current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
-    command.env("AQUEDUCT_KAFKA_HOME", services::kafka_home()?).env("AQUEDUCT_BIN", sh.bin_dir("dev").join("aqueduct"));
+    if program.black_box {
+        command.env("AQUEDUCT_KAFKA_HOME", services::kafka_home()?).env("AQUEDUCT_BIN", sh.bin_dir("dev").join("aqueduct"));
+    }
     let mut child = command.stdin(Stdio::null()).spawn().with_context(|| program.executable.display().to_string())?;
     match wait(&mut child, Duration::from_secs(args.minutes * 60))? {
         Some(status) if status.success() => Ok(()),
