@@ -115,8 +115,7 @@ impl Batch {
     /// Keeps the records for which `keep` is true. No payload is touched.
     pub fn retain(&mut self, mut keep: impl FnMut(RecordRef<'_>) -> bool) {
         for chunk in &mut self.chunks {
-            let kept: Vec<Entry> =
-                chunk.entries.iter().filter(|entry| keep(RecordRef { chunk, entry })).copied().collect();
+            let kept: Vec<Entry> = chunk.entries.iter().filter(|entry| keep(RecordRef { chunk, entry })).copied().collect();
             if kept.len() < chunk.entries.len() {
                 chunk.entries = kept;
             }
@@ -392,7 +391,8 @@ impl BatchBuilder {
 
     /// As [`Batch::bytes`].
     pub fn bytes(&self) -> usize {
-        let run = |(run, buffer): &(ChunkBuilder, BytesMut)| buffer.len() + run.entries.len() * size_of::<Entry>() + run.outline_bytes;
+        let run =
+            |(run, buffer): &(ChunkBuilder, BytesMut)| buffer.len() + run.entries.len() * size_of::<Entry>() + run.outline_bytes;
         self.batch.bytes() + self.run.as_ref().map_or(0, run)
     }
 
@@ -400,7 +400,10 @@ impl BatchBuilder {
         let origin = record.origin.as_ref().map(|origin| &origin.partition);
         // 1 GiB: far from the 4 GiB that a span can name, whatever one record adds.
         let fits = |(run, buffer): &(ChunkBuilder, BytesMut)| {
-            run.topic == record.topic && run.partition == record.partition && run.origin.as_ref() == origin && buffer.len() < 1 << 30
+            run.topic == record.topic
+                && run.partition == record.partition
+                && run.origin.as_ref() == origin
+                && buffer.len() < 1 << 30
         };
         if !self.run.as_ref().is_some_and(fits) {
             self.end_run();

@@ -37,7 +37,14 @@ pub struct Location {
 
 impl Issue {
     pub fn error(path: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { severity: Severity::Error, path: path.into(), code: code.into(), message: message.into(), fix: None, location: None }
+        Self {
+            severity: Severity::Error,
+            path: path.into(),
+            code: code.into(),
+            message: message.into(),
+            fix: None,
+            location: None,
+        }
     }
 
     pub fn warning(path: impl Into<String>, code: impl Into<String>, message: impl Into<String>) -> Self {

@@ -141,8 +141,14 @@ mod tests {
 
     #[test]
     fn partition_key_ignores_the_order_of_keys() {
-        let a = SourceOffset { partition: serde_json::from_str(r#"{"b":1,"a":{"d":[1,{"y":1,"x":2}],"c":null}}"#).unwrap(), offset: None };
-        let b = SourceOffset { partition: serde_json::from_str(r#"{"a":{"c":null,"d":[1,{"x":2,"y":1}]},"b":1}"#).unwrap(), offset: None };
+        let a = SourceOffset {
+            partition: serde_json::from_str(r#"{"b":1,"a":{"d":[1,{"y":1,"x":2}],"c":null}}"#).unwrap(),
+            offset: None,
+        };
+        let b = SourceOffset {
+            partition: serde_json::from_str(r#"{"a":{"c":null,"d":[1,{"x":2,"y":1}]},"b":1}"#).unwrap(),
+            offset: None,
+        };
         assert_eq!(a.partition_key(), b.partition_key());
         assert_eq!(a.partition_key(), r#"{"a":{"c":null,"d":[1,{"x":2,"y":1}]},"b":1}"#);
     }

@@ -87,7 +87,8 @@ impl Descriptor {
             let simple = name.rsplit('.').next().unwrap_or(name);
             simple.strip_suffix("Connector").unwrap_or(simple).to_owned()
         };
-        self.name == class || self.aliases.iter().any(|alias| alias == class || (!class.contains('.') && short(alias) == short(class)))
+        self.name == class
+            || self.aliases.iter().any(|alias| alias == class || (!class.contains('.') && short(alias) == short(class)))
     }
 }
 
