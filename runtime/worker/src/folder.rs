@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-/// Watches one folder (not its subfolders) for `*.yaml`, `*.yml` and `*.json`; names that begin with a dot or end in `~` are left alone.
+/// Watches one folder (not its subfolders) for `*.yaml`, `*.yml`, `*.json` and `*.properties`; names that begin with a dot or end in `~` are left alone.
 pub struct Folder {
     worker: Worker,
     dir: PathBuf,
@@ -59,8 +59,10 @@ struct Decision {
     issues: Vec<Issue>,
 }
 
-/// Catches what the system's notifications miss (network file systems, a folder that comes later). A look is one `stat` for each file.
+/// Without notifications (the folder comes later, the system gives no watch). A look is one `stat` for each file.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// With notifications: catches what they miss, on network file systems for instance.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(30);
 /// Editors write in steps; wait until they are through.
 const SETTLE: Duration = Duration::from_millis(50);
 
@@ -78,9 +80,12 @@ impl Folder {
                 watcher = watch(&self.dir, changed.clone());
             }
             self.sync().await;
+            // A file that was young when it was read is read again: two writes may have one time stamp.
+            let young = self.seen.values().any(|read| !read.stamp.modified.is_some_and(settled));
+            let wait = if watcher.is_some() && self.reported.is_empty() && !young { LOOK_AGAIN_EVERY } else { LOOK_EVERY };
             tokio::select! {
                 () = changed.notified() => tokio::time::sleep(SETTLE).await,
-                () = tokio::time::sleep(LOOK_EVERY) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -142,7 +147,12 @@ impl Folder {
 }
 
 fn watch(dir: &Path, changed: Arc<Notify>) -> Option<notify::RecommendedWatcher> {
-    let notify = move |_: notify::Result<notify::Event>| changed.notify_one();
+    // Our own looking opens the folder and its files: that is no change.
+    let notify = move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !event.kind.is_access()) {
+            changed.notify_one();
+        }
+    };
     let mut watcher = notify::recommended_watcher(notify).ok()?;
     watcher.watch(dir, notify::RecursiveMode::NonRecursive).ok()?;
     Some(watcher)
@@ -181,8 +191,8 @@ fn paths(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        let known = [".yaml", ".yml", ".json"].iter().any(|extension| name.ends_with(extension));
-        if known && !name.starts_with('.') && path.is_file() {
+        let known = [".yaml", ".yml", ".json", ".properties"].iter().any(|extension| name.ends_with(extension));
+        if known && !name.starts_with('.') && !path.is_dir() {
             paths.insert(path);
         }
     }

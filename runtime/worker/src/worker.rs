@@ -1,10 +1,12 @@
 //! The handle that REST, the command line and the config folder hold.
 
 use crate::admin::*;
+use crate::clock::Reported;
 use crate::connector::{Command, Plane, Supervisor, View, Wanted};
 use crate::lifecycle::Desired;
 use crate::registry::Registry;
 use crate::spec::{ConnectorSpec, Defaults};
+use crate::stats::Call;
 use crate::store::{self, Entries, FolderMark, Stored};
 use crate::task::ActiveTopics;
 use aqueduct_config::check::UnknownKeys;
@@ -167,7 +169,12 @@ impl Worker {
         let (kind, version) = self.kind_of(&stored.config);
         let lifecycle = Desired { generation: 1, target: stored.target, ending: false };
         let (wanted, wanted_rx) = watch::channel(Wanted { lifecycle, spec: Arc::new(spec) });
-        let first = View { state: State::Unassigned, trace: None, tasks: Vec::new(), settled: false, generation: None };
+        let state = match stored.target {
+            TargetState::Started => State::Unassigned,
+            TargetState::Paused => State::Paused,
+            TargetState::Stopped => State::Stopped,
+        };
+        let first = View { state, trace: None, tasks: Vec::new(), settled: false, generation: None };
         let (view_tx, view) = watch::channel(first);
         // 64 commands: an operator's restarts; more of them at once are refused.
         let (commands, commands_rx) = mpsc::channel(64);
@@ -269,10 +276,33 @@ impl Worker {
         connectors.iter().map(view).collect()
     }
 
-    pub(crate) fn stall_timeout(&self, name: &str) -> Option<Duration> {
+    /// Tasks whose call has been under way for longer than their connector allows.
+    pub(crate) fn overdue(&self) -> Vec<(String, u32, Call, Duration, Duration)> {
+        let mut overdue = Vec::new();
+        for (name, handle) in self.0.connectors.read().iter() {
+            let wanted = handle.wanted.borrow();
+            let Ok(limit) = wanted.spec.as_ref().as_ref().map(|spec| spec.stall_timeout) else { continue };
+            for (task, view) in handle.view.borrow().tasks.iter().enumerate().filter(|(_, task)| task.live) {
+                if let Some((call, age)) = view.stats.calling().filter(|(_, age)| *age > limit) {
+                    overdue.push((name.clone(), task as u32, call, age, limit));
+                }
+            }
+        }
+        overdue
+    }
+
+    /// The connectors whose status is not `known`; those that are gone, with `None`.
+    pub(crate) fn changed_statuses(&self, known: &BTreeMap<String, Reported>) -> Vec<(String, Option<Reported>)> {
         let connectors = self.0.connectors.read();
-        let wanted = connectors.get(name)?.wanted.borrow().clone();
-        wanted.spec.as_ref().as_ref().ok().map(|spec| spec.stall_timeout)
+        let gone = known.keys().filter(|name| !connectors.contains_key(*name)).map(|name| (name.clone(), None));
+        let mut changed: Vec<_> = gone.collect();
+        for (name, handle) in connectors.iter() {
+            let (view, generation) = (handle.view.borrow(), handle.wanted.borrow().lifecycle.generation);
+            if !known.get(name).is_some_and(|known| known.is_of(&view, generation)) {
+                changed.push((name.clone(), Some(Reported::of(&view, generation))));
+            }
+        }
+        changed
     }
 
     pub(crate) fn command(&self, name: &str, command: Command) -> AdminResult<()> {

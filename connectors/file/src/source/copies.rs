@@ -2,6 +2,7 @@
 //! inode and the same content up to where we were: reading goes on there, in the copy.
 
 use super::identity::{FileId, Stat};
+use super::lines::Flush;
 use super::position::{Position, file_partition};
 use super::reader::{Codec, Reader};
 use super::tailer::Tailer;
@@ -79,7 +80,7 @@ impl Tailer {
         }
         if !file.trusted {
             // It may have been truncated while nobody looked. An error comes again when it is read.
-            let _ = self.ready(key);
+            let _ = self.ready(key, Flush::Nothing);
         }
         true
     }

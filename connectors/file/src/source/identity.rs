@@ -53,6 +53,8 @@ pub(crate) struct Stat {
     pub(crate) size: u64,
     /// Nanoseconds since the epoch.
     pub(crate) modified: i64,
+    /// When the inode changed.
+    pub(crate) touched: i64,
     pub(crate) kind: Kind,
 }
 
@@ -72,6 +74,7 @@ impl From<&Metadata> for Stat {
             id: FileId { dev: meta.dev(), ino: meta.ino(), born },
             size: meta.size(),
             modified: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
+            touched: meta.ctime().saturating_mul(1_000_000_000).saturating_add(meta.ctime_nsec()),
             kind: match () {
                 () if kind.is_dir() => Kind::Directory,
                 () if kind.is_fifo() || kind.is_socket() || kind.is_char_device() || kind.is_block_device() => Kind::Other,

@@ -46,6 +46,8 @@ struct Stream {
     decoder: Box<dyn Read + Send>,
     at: u64,
     window: Vec<u8>,
+    /// What stopped the decoder behind the window.
+    failed: Option<io::Error>,
 }
 
 impl Reader {
@@ -93,25 +95,36 @@ impl Reader {
     /// # Errors
     /// `UnexpectedEof`: a compressed file that is not whole (yet).
     pub(crate) fn read(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let (read, failed) = self.read_some(buffer, offset)?;
+        if read < buffer.len() && failed {
+            return Err(self.failure().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(read)
+    }
+
+    /// The same; fewer bytes and true mean that more cannot be decoded: then `failure` says why.
+    pub(crate) fn read_some(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<(usize, bool)> {
         if self.codec == Codec::Plain {
-            return read_at(&self.file, buffer, offset);
+            return Ok((read_at(&self.file, buffer, offset)?, false));
         }
         if self.stream.as_ref().is_none_or(|stream| stream.at > offset) {
             let file = self.file.try_clone()?;
             io::Seek::seek(&mut &file, io::SeekFrom::Start(0))?;
-            self.stream = Some(Stream { decoder: self.codec.decoder(file)?, at: 0, window: Vec::new() });
+            self.stream = Some(Stream { decoder: self.codec.decoder(file)?, at: 0, window: Vec::new(), failed: None });
         }
-        let Some(stream) = &mut self.stream else { return Ok(0) };
+        let Some(stream) = &mut self.stream else { return Ok((0, false)) };
         let read = stream.read(buffer, offset);
-        if read.is_err() {
-            self.stream = None;
-        }
-        read
+        Ok((read, read < buffer.len() && stream.failed.is_some()))
+    }
+
+    /// Why the decoder stopped; the next read starts anew.
+    pub(crate) fn failure(&mut self) -> Option<io::Error> {
+        self.stream.take().and_then(|stream| stream.failed)
     }
 }
 
 impl Stream {
-    fn read(&mut self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    fn read(&mut self, buffer: &mut [u8], offset: u64) -> usize {
         let mut scratch = vec![0; 64 << 10];
         loop {
             let have = self.at + self.window.len() as u64;
@@ -122,7 +135,7 @@ impl Stream {
                 self.window.drain(..(offset - self.at) as usize);
                 self.at = offset;
             }
-            if self.at == offset && self.window.len() >= buffer.len() {
+            if self.failed.is_some() || (self.at == offset && self.window.len() >= buffer.len()) {
                 break;
             }
             match self.decoder.read(&mut scratch) {
@@ -130,13 +143,12 @@ impl Stream {
                 Ok(read) => self.window.extend_from_slice(&scratch[..read]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // What came before the damage can still be used.
-                Err(_) if self.at == offset && !self.window.is_empty() && self.window.len() > buffer.len() / 2 => break,
-                Err(error) => return Err(error),
+                Err(error) => self.failed = Some(error),
             }
         }
         let len = if self.at == offset { buffer.len().min(self.window.len()) } else { 0 };
         buffer[..len].copy_from_slice(&self.window[..len]);
-        Ok(len)
+        len
     }
 }
 

@@ -246,7 +246,7 @@ impl Tailer {
     }
 
     pub(crate) fn read(&mut self, key: Key, limit: Option<u64>, flush: Flush, batch: &mut Batch, limits: Limits) -> Result<Turn> {
-        match self.ready(key)? {
+        match self.ready(key, flush)? {
             Some(turn) => Ok(turn),
             None => self.read_block(key, limit, flush, batch, limits),
         }
@@ -276,29 +276,25 @@ impl Tailer {
             let bytes = buffer.as_mut();
             bytes[..name.len()].copy_from_slice(name);
             let short = plain && stat.size < file.at.offset;
-            let read = if short { Ok(0) } else { reader.read(&mut bytes[name.len()..], file.at.offset - tail as u64) };
-            let read = match read {
-                Ok(read) => read,
-                // It is still being written.
-                Err(error) if !plain && error.kind() == io::ErrorKind::UnexpectedEof => {
-                    file.exhausted = Some((stat.size, stat.modified));
-                    return Ok(Turn::Idle);
-                }
-                Err(error) if !plain => return Err(cannot_decode(&file.path, error)),
-                Err(error) => return Err(cannot_read(&file.path, error)),
-            };
+            let read = if short { Ok((0, false)) } else { reader.read_some(&mut bytes[name.len()..], file.at.offset - tail as u64) };
+            let (read, broken) = read.map_err(|error| cannot_read(&file.path, error))?;
+            if broken && read <= tail {
+                let error = reader.failure();
+                return file.not_whole(error, flush, &settings);
+            }
             if short || read < tail || bytes[name.len()..from] != file.tail[..] {
                 tracing::warn!(file = %text, position = file.at.offset, size = stat.size, "file.truncated: reading from its start");
                 file.restart();
                 self.touched.insert(key);
                 continue;
             }
-            let at_end = read - tail < want || (plain && file.at.offset + want as u64 >= end);
+            let at_end = !broken && (read - tail < want || (plain && file.at.offset + want as u64 >= end));
             let limited = plain && end < stat.size;
             buffer.truncate(name.len() + read);
+            let flush_wanted = flush;
             let flush = match () {
                 () if !at_end || limited => Flush::Nothing,
-                () if !plain => Flush::All,
+                () if !plain && file.is_quiet(&settings) => Flush::All,
                 () => flush,
             };
             let key_span = (!name.is_empty()).then_some(Span { start: 0, len: name.len() as u32 });
@@ -320,6 +316,11 @@ impl Tailer {
             let (consumed, records) = (split.end - from, emit.len());
             if split.dropped > 0 {
                 tracing::warn!(file = %text, lines = split.dropped, "file.line_too_long: longer than max.line.bytes");
+            }
+            if broken && consumed == 0 && !split.full && split.too_long.is_none() {
+                drop(text);
+                let error = file.reader.as_mut().and_then(Reader::failure);
+                return file.not_whole(error, flush_wanted, &settings);
             }
             if consumed == 0 && !split.full && !at_end && split.too_long.is_none() {
                 // The record is larger than the block.
@@ -349,7 +350,12 @@ impl Tailer {
                 return Ok(Turn::More);
             }
             file.exhausted = Some((stat.size, stat.modified));
-            if !plain && !file.at.done {
+            if !plain {
+                // What may be appended is another gzip member or zstd frame: for a new decoder.
+                _ = file.reader.as_mut().and_then(Reader::failure);
+                file.unsettled = consumed + tail < read;
+            }
+            if !plain && !file.at.done && !file.unsettled {
                 file.at.done = true;
                 file.at.compressed = true;
                 self.touched.insert(key);
@@ -359,7 +365,7 @@ impl Tailer {
     }
 
     /// Opens the file and makes sure that it is the one. `Some`: not now.
-    pub(crate) fn ready(&mut self, key: Key) -> Result<Option<Turn>> {
+    pub(crate) fn ready(&mut self, key: Key, flush: Flush) -> Result<Option<Turn>> {
         let settings = self.settings.clone();
         if self.files.get(&key).is_some_and(|file| file.reader.is_none()) {
             if self.open.len() >= settings.max_open && !self.evict(key) {
@@ -391,11 +397,7 @@ impl Tailer {
                 file.restart();
                 self.touched.insert(key);
             }
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                file.exhausted = Some((file.size, file.modified));
-                return Ok(Some(Turn::Idle));
-            }
-            Err(error) => return Err(cannot_read(&file.path, error)),
+            Err(error) => return file.not_whole(Some(error), flush, &settings).map(Some),
         }
         Ok(None)
     }
@@ -472,7 +474,7 @@ impl Tailer {
                 continue;
             }
             let finish = (file.missing.is_some() || file.rotated) && now >= file.quiet_since() + settings.quiet;
-            if file.at.offset < file.size && !file.at.done {
+            if !file.at.done && (!file.is_plain() || file.unsettled || file.at.offset < file.size) {
                 match self.read(key, None, flush, batch, limits)? {
                     Turn::Idle => {}
                     Turn::More | Turn::Full => {
@@ -488,6 +490,7 @@ impl Tailer {
             }
             let Some(file) = self.files.get_mut(&key) else { continue };
             file.flushed = flush;
+            file.unsettled = false;
             if finish {
                 self.finish(key)?;
             }
@@ -525,12 +528,6 @@ fn has_room(batch: &Batch, limits: Limits) -> bool {
     batch.is_empty() || (batch.len() < limits.records && batch.bytes() + ROOM_MIN <= limits.bytes)
 }
 
-fn cannot_read(path: &std::path::Path, error: io::Error) -> Error {
+pub(crate) fn cannot_read(path: &std::path::Path, error: io::Error) -> Error {
     Error::retriable("file.read", format!("cannot read {}", path.display())).because(error)
-}
-
-fn cannot_decode(path: &std::path::Path, error: io::Error) -> Error {
-    Error::fatal("file.decode", format!("{} is damaged: it cannot be decompressed", path.display()))
-        .because(error)
-        .fix("repair or remove the file, exclude it, or set compression to none")
 }

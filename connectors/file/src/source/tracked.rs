@@ -5,10 +5,11 @@ use super::lines::{Flush, Split};
 use super::position::{Position, Remembered};
 use super::reader::{Codec, Reader};
 use super::settings::Settings;
-use aqueduct_core::JsonMap;
+use super::tailer::{Turn, cannot_read};
+use aqueduct_core::{Error, JsonMap, Result};
 use std::io;
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub(crate) type Key = u32;
 
@@ -33,6 +34,8 @@ pub(crate) struct Tracked {
     pub(crate) trusted: bool,
     pub(crate) size: u64,
     pub(crate) modified: i64,
+    /// Also by `chmod`, `touch` and `rename`: nanoseconds since the epoch.
+    pub(crate) touched: i64,
     /// When size or time of modification changed.
     pub(crate) changed: Instant,
     /// With this size and time of modification there was nothing more to read.
@@ -50,6 +53,10 @@ pub(crate) struct Tracked {
     /// Rotated, and nothing more is expected of it.
     pub(crate) settled: bool,
     pub(crate) refused: bool,
+    /// Compressed, and its end is not clean: it may be in the making.
+    pub(crate) unsettled: bool,
+    /// A warning was given: it ends too early.
+    pub(crate) cut: bool,
     pub(crate) queued: bool,
     /// The files whose lines come before the lines of this one.
     pub(crate) before: Vec<Key>,
@@ -71,6 +78,7 @@ impl Tracked {
             trusted: false,
             size: stat.size,
             modified: stat.modified,
+            touched: stat.touched,
             changed: Instant::now(),
             exhausted: None,
             flushed: Flush::Nothing,
@@ -80,13 +88,15 @@ impl Tracked {
             rotated: false,
             settled: false,
             refused: false,
+            unsettled: false,
+            cut: false,
             queued: false,
             before: Vec::new(),
         }
     }
 
     pub(crate) fn restored(partition: JsonMap, path: PathBuf, id: FileId, stored: &Remembered) -> Self {
-        let stat = Stat { id, size: stored.size, modified: stored.modified, kind: super::identity::Kind::File };
+        let stat = Stat { id, size: stored.size, modified: stored.modified, touched: stored.modified, kind: super::identity::Kind::File };
         let mut file = Self::new(partition, path, &stat, stored.at.clone());
         file.former.clone_from(&stored.former);
         if file.at.offset == 0 {
@@ -126,8 +136,9 @@ impl Tracked {
     pub(crate) fn observe(&mut self, stat: &Stat, now: Instant) -> bool {
         let news = (self.size, self.modified) != (stat.size, stat.modified);
         if news {
-            (self.size, self.modified) = (stat.size, stat.modified);
+            (self.size, self.modified, self.touched) = (stat.size, stat.modified, stat.touched);
             self.changed = now;
+            self.unsettled = false;
             self.flushed = Flush::Nothing;
             self.settled = false;
         }
@@ -213,6 +224,35 @@ impl Tracked {
         Ok(true)
     }
 
+    /// Nothing changed for so long that a writer would have finished.
+    pub(crate) fn is_quiet(&self, settings: &Settings) -> bool {
+        self.changed.elapsed() >= settings.quiet || age(self.modified.max(self.touched)) >= settings.quiet
+    }
+
+    /// The decoder stopped before the end. What is being written looks like this; what nobody writes any more is damaged, or cut.
+    pub(crate) fn not_whole(&mut self, error: Option<io::Error>, flush: Flush, settings: &Settings) -> Result<Turn> {
+        let error = error.unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into());
+        if error.raw_os_error().is_some() || !self.is_compressed() {
+            return Err(cannot_read(&self.path, error));
+        }
+        self.exhausted = Some((self.size, self.modified));
+        if flush != Flush::All && !self.is_quiet(settings) {
+            self.unsettled = true;
+            return Ok(Turn::Idle);
+        }
+        if error.kind() != io::ErrorKind::UnexpectedEof {
+            return Err(cannot_decode(&self.path, error));
+        }
+        if !std::mem::replace(&mut self.cut, true) {
+            tracing::warn!(file = %self.path.display(), position = self.at.offset, "file.cut: not whole, the rest is waited for");
+        }
+        Ok(Turn::Idle)
+    }
+
+    fn is_compressed(&self) -> bool {
+        self.reader.as_ref().is_some_and(|reader| reader.codec() != Codec::Plain)
+    }
+
     /// There is content that is not emitted, and nothing says yet that it is a whole record.
     fn is_partial(&self) -> bool {
         self.is_plain() && self.size > self.at.offset
@@ -227,7 +267,7 @@ impl Tracked {
         let candidates = [
             groups.map(|multiline| (multiline.timeout, Flush::Groups)),
             rest.map(|wait| (wait, Flush::All)),
-            finish.then_some((settings.quiet, Flush::All)),
+            (finish || self.unsettled).then_some((settings.quiet, Flush::All)),
         ];
         candidates.into_iter().flatten().min_by_key(|(wait, _)| *wait)
     }
@@ -235,4 +275,16 @@ impl Tracked {
     pub(crate) fn quiet_since(&self) -> Instant {
         self.missing.map_or(self.changed, |missing| missing.max(self.changed))
     }
+}
+
+/// Nanoseconds since the epoch, as time that passed; none when it is ahead of our clock.
+pub(crate) fn age(nanos: i64) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
+    Duration::from_nanos(now.saturating_sub(nanos).max(0) as u64)
+}
+
+fn cannot_decode(path: &Path, error: io::Error) -> Error {
+    Error::fatal("file.decode", format!("{} is damaged: it cannot be decompressed", path.display()))
+        .because(error)
+        .fix("repair or remove the file, exclude it, or set compression to none")
 }
