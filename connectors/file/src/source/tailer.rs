@@ -276,7 +276,8 @@ impl Tailer {
             let bytes = buffer.as_mut();
             bytes[..name.len()].copy_from_slice(name);
             let short = plain && stat.size < file.at.offset;
-            let read = if short { Ok((0, false)) } else { reader.read_some(&mut bytes[name.len()..], file.at.offset - tail as u64) };
+            let read =
+                if short { Ok((0, false)) } else { reader.read_some(&mut bytes[name.len()..], file.at.offset - tail as u64) };
             let (read, broken) = read.map_err(|error| cannot_read(&file.path, error))?;
             if broken && read <= tail {
                 let error = reader.failure();
@@ -354,6 +355,7 @@ impl Tailer {
                 // What may be appended is another gzip member or zstd frame: for a new decoder.
                 _ = file.reader.as_mut().and_then(Reader::failure);
                 file.unsettled = consumed + tail < read;
+                file.at.done &= !file.unsettled;
             }
             if !plain && !file.at.done && !file.unsettled {
                 file.at.done = true;

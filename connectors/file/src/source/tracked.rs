@@ -96,7 +96,13 @@ impl Tracked {
     }
 
     pub(crate) fn restored(partition: JsonMap, path: PathBuf, id: FileId, stored: &Remembered) -> Self {
-        let stat = Stat { id, size: stored.size, modified: stored.modified, touched: stored.modified, kind: super::identity::Kind::File };
+        let stat = Stat {
+            id,
+            size: stored.size,
+            modified: stored.modified,
+            touched: stored.modified,
+            kind: super::identity::Kind::File,
+        };
         let mut file = Self::new(partition, path, &stat, stored.at.clone());
         file.former.clone_from(&stored.former);
         if file.at.offset == 0 {
@@ -236,6 +242,7 @@ impl Tracked {
             return Err(cannot_read(&self.path, error));
         }
         self.exhausted = Some((self.size, self.modified));
+        self.at.done = false;
         if flush != Flush::All && !self.is_quiet(settings) {
             self.unsettled = true;
             return Ok(Turn::Idle);

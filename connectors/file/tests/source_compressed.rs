@@ -1,0 +1,101 @@
+//! Compressed files that are damaged, cut, or in the making: an error is never taken for the end.
+
+#![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
+
+mod source_rig;
+
+use aqueduct_core::Class;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use source_rig::Rig;
+use std::io::Write;
+
+/// 2 MiB in several blocks, hard to compress.
+fn content() -> Vec<String> {
+    let mut random = fastrand::Rng::with_seed(1);
+    (0..60_000).map(|n| format!("line {n:08} {:016x}", random.u64(..))).collect()
+}
+
+fn text(lines: &[String]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+fn compressed(text: &str) -> [(&'static str, Vec<u8>); 2] {
+    let mut zstd = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    zstd.include_checksum(true).unwrap();
+    zstd.write_all(text.as_bytes()).unwrap();
+    [("gz", gzip(text.as_bytes())), ("zst", zstd.finish().unwrap())]
+}
+
+#[tokio::test]
+async fn a_file_that_is_still_being_written_loses_and_tears_nothing() {
+    let lines = content();
+    for (kind, whole) in compressed(&text(&lines)) {
+        for percent in (5..100).step_by(5) {
+            let rig = Rig::new();
+            // Its name does not say that it is compressed: it is read as it comes.
+            let mut writer = rig.appender("a.log");
+            let cut = whole.len() * percent / 100;
+            writer.write_all(&whole[..cut]).unwrap();
+            let mut tail = rig.open(&[("file", "*.log"), ("rotate.wait", "100ms"), ("poll.interval", "50ms")]).await;
+            tail.cx.wait_max = std::time::Duration::from_millis(50);
+            let mut idle = 0;
+            while idle < 5 {
+                idle = if tail.poll().await.unwrap() == 0 { idle + 1 } else { 0 };
+            }
+            writer.write_all(&whole[cut..]).unwrap();
+            let got = tail.lines(lines.len()).await;
+            assert!(got == lines, "{kind} cut at {percent} %");
+            tail.quiet().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn damage_is_an_error_wherever_it_is() {
+    let lines = content();
+    for (kind, whole) in compressed(&text(&lines)) {
+        for percent in (5..100).step_by(5) {
+            let rig = Rig::new();
+            let mut bytes = whole.clone();
+            let at = bytes.len() * percent / 100;
+            bytes[at..at + 40].iter_mut().for_each(|byte| *byte ^= 0x5a);
+            rig.write(&format!("a.{kind}"), bytes);
+            let options = [("file", "a.*"), ("rotate.wait", "50ms"), ("poll.interval", "50ms")];
+            let mut tail = rig.open(&options).await;
+            // It stays one.
+            for _ in 0..2 {
+                let error = tail.fails().await;
+                assert_eq!((error.code(), error.class()), ("file.decode", Class::Fatal), "{kind} at {percent} %");
+                tail = rig.reopen(tail, &options).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_appended_as_a_member_of_its_own_is_read() {
+    let rig = Rig::new();
+    let mut tail = rig.open(&[("file", "a.log")]).await;
+    for (turn, kind) in ["gz", "gz", "gz"].iter().enumerate() {
+        let lines: Vec<String> = (0..1000).map(|n| format!("{kind} {turn} {n}")).collect();
+        rig.append("a.log", gzip(text(&lines).as_bytes()));
+        assert_eq!(tail.lines(1000).await, lines);
+        tail.quiet().await;
+    }
+    // The members' border is within a line.
+    rig.append("a.log", gzip(b"one li"));
+    tail.poll().await.unwrap();
+    rig.append("a.log", gzip(b"ne\n"));
+    assert_eq!(tail.lines(1).await, ["one line"]);
+    // Nobody writes the rest of this one.
+    rig.append("a.log", gzip(b"the end"));
+    assert_eq!(tail.lines(1).await, ["the end"]);
+    tail.quiet().await;
+}
