@@ -99,3 +99,54 @@ async fn what_is_appended_as_a_member_of_its_own_is_read() {
     assert_eq!(tail.lines(1).await, ["the end"]);
     tail.quiet().await;
 }
+
+/// As logrotate does it: the copy is written bit by bit beside a file that was read, then gets its time, then the original goes.
+#[tokio::test]
+async fn a_copy_in_the_making_is_not_read_as_a_new_file() {
+    let lines: Vec<String> = content().into_iter().take(5000).collect();
+    let whole = gzip(text(&lines).as_bytes());
+    for cut in [1, 3, 10, 200, 4000, whole.len() / 2, whole.len() - 8, whole.len() - 1] {
+        let rig = Rig::new();
+        rig.write("a.log.1", text(&lines));
+        let mut tail = rig.open(&[("file", "a.log*"), ("poll.interval", "50ms"), ("rotate.wait", "1s")]).await;
+        tail.cx.wait_max = std::time::Duration::from_millis(50);
+        assert_eq!(tail.lines(lines.len()).await, lines);
+        let mut writer = rig.appender("a.log.1.gz");
+        // What cannot be decoded at all now, as when the decoder reads over an end that moves.
+        writer.write_all(&whole[..cut]).unwrap();
+        let mut garbled = whole[..cut].to_vec();
+        garbled.iter_mut().skip(10).step_by(7).for_each(|byte| *byte ^= 0xff);
+        std::fs::write(rig.path("a.log.1.gz"), &garbled).unwrap();
+        tail.quiet().await;
+        std::fs::write(rig.path("a.log.1.gz"), &whole[..cut]).unwrap();
+        tail.quiet().await;
+        std::fs::write(rig.path("a.log.1.gz"), &whole).unwrap();
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(3600);
+        writer.set_modified(old).unwrap();
+        std::fs::remove_file(rig.path("a.log.1")).unwrap();
+        std::fs::rename(rig.path("a.log.1.gz"), rig.path("a.log.2.gz")).unwrap();
+        tail.until("the copy took the original's place", |tail| {
+            !tail.offsets.values().any(|offset| offset.offset.as_ref().is_some_and(|offset| offset.contains_key("gone")))
+                && tail
+                    .offsets
+                    .values()
+                    .any(|offset| offset.offset.as_ref().is_some_and(|offset| offset.contains_key("compressed")))
+        })
+        .await;
+        tail.quiet().await;
+    }
+}
+
+#[tokio::test]
+async fn compressed_files_of_before_are_passed_over() {
+    let rig = Rig::new();
+    rig.write("a.log.1.gz", gzip(text(&content()).as_bytes()));
+    let options = [("file", "a.log*"), ("read.from", "end"), ("poll.interval", "50ms"), ("rotate.wait", "50ms")];
+    let mut tail = rig.open(&options).await;
+    tail.quiet().await;
+    let mut tail = rig.reopen(tail, &options).await;
+    tail.quiet().await;
+    rig.write("a.log.2.gz", gzip(b"new\n"));
+    assert_eq!(tail.lines(1).await, ["new"]);
+    tail.quiet().await;
+}

@@ -6,11 +6,11 @@ use super::lines::Flush;
 use super::position::{Position, file_partition};
 use super::reader::{Codec, Reader};
 use super::tailer::Tailer;
-use super::tracked::{Key, Tracked};
+use super::tracked::{Key, Tracked, age};
 use aqueduct_core::JsonMap;
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 pub(crate) enum Origin {
     New,
@@ -27,6 +27,8 @@ pub(crate) enum Origin {
 pub(crate) struct Waiting {
     size: u64,
     modified: i64,
+    /// When it was first seen with this size and time of modification.
+    since: Instant,
     pub(crate) original: Option<Key>,
 }
 
@@ -46,27 +48,31 @@ impl Tailer {
         if self.ghosts.is_empty() && !formers && !suspect && !compressed {
             return Origin::New;
         }
-        if let Some(waiting) = self.waiting.get(&stat.id.inode())
-            && (waiting.size, waiting.modified) == (stat.size, stat.modified)
+        let known =
+            self.waiting.get(&stat.id.inode()).filter(|one| (one.size, one.modified) == (stat.size, stat.modified)).copied();
+        if let Some(waiting) = known
             && waiting.original.is_some_and(|key| self.files.contains_key(&key))
         {
             return Origin::Wait;
         }
-        // One that cannot be read now is looked at again when it is opened to be read.
+        let since = known.map_or_else(Instant::now, |waiting| waiting.since);
+        let quiet = self.settings.quiet;
+        let young = age(stat.modified.max(stat.touched)) < quiet && since.elapsed() < quiet;
         let found = Reader::open(path, self.settings.decompress).and_then(|mut reader| self.search(path, &mut reader));
         let original = match found {
             Ok(Some((Source::Live(key), _))) => Some(key),
             Ok(Some((source, at))) => return self.continued(source, at, path, stat),
             Ok(None) if stat.size == 0 && compressed => None,
-            Ok(None) if suspect && self.is_fresh(stat) => None,
-            // A compressed file that is not whole: it is being written.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.is_fresh(stat) => None,
+            // It is being written, perhaps, and begins like one that was read as soon as there is enough of it. Whatever the decoder
+            // says of it now: it may have read beyond what was there.
+            _ if young && (suspect || compressed) => None,
+            // One that cannot be read is looked at again when it is opened to be read.
             _ => {
                 self.waiting.remove(&stat.id.inode());
                 return Origin::New;
             }
         };
-        self.waiting.insert(stat.id.inode(), Waiting { size: stat.size, modified: stat.modified, original });
+        self.waiting.insert(stat.id.inode(), Waiting { size: stat.size, modified: stat.modified, since, original });
         Origin::Wait
     }
 
@@ -143,9 +149,10 @@ impl Tailer {
         Origin::Copy { partition: partition.unwrap_or_else(|| file_partition(path, stat.id)), at }
     }
 
-    fn is_fresh(&self, stat: &Stat) -> bool {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64);
-        now.saturating_sub(stat.modified) < self.settings.quiet.as_nanos() as i64
+    /// When a file that waits for nothing but time is to be looked at again.
+    pub(crate) fn waiting_due(&self) -> Option<Instant> {
+        let young = self.waiting.values().filter(|waiting| waiting.original.is_none() && waiting.size > 0);
+        young.map(|waiting| waiting.since + self.settings.quiet).min()
     }
 }
 

@@ -3,6 +3,7 @@
 use super::copies::Origin;
 use super::identity::{FileId, Stat};
 use super::position::{Position, Remembered, Stored, file_partition, literal_partition};
+use super::reader::{Codec, Reader};
 use super::scan::{Found, Problem, find_inode, scan};
 use super::settings::Pattern;
 use super::tailer::{Ghost, Tailer};
@@ -94,8 +95,9 @@ impl Tailer {
         self.forget_ghosts();
         self.waiting.retain(|inode, _| self.seen_waiting.contains(inode));
         let after = Instant::now();
-        self.scan_due = after + self.settings.poll_interval;
         self.scan_earliest = after + SCAN_GAP.max(5 * (after - now));
+        let waiting = self.waiting_due().map(|due| due.max(self.scan_earliest));
+        self.scan_due = (after + self.settings.poll_interval).min(waiting.unwrap_or(after + self.settings.poll_interval));
         Ok(())
     }
 
@@ -152,7 +154,10 @@ impl Tailer {
         if !self.is_mine(&path, &stat) {
             return Ok(false);
         }
-        let key = match self.origin(&path, &stat) {
+        // What is there at the first start is passed over: whose copy it may be does not matter.
+        let passed = first && self.settings.from_end && self.since.is_none();
+        let origin = if passed { Origin::New } else { self.origin(&path, &stat) };
+        let key = match origin {
             Origin::Wait => {
                 self.seen_waiting.insert(stat.id.inode());
                 return Ok(false);
@@ -213,8 +218,13 @@ impl Tailer {
         };
         let born = stat.id.born.unwrap_or(stat.modified) / 1_000_000;
         let old = self.settings.from_end && self.since.map_or(first, |since| born <= since);
-        let at = Position { offset: if old { stat.size } else { 0 }, ..Position::default() };
-        let key = self.track(Tracked::new(partition, path, stat, at));
+        // A compressed file's content is not known without reading it.
+        let opaque = old && Reader::open(&path, self.settings.decompress).is_ok_and(|reader| reader.codec() != Codec::Plain);
+        let offset = if old && !opaque { stat.size } else { 0 };
+        let at = Position { offset, done: opaque, compressed: opaque, ..Position::default() };
+        let mut file = Tracked::new(partition, path, stat, at);
+        file.exhausted = opaque.then_some((stat.size, stat.modified));
+        let key = self.track(file);
         if old {
             self.touched.insert(key);
         }
