@@ -2,6 +2,7 @@
 
 mod config;
 mod copies;
+mod family;
 mod foreign;
 mod identity;
 mod lines;
@@ -43,7 +44,7 @@ impl SourceConnector for FileSource {
         config.settings((0, 1)).err().unwrap_or_default()
     }
 
-    /// Tasks share the files by device and inode, so that a renamed file stays where it is.
+    /// Tasks share the files by the path that they were rotated from.
     async fn plan(config: &Config, tasks_max: u32) -> Result<Vec<TaskSpec>> {
         let settings = config.settings((0, 1)).map_err(|issues| invalid(&issues))?;
         let tasks = if settings.single().is_some() { 1 } else { tasks_max.max(1) };

@@ -150,3 +150,40 @@ async fn compressed_files_of_before_are_passed_over() {
     assert_eq!(tail.lines(1).await, ["new"]);
     tail.quiet().await;
 }
+
+#[tokio::test]
+async fn a_damaged_copy_of_what_was_read_is_an_error_and_no_second_reading() {
+    let lines = content();
+    let mut bytes = gzip(text(&lines).as_bytes());
+    let middle = bytes.len() / 2;
+    bytes[middle..middle + 200].fill(0xff);
+    for tasks in [1, 3] {
+        let rig = Rig::new();
+        rig.write("a.log", text(&lines));
+        let options = [("file", "a.log*"), ("poll.interval", "50ms"), ("rotate.wait", "100ms")];
+        let mut tails = Vec::new();
+        for index in 0..tasks as usize {
+            tails.push(rig.open_share(&options, Default::default(), tasks, index).await.unwrap());
+        }
+        let mut got = 0;
+        while got < lines.len() {
+            for tail in &mut tails {
+                got += tail.poll().await.unwrap();
+            }
+        }
+        rig.write("a.log.1.gz", &bytes);
+        std::fs::remove_file(rig.path("a.log")).unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        let mut failed = None;
+        while failed.is_none() {
+            assert!(std::time::Instant::now() < deadline, "no error came");
+            for tail in &mut tails {
+                match tail.poll().await {
+                    Ok(count) => assert_eq!(count, 0, "read again"),
+                    Err(error) => failed = Some(error),
+                }
+            }
+        }
+        assert_eq!(failed.unwrap().code(), "file.decode", "{tasks} tasks");
+    }
+}

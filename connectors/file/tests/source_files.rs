@@ -300,6 +300,65 @@ async fn tasks_agree_on_whose_a_compressed_file_is() {
     assert!(got == wanted, "{} lines, {} wanted", got.len(), wanted.len());
 }
 
+/// Polls all in turn until nothing comes; the lines, sorted.
+async fn all_lines(tails: &mut [Tail]) -> Vec<String> {
+    let mut idle = 0;
+    while idle < 4 {
+        let mut polled = 0;
+        for tail in tails.iter_mut() {
+            polled += tail.poll().await.unwrap();
+        }
+        idle = if polled == 0 { idle + 1 } else { 0 };
+    }
+    let ready = tails.iter_mut().flat_map(|tail| tail.ready.drain(..));
+    let mut lines: Vec<String> = ready.map(|line| String::from_utf8(line.value).unwrap()).collect();
+    lines.sort();
+    lines
+}
+
+/// The copy has another inode than its original, and so has what is moved to another file system; also when the number of tasks changes.
+#[tokio::test]
+async fn tasks_keep_a_rotation_family_together() {
+    let rig = Rig::new();
+    let options = [("file", "*.log*,old/*"), ("rotate.wait", "100ms"), ("poll.interval", "50ms")];
+    fs::create_dir(rig.path("old")).unwrap();
+    let mut offsets = BTreeMap::new();
+    for (turn, tasks) in [4u32, 3, 5].into_iter().enumerate() {
+        let mut tails = Vec::new();
+        for index in 0..tasks as usize {
+            tails.push(rig.open_share(&options, offsets.clone(), tasks, index).await.unwrap());
+        }
+        let mut wanted = Vec::new();
+        for file in 0..12 {
+            let lines: Vec<String> = (0..40).map(|line| format!("turn {turn} file {file} line {line:02}")).collect();
+            rig.append(&format!("{file}.log"), text(&lines));
+            wanted.extend(lines);
+        }
+        wanted.sort();
+        let got = all_lines(&mut tails).await;
+        assert!(got == wanted, "{tasks} tasks: {} lines, {} wanted", got.len(), wanted.len());
+        for file in 0..12 {
+            let name = format!("{file}.log");
+            match file % 3 {
+                0 => {
+                    fs::copy(rig.path(&name), rig.path(&format!("{name}.{turn}"))).unwrap();
+                    rig.appender(&name).set_len(0).unwrap();
+                }
+                // Renamed within its family, and to another one.
+                1 => fs::rename(rig.path(&name), rig.path(&format!("{name}.{turn}"))).unwrap(),
+                _ => fs::rename(rig.path(&name), rig.path(&format!("old/{file}-{turn}"))).unwrap(),
+            }
+        }
+        assert_eq!(all_lines(&mut tails).await, [""; 0], "{tasks} tasks");
+        let mut stored = offsets.clone();
+        for mut tail in tails {
+            tail.close().await;
+            stored.extend(tail.offsets.into_iter().filter(|(key, offset)| offsets.get(key) != Some(offset)));
+        }
+        offsets = stored;
+    }
+}
+
 #[tokio::test]
 async fn two_thousand_files_with_few_open() {
     let rig = Rig::new();

@@ -58,7 +58,7 @@ impl Tailer {
         let since = known.map_or_else(Instant::now, |waiting| waiting.since);
         let quiet = self.settings.quiet;
         let young = age(stat.modified.max(stat.touched)) < quiet && since.elapsed() < quiet;
-        let found = Reader::open(path, self.settings.decompress).and_then(|mut reader| self.search(path, &mut reader));
+        let found = Reader::open(path, self.settings.decompress).and_then(|mut reader| self.search(path, &mut reader, !young));
         let original = match found {
             Ok(Some((Source::Live(key), _))) => Some(key),
             Ok(Some((source, at))) => return self.continued(source, at, path, stat),
@@ -79,20 +79,20 @@ impl Tailer {
     /// `app.log.1` is younger than `app.log`: not renamed, but copied from it by someone who will truncate, or has truncated.
     fn may_be_copied(&mut self, path: &Path, stat: &Stat) -> bool {
         let Some(key) = self.base(path).and_then(|base| self.by_path.get(&base).copied()) else { return false };
-        let Some(file) = self.files.get(&key) else { return false };
+        let Some(file) = self.files.get_mut(&key) else { return false };
         let younger = stat.id.born.zip(file.id.born).is_some_and(|(new, old)| new > old);
         if !younger || (file.at.offset == 0 && file.at.generation == 0) {
             return false;
         }
-        if !file.trusted {
-            // It may have been truncated while nobody looked. An error comes again when it is read.
-            let _ = self.ready(key, Flush::Nothing);
-        }
+        // It may have been truncated while nobody looked. An error comes again when it is read.
+        file.trusted = false;
+        let _ = self.ready(key, Flush::Nothing);
         true
     }
 
     /// The file with the same content up to its position; of several, the one that was read furthest.
-    pub(crate) fn search(&mut self, path: &Path, reader: &mut Reader) -> io::Result<Option<(Source, Position)>> {
+    /// A `settled` one is damaged if it cannot be decoded up to there, and has nothing else that is new: reading on there says so.
+    pub(crate) fn search(&mut self, path: &Path, reader: &mut Reader, settled: bool) -> io::Result<Option<(Source, Position)>> {
         if reader.codec() != Codec::Plain {
             let unread = self.files.values_mut().filter(|file| file.at.offset == 0 && file.missing.is_none());
             unread.for_each(Tracked::probe);
@@ -124,7 +124,8 @@ impl Tailer {
             }
         }
         for (source, at) in alike {
-            if reader.has_anchor(at.offset, at.anchor)? {
+            let damaged = |error: &io::Error| settled && error.raw_os_error().is_none();
+            if reader.has_anchor(at.offset, at.anchor).or_else(|error| if damaged(&error) { Ok(true) } else { Err(error) })? {
                 return Ok(Some((source, at.clone())));
             }
         }

@@ -1,29 +1,43 @@
-//! Several tasks share the files by inode. A compressed copy has another inode than its original, so each task keeps the heads of the others'
-//! files too: the copy belongs to the task that had the original, and all tasks come to the same answer by themselves.
+//! Several tasks share the files by the path that they were rotated from. A file may move to another folder, and a compressed copy may be made
+//! there, so each task keeps inodes and heads of the others' files too: all tasks come to the same answer by themselves.
 
 use super::copies::is_compressed_name;
 use super::identity::{FileId, HEAD_BYTES, Stat, fnv};
 use super::reader::Reader;
 use super::tailer::Tailer;
+use super::tracked::age;
 use std::path::Path;
 
 /// Files of other tasks, and compressed files that are theirs (invariant 6): beyond, a copy goes by its own inode.
 const FOREIGN_MAX: usize = 100_000;
 
-#[derive(Clone, Copy, Debug)]
+/// Scans without it.
+const FOREIGN_SCANS: u64 = 100;
+
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Foreign {
     pub(crate) head: u64,
     pub(crate) head_len: u64,
+    /// The last one that found it.
+    scan: u64,
 }
 
 impl Tailer {
     /// Whether a file that is new to this task is its own.
     pub(crate) fn is_mine(&mut self, path: &Path, stat: &Stat) -> bool {
-        let (index, tasks) = self.settings.share;
-        let mine = stat.id.share(tasks) == index;
+        let (_, tasks) = self.settings.share;
         if tasks == 1 {
             return true;
         }
+        // One that was met or stored under another path stays with its task. Without a time of birth it may be another file by now.
+        if stat.id.born.is_some()
+            && let Some(file) = self.foreign.get_mut(&stat.id)
+        {
+            file.scan = self.scans;
+            self.note(path, stat);
+            return false;
+        }
+        let mine = self.settings.has(path);
         if !(self.settings.decompress && is_compressed_name(path)) {
             if !mine {
                 self.note(path, stat);
@@ -34,9 +48,11 @@ impl Tailer {
             return false;
         }
         let Ok(mut reader) = Reader::open(path, true) else { return mine };
-        match self.search(path, &mut reader) {
+        let young = age(stat.modified.max(stat.touched)) < self.settings.quiet;
+        match self.search(path, &mut reader, !young) {
             Ok(Some(_)) => return true,
             Ok(None) if stat.size > 0 => {}
+            Err(_) if !young => {}
             // Not whole yet.
             _ => return false,
         }
@@ -62,21 +78,36 @@ impl Tailer {
     }
 
     fn note(&mut self, path: &Path, stat: &Stat) {
-        let known = self.foreign.get(&stat.id).map(|file| file.head_len);
-        let grows = known.is_none_or(|len| len < stat.size.min(HEAD_BYTES as u64));
-        if !self.settings.decompress || !grows || (known.is_none() && self.foreign.len() >= FOREIGN_MAX) {
+        let known = self.foreign.get(&stat.id).copied();
+        if known.is_none() && self.foreign.len() >= FOREIGN_MAX {
             return;
         }
+        let mut file = known.unwrap_or_default();
         let mut head = [0; HEAD_BYTES];
-        if let Ok(len) = Reader::open(path, false).and_then(|mut reader| reader.read(&mut head, 0)) {
-            self.foreign.insert(stat.id, Foreign { head: fnv(&head[..len]), head_len: len as u64 });
+        if self.settings.decompress
+            && file.head_len < stat.size.min(HEAD_BYTES as u64)
+            && let Ok(len) = Reader::open(path, false).and_then(|mut reader| reader.read(&mut head, 0))
+        {
+            (file.head, file.head_len) = (fnv(&head[..len]), len as u64);
         }
+        self.foreign.insert(stat.id, Foreign { scan: self.scans, ..file });
     }
 
     /// What the offsets say of a file of another task.
     pub(crate) fn note_stored(&mut self, id: FileId, head: u64, head_len: u64) {
         if self.foreign.len() < FOREIGN_MAX {
-            self.foreign.insert(id, Foreign { head, head_len });
+            self.foreign.insert(id, Foreign { head, head_len, scan: self.scans });
+        }
+    }
+
+    /// Makes room: what no scan has found for long is gone. Its compressed copy, if it has one, was found long ago.
+    pub(crate) fn forget_foreign(&mut self) {
+        let scans = self.scans;
+        if self.foreign.len() > FOREIGN_MAX / 2 {
+            self.foreign.retain(|_, file| file.scan + FOREIGN_SCANS > scans);
+        }
+        if self.skipped.len() > FOREIGN_MAX / 2 {
+            self.skipped.clear();
         }
     }
 }

@@ -27,7 +27,7 @@ impl FileId {
         (self.dev, self.ino)
     }
 
-    /// The name of the file's partition, and its share.
+    /// In the name of the file's partition.
     pub(crate) fn text(self) -> String {
         format!("{}:{}:{}", self.dev, self.ino, self.born.unwrap_or_default())
     }
@@ -36,13 +36,6 @@ impl FileId {
         let mut parts = text.split(':');
         let (dev, ino, born) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         Some(Self { dev, ino, born: (born != 0).then_some(born) })
-    }
-
-    pub(crate) fn share(self, tasks: u64) -> u64 {
-        let mut bytes = [0; 16];
-        bytes[..8].copy_from_slice(&self.dev.to_le_bytes());
-        bytes[8..].copy_from_slice(&self.ino.to_le_bytes());
-        fnv(&bytes) % tasks.max(1)
     }
 }
 

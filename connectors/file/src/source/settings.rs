@@ -1,5 +1,6 @@
 //! What the tailer needs to know; made from the options once.
 
+use super::family::share;
 use super::lines::Delimiter;
 use aqueduct_core::{Error, Result, Topic};
 use encoding_rs::Encoding;
@@ -127,6 +128,12 @@ impl Settings {
             [Pattern::Literal(path)] => Some(path),
             _ => None,
         }
+    }
+
+    /// Whether files that were first found at this path are this task's.
+    pub(crate) fn has(&self, path: &Path) -> bool {
+        let (index, tasks) = self.share;
+        tasks <= 1 || share(path, tasks) == index
     }
 
     /// Bytes that one record may need at once: when this much holds no record's end, it is too long.

@@ -1,7 +1,8 @@
 //! What a scan means for the files that are being read: new ones, renamed ones, gone ones, and in which order they are to be read.
 
 use super::copies::Origin;
-use super::identity::{FileId, Stat};
+use super::family::bases;
+use super::identity::Stat;
 use super::position::{Position, Remembered, Stored, file_partition, literal_partition};
 use super::reader::{Codec, Reader};
 use super::scan::{Found, Problem, find_inode, scan};
@@ -33,11 +34,11 @@ impl Tailer {
                 continue;
             }
             let Some(stored) = Stored::parse(offset) else { continue };
-            let mine = |id: FileId| id.share(settings.share.1) == settings.share.0;
             if settings.single().is_some_and(|path| path != stored.filename) {
                 continue;
             }
-            if stored.first_id.is_some_and(|id| !mine(id)) {
+            // By the path where it was first: wherever it is now, all tasks come to the same answer.
+            if !settings.has(&stored.filename) {
                 for (id, file) in stored.chain.iter().filter_map(|file| Some((file.id?, file))) {
                     self.note_stored(id, file.at.head, file.at.head_len);
                 }
@@ -50,9 +51,6 @@ impl Tailer {
                     self.legacy.insert(stored.filename.clone(), (stored.partition.clone(), file.clone()));
                     continue;
                 };
-                if stored.first_id.is_none() && !mine(id) {
-                    continue;
-                }
                 let partition = if index == last { stored.partition.clone() } else { file_partition(&stored.filename, id) };
                 if file.gone.is_some() {
                     self.ghosts.insert(id, Ghost { partition, file: file.clone() });
@@ -93,6 +91,7 @@ impl Tailer {
             self.scan_wanted = true;
         }
         self.forget_ghosts();
+        self.forget_foreign();
         self.waiting.retain(|inode, _| self.seen_waiting.contains(inode));
         let after = Instant::now();
         self.scan_earliest = after + SCAN_GAP.max(5 * (after - now));
@@ -357,10 +356,9 @@ impl Tailer {
 
     /// The path that `path` was rotated from: a file is there, or was, and the rest of the name looks like it.
     pub(crate) fn base(&self, path: &Path) -> Option<PathBuf> {
-        let name = path.file_name()?.to_str()?;
-        let separators = name.char_indices().skip(1).filter(|(_, char)| SEPARATORS.contains(char));
-        let mut bases = separators.filter(|(at, _)| is_rotation(&name[at + 1..])).map(|(at, _)| path.with_file_name(&name[..at]));
-        bases.find(|base| self.by_path.contains_key(base) || self.bases.contains(base))
+        bases(path)
+            .map(|base| path.with_file_name(base))
+            .find(|base| self.by_path.contains_key(base) || self.bases.contains(base))
     }
 
     fn report(&mut self, path: PathBuf, problem: Problem) -> Result<()> {
@@ -392,29 +390,6 @@ impl Tailer {
     }
 }
 
-const SEPARATORS: [char; 4] = ['.', '-', '_', '~'];
-
-/// What logrotate, log4j and their like put behind a name: numbers, dates, `old`, and what a compressor adds.
-fn is_rotation(suffix: &str) -> bool {
-    let known = ["old", "bak", "prev", "gz", "gzip", "zst", "zstd", "z"];
-    suffix.split(SEPARATORS).all(|part| part.bytes().all(|byte| byte.is_ascii_digit()) || known.contains(&part))
-}
-
 fn now_millis() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn suffixes_of_rotation() {
-        for suffix in ["1", "2.gz", "20260101", "2026-01-01", "20260101-1700000000.zst", "old", "", "1~"] {
-            assert!(is_rotation(suffix), "{suffix}");
-        }
-        for suffix in ["log", "ng.log", "1.log", "txt"] {
-            assert!(!is_rotation(suffix), "{suffix}");
-        }
-    }
 }
