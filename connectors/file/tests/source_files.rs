@@ -514,6 +514,8 @@ fn a_config_is_judged_as_a_whole() {
         plugin().validate(&rig.options(pairs)).iter().map(|issue| format!("{} {}", issue.path, issue.code)).collect()
     };
     assert_eq!(codes(&[]), ["file config.missing"]);
+    let nothing: Vec<String> = plugin().validate(&Default::default()).into_iter().map(|issue| issue.path).collect();
+    assert_eq!(nothing, ["file", "topic"]);
     assert_eq!(
         codes(&[
             ("file", "a"),

@@ -67,9 +67,10 @@ pub struct Config {
     #[serde(default)]
     #[schemars(extend("x-group" = "File", "x-example" = "*.tmp"))]
     exclude: Option<GlobList>,
-    /// The topic that the lines go to.
-    #[schemars(length(min = 1, max = 249), extend("x-group" = "File", "x-example" = "access-log"))]
-    topic: String,
+    /// The topic that the lines go to. Required.
+    #[serde(default)]
+    #[schemars(length(min = 1, max = 249), extend("x-importance" = "high", "x-group" = "File", "x-example" = "access-log"))]
+    topic: Option<String>,
     /// Where to start in files that are there at the first start; files that come later are read from their beginning.
     #[serde(rename = "read.from", default)]
     #[schemars(extend("x-group" = "File"))]
@@ -192,7 +193,14 @@ impl Config {
                 issues.push(issue.fix("use 1 to 249 letters, digits, `.`, `_` and `-`"));
             }
         };
-        topic("topic", &self.topic, &mut issues);
+        // Judged here, beside `file`: what is required by type hides every other issue.
+        match &self.topic {
+            Some(name) => topic("topic", name, &mut issues),
+            None => {
+                let issue = Issue::error("topic", "config.missing", "is required and has no default");
+                issues.push(issue.fix("add `topic: access-log` (The topic that the lines go to)"));
+            }
+        }
         let overlong = match (self.max_line_policy, &self.max_line_topic) {
             (MaxLinePolicy::DeadLetter, Some(name)) => {
                 topic("max.line.topic", name, &mut issues);
@@ -211,7 +219,7 @@ impl Config {
         let multiline = self.multiline(&mut issues);
         let (Some(delimiter), true) = (delimiter, issues.is_empty()) else { return Err(issues) };
         Ok(Settings {
-            topic: self.topic.as_str().into(),
+            topic: self.topic.as_deref().unwrap_or_default().into(),
             patterns,
             exclude,
             from_end: self.read_from == ReadFrom::End,

@@ -411,7 +411,10 @@ impl Tailer {
         match opened {
             Ok((stat, reader)) if stat.kind == Kind::File && file.id.is(stat.id) => {
                 file.reader = Some(reader);
-                file.refused = false;
+                if std::mem::take(&mut file.refused) {
+                    // Nothing of it was read, whatever its size and time say.
+                    file.exhausted = None;
+                }
                 self.open.push_back(key);
                 return Ok(None);
             }
