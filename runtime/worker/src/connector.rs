@@ -85,7 +85,8 @@ pub struct Supervisor {
     active_topics: Arc<ActiveTopics>,
     observed: Observed,
     slots: Vec<Slot>,
-    plan_error: Option<Error>,
+    /// A trace without secrets.
+    plan_error: Option<String>,
     plan_attempts: u32,
     plans: JoinSet<(u64, Result<Vec<TaskSpec>>)>,
     runs: JoinSet<Result<()>>,
@@ -99,7 +100,8 @@ struct Slot {
     spec: TaskSpec,
     stats: Arc<TaskStats>,
     run: Option<Run>,
-    error: Option<Error>,
+    /// The trace of the last failure, without secrets.
+    error: Option<String>,
     /// Failures in a row.
     attempts: u32,
     /// Why it is being stopped, when that counts as a failure.
@@ -110,8 +112,11 @@ struct Run {
     id: Id,
     stop: CancellationToken,
     abort: AbortHandle,
-    /// `records_out` when it started: progress resets `attempts`.
+    /// Which config it runs: it knows the secrets that must not be shown.
+    spec: ConnectorSpec,
+    /// `records_out` when it started: progress resets `attempts`, and so does a long life.
     records_out: u64,
+    since: Instant,
     deadline: Option<Instant>,
     aborted: bool,
 }
@@ -249,9 +254,11 @@ impl Supervisor {
     }
 
     fn plan_failed(&mut self, generation: u64, error: Error, retry_at: Option<Instant>) {
-        tracing::error!(connector = %self.name, "the connector cannot start: {error}");
+        let wanted = self.wanted.borrow().clone();
+        let redact = |text: String| wanted.spec.as_ref().as_ref().map_or(text.clone(), |spec| spec.redact(text));
+        tracing::error!(connector = %self.name, "the connector cannot start: {}", redact(error.to_string()));
         self.observed.plan = Plan::Failed { generation, retry_at };
-        self.plan_error = Some(error);
+        self.plan_error = Some(redact(error.trace()));
         self.slots.clear();
     }
 
@@ -267,16 +274,17 @@ impl Supervisor {
             active_topics: self.active_topics.clone(),
             stop: stop.clone(),
         };
-        let spec = spec.clone();
         slot.stats.task_starts();
-        let abort = self.runs.spawn_on(async move { spec.task(parts).await?.run().await }, &self.plane.data);
+        let runs = spec.clone();
+        let abort = self.runs.spawn_on(async move { runs.task(parts).await?.run().await }, &self.plane.data);
         if slot.error.is_some() {
             slot.stats.restarts.fetch_add(1, Relaxed);
         }
         slot.stalled = None;
         self.running.insert(abort.id(), index);
         let records_out = slot.stats.records_out.load(Relaxed);
-        slot.run = Some(Run { id: abort.id(), stop, abort, records_out, deadline: None, aborted: false });
+        let (id, spec, since) = (abort.id(), spec.clone(), Instant::now());
+        slot.run = Some(Run { id, stop, abort, spec, records_out, since, deadline: None, aborted: false });
         self.observed.tasks[index] = Task { phase: Phase::Live { stopping: false }, restart: false };
     }
 
@@ -302,9 +310,9 @@ impl Supervisor {
     fn slot_ended(&mut self, index: usize, result: Result<()>) {
         let wanted = self.wanted.borrow().clone();
         let policy = wanted.spec.as_ref().as_ref().map(|spec| spec.restart).unwrap_or_default();
-        let redact = |text: String| wanted.spec.as_ref().as_ref().map_or(text.clone(), |spec| spec.redact(text));
         let (slot, task) = (&mut self.slots[index], &mut self.observed.tasks[index]);
         let run = slot.run.take();
+        let redact = |text: String| run.as_ref().map_or(text.clone(), |run| run.spec.redact(text));
         slot.stats.task_ended();
         let stopping = task.phase == Phase::Live { stopping: true };
         let error = match (slot.stalled.take(), result) {
@@ -320,8 +328,13 @@ impl Supervisor {
                 return;
             }
         };
-        let progressed = run.is_some_and(|run| slot.stats.records_out.load(Relaxed) > run.records_out);
-        slot.attempts = if progressed { 1 } else { slot.attempts + 1 };
+        let healthy = |run: &Run| slot.stats.records_out.load(Relaxed) > run.records_out || run.since.elapsed() > policy.max;
+        slot.attempts = match run.as_ref().is_some_and(healthy) {
+            true => 1,
+            // The log heals by itself and every task waits for it: that does not use up their restarts.
+            false if error.code().starts_with("log.") => slot.attempts.max(1),
+            false => slot.attempts + 1,
+        };
         let trace = redact(error.trace());
         slot.stats.failed(&trace);
         let phase = match policy.delay(slot.attempts, &error, fastrand::f64()) {
@@ -336,27 +349,19 @@ impl Supervisor {
             }
         };
         *task = Task { phase, restart: false };
-        slot.error = Some(error);
+        slot.error = Some(trace);
     }
 
     fn command(&mut self, command: Command) {
-        let restart = |task: &mut Task| task.restart = true;
         match command {
             Command::RestartConnector => {
                 if let Plan::Failed { generation, .. } = self.observed.plan {
                     self.observed.plan = Plan::Failed { generation, retry_at: Some(Instant::now()) };
                 }
             }
-            Command::RestartTask(id) => {
-                if let Some(task) = self.observed.tasks.get_mut(id as usize) {
-                    restart(task);
-                }
-            }
-            Command::RestartAll => self.observed.tasks.iter_mut().for_each(restart),
-            Command::RestartFailed => {
-                let failed = |task: &&mut Task| matches!(task.phase, Phase::Failed | Phase::Backoff { .. });
-                self.observed.tasks.iter_mut().filter(failed).for_each(restart);
-            }
+            Command::RestartTask(id) => self.restart(|index, _| index == id as usize),
+            Command::RestartAll => self.restart(|_, _| true),
+            Command::RestartFailed => self.restart(|_, task| matches!(task.phase, Phase::Failed | Phase::Backoff { .. })),
             Command::Stalled(id, why) => {
                 let index = id as usize;
                 if let (Some(task), Some(slot)) = (self.observed.tasks.get_mut(index), self.slots.get_mut(index))
@@ -368,8 +373,18 @@ impl Supervisor {
                         Error::retriable("worker.stalled", why)
                             .fix("the plugin or what it talks to hangs; the worker restarts the task"),
                     );
-                    restart(task);
+                    task.restart = true;
                 }
+            }
+        }
+    }
+
+    /// By an operator: what failed before is forgotten.
+    fn restart(&mut self, which: impl Fn(usize, &Task) -> bool) {
+        for (index, (task, slot)) in self.observed.tasks.iter_mut().zip(&mut self.slots).enumerate() {
+            if which(index, task) {
+                task.restart = true;
+                slot.attempts = 0;
             }
         }
     }
@@ -386,9 +401,7 @@ impl Supervisor {
                 continue;
             };
             if run.aborted {
-                tracing::error!(connector = %self.name, task = index, "the task does not let go of its thread; it is left behind, fenced");
-                self.running.remove(&run.id);
-                self.slot_ended(index, Ok(()));
+                self.leave_behind(index);
             } else {
                 tracing::warn!(connector = %self.name, task = index, timeout = ?self.plane.shutdown_timeout, "the task did not stop in time; aborted");
                 run.abort.abort();
@@ -398,21 +411,43 @@ impl Supervisor {
         }
     }
 
+    /// The task does not let go of its thread. It may still wake up some day: it is fenced, so that nothing of it counts then (invariant 5), and only
+    /// after that its place is free. It does not restart by itself, since each attempt could take one more thread from the others.
+    fn leave_behind(&mut self, index: usize) {
+        tracing::error!(connector = %self.name, task = index, "the task does not let go of its thread; it is left behind, fenced");
+        let slot = &mut self.slots[index];
+        let Some(run) = &mut slot.run else { return };
+        self.running.remove(&run.id);
+        slot.stats = Arc::new(slot.stats.successor());
+        slot.stalled = slot.stalled.take().map(|error| {
+            Error::fatal("worker.stalled", error.message())
+                .fix("it holds a thread until the worker restarts; mend what it waits for, then restart the task")
+        });
+        let (spec, log, id) = (run.spec.clone(), self.plane.log.clone(), TaskId::new(self.name.clone(), index as u32));
+        let fence = async move { spec.fence(&id, &*log).await };
+        let abort = self.runs.spawn_on(fence, &tokio::runtime::Handle::current());
+        self.running.insert(abort.id(), index);
+        (run.id, run.abort, run.deadline) = (abort.id(), abort, None);
+    }
+
     fn publish(&self) {
         let wanted = self.wanted.borrow().clone();
-        let redact = |text: String| wanted.spec.as_ref().as_ref().map_or(text.clone(), |spec| spec.redact(text));
         let target = wanted.lifecycle.target;
-        let tasks = self.observed.tasks.iter().zip(&self.slots).map(|(task, slot)| TaskView {
-            state: task_state(task.phase, target, slot),
-            trace: slot
-                .error
-                .as_ref()
-                .or(slot.stalled.as_ref())
-                .filter(|_| task_state(task.phase, target, slot) != State::Running)
-                .map(|error| redact(error.trace())),
-            live: task.is_live(),
-            spec: slot.spec.clone(),
-            stats: slot.stats.clone(),
+        // A plugin may have put a resolved secret into a task's share.
+        let shown = |spec: &TaskSpec| match wanted.spec.as_ref() {
+            Ok(known) => spec.iter().map(|(key, value)| (key.clone(), known.redact(value.clone()))).collect(),
+            Err(_) => TaskSpec::new(),
+        };
+        let tasks = self.observed.tasks.iter().zip(&self.slots).map(|(task, slot)| {
+            let state = task_state(task.phase, target, slot);
+            let trace = slot.error.clone().or_else(|| slot.stalled.as_ref().map(Error::trace));
+            TaskView {
+                state,
+                trace: trace.filter(|_| state != State::Running),
+                live: task.is_live(),
+                spec: shown(&slot.spec),
+                stats: slot.stats.clone(),
+            }
         });
         let state = match (target, self.observed.plan) {
             (TargetState::Stopped, _) => State::Stopped,
@@ -426,7 +461,7 @@ impl Supervisor {
             _ => None,
         };
         let settled = !self.observed.tasks.iter().any(|task| task.is_live()) && target != TargetState::Started;
-        let trace = self.plan_error.as_ref().filter(|_| state == State::Failed).map(|error| redact(error.trace()));
+        let trace = self.plan_error.clone().filter(|_| state == State::Failed);
         self.view.send_replace(View { state, trace, tasks: tasks.collect(), settled, generation });
     }
 }

@@ -192,7 +192,8 @@ fn paths(dir: &Path) -> std::io::Result<BTreeSet<PathBuf>> {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let known = [".yaml", ".yml", ".json", ".properties"].iter().any(|extension| name.ends_with(extension));
-        if known && !name.starts_with('.') && !path.is_dir() {
+        // A link that leads nowhere is told as a file that cannot be read; a pipe would hold up whoever opens it.
+        if known && !name.starts_with('.') && path.metadata().map_or(true, |meta| meta.is_file()) {
             paths.insert(path);
         }
     }
@@ -280,12 +281,14 @@ fn decide(
             [] => {}
         }
     }
-    // A connector of a file that is there but broken is not gone.
-    let broken = |mark: &FolderMark| seen.get(Path::new(&mark.file)).is_some_and(|read| read.issues.iter().any(Issue::is_error));
-    let absent = |(name, mark): &(&String, &FolderMark)| !by_name.contains_key(name.as_str()) && !broken(mark);
-    decision.forget = deleted.iter().filter(absent).map(|(name, _)| name.clone()).collect();
+    // While a file is broken nobody knows which connectors are in it, also when it was renamed: nothing is gone.
+    if files.iter().any(|(_, read)| read.issues.iter().any(Issue::is_error)) {
+        return decision;
+    }
+    let absent = |name: &&String| !by_name.contains_key(name.as_str());
+    decision.forget = deleted.keys().filter(absent).cloned().collect();
     if prune {
-        decision.delete = marks.iter().filter(absent).map(|(name, _)| name.clone()).collect();
+        decision.delete = marks.keys().filter(absent).cloned().collect();
     }
     decision
 }

@@ -1,7 +1,8 @@
 //! What is done about errors: tolerance, dead letter queue, back-off. Connectors classify, this decides.
 
 use crate::stats::TaskStats;
-use aqueduct_core::{Batch, Error, Header, LogPosition, Payload, Record, Reject, Result, TaskId, Topic};
+use aqueduct_config::providers::Resolved;
+use aqueduct_core::{Batch, Chunk, Error, Header, LogPosition, Payload, Record, Reject, Result, TaskId, Topic};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ pub struct Policy {
     pub log_errors: bool,
     pub log_messages: bool,
     pub dead_letter_queue: Option<DeadLetterQueue>,
+    /// Whose secrets stay out of statuses, logs and dead letters (invariant 9).
+    pub secrets: Resolved,
 }
 
 #[derive(Clone, Debug)]
@@ -29,7 +32,7 @@ impl Policy {
     pub fn decide(&self, rejects: Vec<Reject>, raw: Option<&Batch>, stats: &TaskStats) -> Result<Batch> {
         let mut letters = Vec::new();
         for reject in rejects {
-            stats.failed(&reject.error.trace());
+            stats.failed(&self.secrets.redact(reject.error.trace()));
             if self.log_errors || !self.tolerate {
                 self.log(&reject, stats);
             }
@@ -54,9 +57,9 @@ impl Policy {
         let at = place(&reject.record);
         if self.log_messages {
             let value = format!("{:.200?}", reject.record.value);
-            tracing::error!(task = %self.task, stage = reject.stage.name(), by = reject.refused_by, at, value, "bad record: {}", reject.error);
+            tracing::error!(task = %self.task, stage = reject.stage.name(), by = reject.refused_by, at, value, "bad record: {}", self.secrets.redact(reject.error.to_string()));
         } else {
-            tracing::error!(task = %self.task, stage = reject.stage.name(), by = reject.refused_by, at, "bad record: {}", reject.error);
+            tracing::error!(task = %self.task, stage = reject.stage.name(), by = reject.refused_by, at, "bad record: {}", self.secrets.redact(reject.error.to_string()));
         }
     }
 
@@ -91,8 +94,8 @@ impl Policy {
             add("stage", reject.stage.name().to_owned());
             add("class.name", reject.refused_by.clone());
             add("exception.class.name", reject.error.code().to_owned());
-            add("exception.message", reject.error.message().to_owned());
-            add("exception.stacktrace", reject.error.trace());
+            add("exception.message", self.secrets.redact(reject.error.message().to_owned()));
+            add("exception.stacktrace", self.secrets.redact(reject.error.trace()));
         }
         for payload in
             [&mut letter.key, &mut letter.value].into_iter().chain(letter.headers.iter_mut().map(|header| &mut header.value))
@@ -115,11 +118,17 @@ fn place(record: &Record) -> String {
 /// The record as it stands in the log.
 fn original(raw: &Batch, record: &Record) -> Option<Record> {
     let origin = record.origin.as_ref()?;
+    let offset_at = |chunk: &Chunk, index: usize| chunk.get(index).origin().map_or(-1, |(_, offset)| offset);
     let chunks = raw.chunks().iter().filter(|chunk| chunk.origin.as_deref() == Some(&*origin.partition));
-    chunks
-        .flat_map(|chunk| chunk.iter())
-        .find(|found| found.origin().is_some_and(|(_, offset)| offset == origin.offset))
-        .map(|found| found.to_record())
+    chunks.into_iter().find_map(|chunk| {
+        // Offsets grow within a chunk.
+        let (mut low, mut high) = (0, chunk.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            if offset_at(chunk, middle) < origin.offset { low = middle + 1 } else { high = middle }
+        }
+        (low < chunk.len() && offset_at(chunk, low) == origin.offset).then(|| chunk.get(low).to_record())
+    })
 }
 
 /// How often a task that failed retriably starts again by itself.
@@ -174,6 +183,7 @@ mod tests {
                 replication_factor: -1,
                 context_headers: true,
             }),
+            secrets: Resolved::default(),
         }
     }
 

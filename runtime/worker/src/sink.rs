@@ -1,10 +1,11 @@
 //! The sink loop: read → decode → transforms → put, then flush and commit. The next read runs while the sink puts.
 
 use crate::policy::position_after;
+use crate::source::topic_vanished;
 use crate::stats::Call;
 use crate::task::TaskRun;
 use aqueduct_core::failpoint::{self, bug, point};
-use aqueduct_core::{Ack, Batch, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
+use aqueduct_core::{Ack, Batch, Error, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
 use aqueduct_log::{Commit, EncodedBatch, Fetch, LogReader, LogWriter, TopicSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -46,9 +47,15 @@ pub fn group(connector: &str) -> String {
 pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) -> Result<()> {
     let options = std::mem::take(&mut run.options);
     let spec = std::mem::take(&mut run.spec);
-    let sink = run.stats.time(Call::Open, plugin.open(&options, spec)).await?;
+    let mut sink = run.stats.time(Call::Open, plugin.open(&options, spec)).await?;
     drop(options);
-    let reader = run.log.reader(&group(&run.id.connector), &run.id.to_string(), &topics).await?;
+    let reader = match run.log.reader(&group(&run.id.connector), &run.id.to_string(), &topics).await {
+        Ok(reader) => reader,
+        Err(error) => {
+            let closed = run.stats.time(Call::Close, sink.close()).await;
+            return closed.and(Err(error));
+        }
+    };
     let mut pump = SinkLoop {
         run,
         sink,
@@ -77,16 +84,21 @@ impl SinkLoop {
         while !self.run.stop.is_cancelled() {
             let fetched = match ahead.take() {
                 Some(fetched) => fetched,
-                None => match self.fetch().await? {
-                    Some(fetched) => fetched,
-                    None => return Ok(()),
+                None => match self.fetch().await {
+                    Ok(Some(fetched)) => fetched,
+                    Ok(None) => return Ok(()),
+                    Err(error) => return self.keep_and_fail(error).await,
                 },
             };
             let idle = matches!(fetched, Fetch::Idle);
             match fetched {
                 Fetch::Records(batch) => {
                     failpoint::hit(point::SINK_FETCHED);
-                    ahead = self.put_and_read_ahead(batch).await?;
+                    ahead = match self.put_and_read_ahead(batch).await? {
+                        Ok(Fetch::Idle) => None,
+                        Ok(fetched) => Some(fetched),
+                        Err(error) => return self.keep_and_fail(error).await,
+                    };
                 }
                 Fetch::Assigned(positions) => self.take_over(positions).await?,
                 Fetch::Revoked(partitions) => self.give_up(&partitions).await?,
@@ -98,6 +110,15 @@ impl SinkLoop {
             }
         }
         Ok(())
+    }
+
+    /// Nothing is wrong with what was put: it is committed before the task fails, so that an operator who moves the position past what cannot be
+    /// read skips only that.
+    async fn keep_and_fail(&mut self, error: Error) -> Result<()> {
+        if let Err(failed) = self.commit().await {
+            tracing::warn!(task = %self.run.id, "what was put before the error cannot be committed, it will be put again: {failed}");
+        }
+        Err(error)
     }
 
     /// How long after the last commit the next one is due. A sink that has caught up does not sit on its last records for a whole interval, but
@@ -148,8 +169,8 @@ impl SinkLoop {
         Ok(())
     }
 
-    /// Puts a batch and, while the sink works, reads the next one.
-    async fn put_and_read_ahead(&mut self, raw: Batch) -> Result<Option<Fetch>> {
+    /// Puts a batch and, while the sink works, reads the next one: the inner result is that of the reader.
+    async fn put_and_read_ahead(&mut self, raw: Batch) -> Result<Result<Fetch>> {
         let stats = self.run.stats.clone();
         stats.records_in.fetch_add(raw.len() as u64, Relaxed);
         stats.bytes_in.fetch_add(raw.bytes() as u64, Relaxed);
@@ -162,6 +183,14 @@ impl SinkLoop {
         // Cheap: a batch is a few chunks over shared buffers. The raw one is kept for dead letters and positions.
         let decoded = self.run.converters.decode(raw.clone(), &mut rejects);
         let batch = self.run.transform(decoded, &mut rejects).await?;
+        if !rejects.is_empty() && !self.run.policy.tolerate {
+            // The task is about to fail at this batch; those before it are good.
+            let refused = self.run.policy.decide(rejects.take(), Some(&raw), &stats).map(|_| ());
+            return match refused {
+                Err(error) => self.keep_and_fail(error).await.map(|()| Ok(Fetch::Idle)),
+                Ok(()) => Ok(Ok(Fetch::Idle)),
+            };
+        }
         let cx = self.run.context(self.run.stop.clone());
         let (max_bytes, sink) = (self.run.limits.batch_max_bytes, &mut self.sink);
         let put = async {
@@ -182,10 +211,7 @@ impl SinkLoop {
         stats.moved();
         let letters = self.run.policy.decide(rejects.take(), Some(&raw), &stats)?;
         self.write_letters(letters).await?;
-        Ok(match ahead? {
-            Fetch::Idle => None,
-            fetched => Some(fetched),
-        })
+        Ok(ahead)
     }
 
     fn advance(&mut self, raw: &Batch) {
@@ -214,7 +240,8 @@ impl SinkLoop {
             self.dead_letters = Some(self.run.log.writer(&self.run.id).await?);
         }
         if let Some(writer) = &mut self.dead_letters {
-            let commit = writer.append(EncodedBatch::new(letters)?, Vec::new()).await?;
+            let append = writer.append(EncodedBatch::new(letters)?, Vec::new());
+            let commit = self.run.stats.time(Call::Log, append).await.map_err(topic_vanished)?;
             self.letters_in_flight.push(commit);
         }
         // A bound (invariant 6): a sink that refuses everything would otherwise pile up letters until the next flush.
@@ -227,7 +254,7 @@ impl SinkLoop {
 
     async fn settle_letters(&mut self) -> Result<()> {
         for letter in self.letters_in_flight.drain(..) {
-            letter.await?;
+            self.run.stats.time(Call::Log, letter).await.map_err(topic_vanished)?;
         }
         Ok(())
     }
@@ -267,7 +294,7 @@ impl SinkLoop {
             .iter()
             .map(|(partition, assigned)| position_after(&assigned.position, assigned.next, self.sink.metadata(partition)))
             .collect();
-        self.reader.commit(&positions).await
+        self.run.stats.time(Call::Log, self.reader.commit(&positions)).await
     }
 
     fn publish_lag(&self) {

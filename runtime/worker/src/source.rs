@@ -83,7 +83,7 @@ impl SourceLoop {
 
     async fn reap(&mut self) -> Result<()> {
         let Some(front) = self.in_flight.front_mut() else { return Ok(()) };
-        let done = (&mut front.commit).await;
+        let done = self.run.stats.time(Call::Log, &mut front.commit).await;
         let mut durable = Vec::new();
         self.taken(done, &mut durable)?;
         self.tell(durable).await
@@ -136,7 +136,7 @@ impl SourceLoop {
             }
             Err(error) => {
                 stats.commit_failures.fetch_add(1, Relaxed);
-                Err(error)
+                Err(topic_vanished(error))
             }
         }
     }
@@ -167,7 +167,7 @@ impl SourceLoop {
         let mut batch = self.run.converters.encode(batch, &mut rejects);
         // Dead letters ride in the same append: durable with the offsets that skip them, or not at all.
         batch.append(self.run.policy.decide(rejects.take(), None, &stats)?);
-        self.topics.ensure(&batch, &*self.run.log).await?;
+        stats.time(Call::Log, self.topics.ensure(&batch, &*self.run.log)).await?;
         for chunk in batch.chunks() {
             self.run.active_topics.add(&chunk.topic);
         }
@@ -189,9 +189,11 @@ impl SourceLoop {
     }
 
     async fn append_now(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>) -> Result<()> {
-        let (records, bytes) = (batch.batch().len(), batch.batch().bytes());
+        // Offsets alone take room too: without a least size nothing would bound them (invariant 6).
+        let (records, bytes) = (batch.batch().len(), batch.batch().bytes().max(1024));
         let since = Instant::now();
-        let commit = self.writer.append(batch, resume.clone()).await.map_err(topic_vanished)?;
+        let append = self.writer.append(batch, resume.clone());
+        let commit = self.run.stats.time(Call::Log, append).await.map_err(topic_vanished)?;
         failpoint::hit(point::SOURCE_APPENDED);
         self.run.stats.records_active.fetch_add(records as i64, Relaxed);
         self.bytes_in_flight += bytes;
@@ -201,7 +203,7 @@ impl SourceLoop {
 }
 
 /// The topic was deleted under the task: reopening it creates the topic anew and reads the records again.
-fn topic_vanished(error: Error) -> Error {
+pub fn topic_vanished(error: Error) -> Error {
     if error.code() == "log.unknown_topic" {
         return Error::retriable("worker.topic_deleted", error.message().to_owned());
     }

@@ -83,7 +83,12 @@ impl ConnectorSpec {
     /// The shares of the tasks. Touches nothing but the secrets that the config refers to.
     pub async fn plan(&self) -> Result<Vec<TaskSpec>> {
         let resolved = self.resolve().await?;
-        let tasks = self.plugin.plan(&resolved.options, self.settings.tasks_max).await?;
+        let plan = self.plugin.plan(&resolved.options, self.settings.tasks_max);
+        let Ok(tasks) = tokio::time::timeout(self.stall_timeout, plan).await else {
+            let message = format!("`plan` has not returned for {} s (aqueduct.stall.timeout.ms)", self.stall_timeout.as_secs());
+            return Err(Error::retriable("worker.stalled", message).fix("the plugin hangs; the worker asks it again"));
+        };
+        let tasks = tasks?;
         let (planned, max) = (tasks.len(), self.settings.tasks_max);
         if planned > max as usize && self.settings.tasks_max_enforce {
             return Err(Error::fatal(
@@ -120,6 +125,7 @@ impl ConnectorSpec {
             tolerate: errors.tolerate,
             log_errors: errors.log,
             log_messages: errors.log_messages,
+            secrets: resolved.clone(),
             dead_letter_queue: errors.dead_letter_queue.as_ref().map(|queue| DeadLetterQueue {
                 topic: queue.topic.as_str().into(),
                 replication_factor: queue.replication_factor,
@@ -148,6 +154,16 @@ impl ConnectorSpec {
             active_topics,
             stop,
         })
+    }
+
+    /// Takes the place of a task that was left behind: from here on its appends, offsets and commits are refused (invariant 5), and its group is free.
+    pub async fn fence(&self, id: &TaskId, log: &dyn Log) -> Result<()> {
+        // Also sinks write: dead letters.
+        log.writer(id).await?;
+        if let settings::Role::Sink(sink) = &self.settings.role {
+            log.reader(&crate::sink::group(&id.connector), &id.to_string(), &sink.topics).await?.close().await?;
+        }
+        Ok(())
     }
 
     /// A text without the secrets of the connector.

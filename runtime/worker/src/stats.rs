@@ -53,16 +53,18 @@ pub enum Call {
     Close = 6,
     Assigned = 7,
     Transform = 8,
+    /// Waiting for the log: an append, a commit, a topic.
+    Log = 9,
 }
 
 impl Call {
     pub fn name(self) -> &'static str {
-        ["", "open", "poll", "put", "flush", "commit", "close", "assigned", "transform"][self as usize]
+        ["", "open", "poll", "put", "flush", "commit", "close", "assigned", "transform", "log"][self as usize]
     }
 
     fn from_u8(value: u8) -> Self {
         use Call::*;
-        [None, Open, Poll, Put, Flush, Commit, Close, Assigned, Transform][value as usize % 9]
+        [None, Open, Poll, Put, Flush, Commit, Close, Assigned, Transform, Log][value as usize % 10]
     }
 }
 
@@ -97,6 +99,33 @@ impl TaskStats {
     pub fn task_ended(&self) {
         self.call.store(Call::None as u8, Relaxed);
         self.records_active.store(0, Relaxed);
+    }
+
+    /// The same counters on a clock of its own: for the successor of a task that was left behind and may yet write to this one.
+    pub fn successor(&self) -> Self {
+        let copy = |counter: &AtomicU64| AtomicU64::new(counter.load(Relaxed));
+        Self {
+            records_in: copy(&self.records_in),
+            records_out: copy(&self.records_out),
+            bytes_in: copy(&self.bytes_in),
+            bytes_out: copy(&self.bytes_out),
+            records_filtered: copy(&self.records_filtered),
+            records_dead_lettered: copy(&self.records_dead_lettered),
+            records_skipped: copy(&self.records_skipped),
+            errors_logged: copy(&self.errors_logged),
+            retries: copy(&self.retries),
+            restarts: copy(&self.restarts),
+            batches: copy(&self.batches),
+            batch_records_max: copy(&self.batch_records_max),
+            commits: copy(&self.commits),
+            commit_failures: copy(&self.commit_failures),
+            commit_ms_sum: copy(&self.commit_ms_sum),
+            commit_ms_max: copy(&self.commit_ms_max),
+            lag: AtomicI64::new(self.lag.load(Relaxed)),
+            moved_ms: copy(&self.moved_ms),
+            last_error: Mutex::new(self.last_error.lock().clone()),
+            ..Self::default()
+        }
     }
 
     pub fn failed(&self, trace: &str) {

@@ -45,7 +45,7 @@ struct Inner {
     log: Arc<dyn Log>,
     connectors: RwLock<BTreeMap<String, Handle>>,
     /// Deleted connectors whose tasks are still stopping: a new one of the same name waits for them (invariant 5).
-    ending: Mutex<BTreeMap<String, Handle>>,
+    ending: Mutex<Vec<(String, Handle)>>,
     /// Writers of desired state, one at a time. Held over one commit to the log, never over a connector's call.
     admin: tokio::sync::Mutex<()>,
     health: RwLock<Health>,
@@ -112,7 +112,7 @@ impl Worker {
             if let Err(error) = &spec {
                 tracing::error!(connector = name, "the stored config no longer works: {error}");
             }
-            self.spawn(&name, stored, spec, None);
+            self.spawn(&name, stored, spec, Vec::new());
         }
         *self.0.health.write() = Health::Healthy("Worker has completed startup and is ready to handle requests.".to_owned());
         let clock = self.clone();
@@ -130,7 +130,7 @@ impl Worker {
             handle.wanted.send_modify(|wanted| wanted.lifecycle.ending = true);
         }
         let mut ends: Vec<_> = self.0.connectors.read().values().map(|handle| handle.ended.clone()).collect();
-        ends.extend(self.0.ending.lock().values().map(|handle| handle.ended.clone()));
+        ends.extend(self.0.ending.lock().iter().map(|(_, handle)| handle.ended.clone()));
         for end in ends {
             end.cancelled().await;
         }
@@ -164,7 +164,7 @@ impl Worker {
         clippy::disallowed_methods,
         reason = "the tracker owns the supervisor; it ends when the connector is deleted or the worker shuts down"
     )]
-    fn spawn(&self, name: &str, stored: Stored, spec: Result<ConnectorSpec>, predecessor: Option<CancellationToken>) {
+    fn spawn(&self, name: &str, stored: Stored, spec: Result<ConnectorSpec>, predecessors: Vec<CancellationToken>) {
         let inner = &self.0;
         let (kind, version) = self.kind_of(&stored.config);
         let lifecycle = Desired { generation: 1, target: stored.target, ending: false };
@@ -185,7 +185,7 @@ impl Worker {
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
         inner.tasks.spawn(async move {
-            if let Some(predecessor) = predecessor {
+            for predecessor in predecessors {
                 predecessor.cancelled().await;
             }
             supervisor.run().await;
@@ -271,7 +271,9 @@ impl Worker {
         let connectors = self.0.connectors.read();
         let view = |(name, handle): (&String, &Handle)| {
             let class = handle.stored.config.get("connector.class").cloned().unwrap_or_default();
-            (name.clone(), handle.view.borrow().clone(), handle.kind, class, handle.wanted.borrow().lifecycle.generation)
+            let generation = handle.wanted.borrow().lifecycle.generation;
+            let view = handle.view.borrow().clone();
+            (name.clone(), view, handle.kind, class, generation)
         };
         connectors.iter().map(view).collect()
     }
@@ -280,8 +282,8 @@ impl Worker {
     pub(crate) fn overdue(&self) -> Vec<(String, u32, Call, Duration, Duration)> {
         let mut overdue = Vec::new();
         for (name, handle) in self.0.connectors.read().iter() {
-            let wanted = handle.wanted.borrow();
-            let Ok(limit) = wanted.spec.as_ref().as_ref().map(|spec| spec.stall_timeout) else { continue };
+            let limit = handle.wanted.borrow().spec.as_ref().as_ref().map(|spec| spec.stall_timeout).ok();
+            let Some(limit) = limit else { continue };
             for (task, view) in handle.view.borrow().tasks.iter().enumerate().filter(|(_, task)| task.live) {
                 if let Some((call, age)) = view.stats.calling().filter(|(_, age)| *age > limit) {
                     overdue.push((name.clone(), task as u32, call, age, limit));
@@ -297,7 +299,8 @@ impl Worker {
         let gone = known.keys().filter(|name| !connectors.contains_key(*name)).map(|name| (name.clone(), None));
         let mut changed: Vec<_> = gone.collect();
         for (name, handle) in connectors.iter() {
-            let (view, generation) = (handle.view.borrow(), handle.wanted.borrow().lifecycle.generation);
+            let generation = handle.wanted.borrow().lifecycle.generation;
+            let view = handle.view.borrow();
             if !known.get(name).is_some_and(|known| known.is_of(&view, generation)) {
                 changed.push((name.clone(), Some(Reported::of(&view, generation))));
             }
@@ -325,23 +328,27 @@ impl Worker {
 
     /// Conflict when it exists.
     pub async fn create(&self, name: &str, config: ConfigMap, initial: TargetState) -> AdminResult<ConnectorInfo> {
-        let _admin = self.0.admin.lock().await;
+        let admin = self.0.admin.lock().await;
         if self.0.connectors.read().contains_key(name) {
             return Err(AdminError::Conflict(format!("Connector {name} already exists")));
         }
-        self.put(name, config, Some(initial), None, UnknownKeys::Warn).await
+        self.put(name, config, Some(initial), None, UnknownKeys::Warn).await?;
+        drop(admin);
+        self.planned(name).await
     }
 
     /// True when it was created by this call.
     pub async fn put_config(&self, name: &str, config: ConfigMap) -> AdminResult<(bool, ConnectorInfo)> {
-        let _admin = self.0.admin.lock().await;
+        let admin = self.0.admin.lock().await;
         let created = !self.0.connectors.read().contains_key(name);
-        Ok((created, self.put(name, config, None, None, UnknownKeys::Warn).await?))
+        self.put(name, config, None, None, UnknownKeys::Warn).await?;
+        drop(admin);
+        Ok((created, self.planned(name).await?))
     }
 
     /// KIP-477: `None` deletes a key.
     pub async fn patch_config(&self, name: &str, patch: IndexMap<String, Option<String>>) -> AdminResult<ConnectorInfo> {
-        let _admin = self.0.admin.lock().await;
+        let admin = self.0.admin.lock().await;
         let mut config = self.with(name, |handle| handle.stored.config.clone())?;
         for (key, value) in patch {
             match value {
@@ -349,11 +356,13 @@ impl Worker {
                 None => config.shift_remove(&key),
             };
         }
-        self.put(name, config, None, None, UnknownKeys::Warn).await
+        self.put(name, config, None, None, UnknownKeys::Warn).await?;
+        drop(admin);
+        self.planned(name).await
     }
 
     /// From a file of `connectors.dir`: unknown keys are errors there.
-    pub(crate) async fn put_from_folder(&self, name: &str, config: ConfigMap, mark: FolderMark) -> AdminResult<ConnectorInfo> {
+    pub(crate) async fn put_from_folder(&self, name: &str, config: ConfigMap, mark: FolderMark) -> AdminResult<()> {
         let _admin = self.0.admin.lock().await;
         self.put(name, config, None, Some(mark), UnknownKeys::Error).await
     }
@@ -382,7 +391,7 @@ impl Worker {
         target: Option<TargetState>,
         mark: Option<FolderMark>,
         unknown_keys: UnknownKeys,
-    ) -> AdminResult<ConnectorInfo> {
+    ) -> AdminResult<()> {
         if name.is_empty() || name.chars().any(char::is_control) {
             return Err(AdminError::BadRequest("Connector name must not be empty or contain control characters".to_owned()));
         }
@@ -424,11 +433,10 @@ impl Worker {
         } else if before.is_some() {
             self.replace(name, stored, spec);
         } else {
-            let predecessor = self.ending(name);
-            self.spawn(name, stored, Ok(spec), predecessor);
+            let predecessors = self.ending(name);
+            self.spawn(name, stored, Ok(spec), predecessors);
         }
-        self.wait_planned(name).await;
-        self.connector(name)
+        Ok(())
     }
 
     fn replace(&self, name: &str, stored: Stored, spec: ConnectorSpec) {
@@ -445,7 +453,9 @@ impl Worker {
     fn checked_spec(&self, name: &str, config: &ConfigMap, unknown_keys: UnknownKeys) -> AdminResult<ConnectorSpec> {
         let class = config.get("connector.class").map(String::as_str).unwrap_or_default();
         if class.is_empty() {
-            return Err(AdminError::BadRequest(format!("Connector config {config:?} contains no connector type")));
+            // The keys only: values may be secrets (invariant 9).
+            let keys: Vec<&str> = config.keys().map(String::as_str).collect();
+            return Err(AdminError::BadRequest(format!("Connector config {{{}}} contains no connector type", keys.join(", "))));
         }
         if self.0.registry.find(class).is_none() {
             return Err(AdminError::BadRequest(self.unknown_class(class)));
@@ -465,8 +475,14 @@ impl Worker {
     }
 
     /// A deleted connector of this name may still be stopping.
-    fn ending(&self, name: &str) -> Option<CancellationToken> {
-        self.0.ending.lock().get(name).map(|handle| handle.ended.clone())
+    fn ending(&self, name: &str) -> Vec<CancellationToken> {
+        self.0.ending.lock().iter().filter(|(of, _)| of == name).map(|(_, handle)| handle.ended.clone()).collect()
+    }
+
+    /// The connector, once it has shared out its tasks. Not under `admin`: a plugin that hangs must not hold up the others (invariant 10).
+    async fn planned(&self, name: &str) -> AdminResult<ConnectorInfo> {
+        self.wait_planned(name).await;
+        self.connector(name)
     }
 
     async fn wait_planned(&self, name: &str) {
@@ -484,33 +500,36 @@ impl Worker {
 
     /// A connector that came from a file stays deleted until the file changes.
     pub async fn delete(&self, name: &str) -> AdminResult<()> {
+        let _admin = self.0.admin.lock().await;
         let mark = self.with(name, |handle| handle.stored.folder.clone())?;
-        self.remove(name).await?;
+        self.0.log.save(aqueduct_log::Store::Config, store::tombstones(name)).await?;
+        // Before the connector is gone: a look at the folder in between must not bring it back.
         if let Some(mark) = mark {
             self.0.deleted_marks.lock().insert(name.to_owned(), mark);
         }
+        self.end(name);
         Ok(())
     }
 
     /// Because its file is gone.
     pub(crate) async fn delete_from_folder(&self, name: &str) -> AdminResult<()> {
-        self.remove(name).await?;
-        self.0.log.save(aqueduct_log::Store::Config, vec![store::folder_tombstone(name)]).await?;
+        let _admin = self.0.admin.lock().await;
+        self.with(name, |_| ())?;
+        let mut entries = store::tombstones(name);
+        entries.push(store::folder_tombstone(name));
+        self.0.log.save(aqueduct_log::Store::Config, entries).await?;
+        self.end(name);
         Ok(())
     }
 
-    async fn remove(&self, name: &str) -> AdminResult<()> {
-        let _admin = self.0.admin.lock().await;
-        self.with(name, |_| ())?;
-        self.0.log.save(aqueduct_log::Store::Config, store::tombstones(name)).await?;
-        let handle = self.0.connectors.write().remove(name);
-        if let Some(handle) = handle {
+    /// Its tasks drain while it is no longer seen.
+    fn end(&self, name: &str) {
+        if let Some(handle) = self.0.connectors.write().remove(name) {
             handle.wanted.send_modify(|wanted| wanted.lifecycle.ending = true);
             let mut ending = self.0.ending.lock();
-            ending.retain(|_, handle| !handle.ended.is_cancelled());
-            ending.insert(name.to_owned(), handle);
+            ending.retain(|(_, handle)| !handle.ended.is_cancelled());
+            ending.push((name.to_owned(), handle));
         }
-        Ok(())
     }
 
     pub async fn set_target(&self, name: &str, target: TargetState) -> AdminResult<()> {

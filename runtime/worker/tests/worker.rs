@@ -188,6 +188,25 @@ async fn a_task_that_hangs_is_not_running_and_can_be_stopped() {
     assert_eq!(rig.worker.status("src").unwrap().connector.state, State::Stopped);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_task_that_holds_its_thread_is_left_behind_fenced_and_failed() {
+    let rig = Rig::new().await;
+    let (release, blocked) = std::sync::mpsc::channel();
+    rig.source.push(Step::Block(blocked));
+    let config = [("connector.class", "fake-source"), ("topic", "t"), ("aqueduct.stall.timeout.ms", "200")];
+    rig.create("src", &config).await;
+    until("left behind", async || rig.task_state("src") == Some(State::Failed) && rig.worker.tasks("src").is_ok()).await;
+    let trace = || rig.worker.status("src").unwrap().tasks[0].trace.clone().unwrap();
+    until("the trace tells", async || trace().contains("it holds a thread")).await;
+    assert_eq!(rig.source.opens.load(SeqCst), 1, "it does not restart by itself");
+    rig.source.push(Step::Records(vec!["a"]));
+    rig.worker.restart_task("src", 0).await.unwrap();
+    until("its successor works", async || rig.values("t").await == ["a"]).await;
+    drop(release);
+    rig.worker.set_target("src", TargetState::Stopped).await.unwrap();
+    rig.worker.reset_offsets("src").await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sink_position_moves_only_after_flush_and_metadata_comes_back() {
     let rig = Rig::new().await;
@@ -233,6 +252,19 @@ async fn without_tolerance_a_bad_record_fails_the_task_and_no_position_passes_it
     assert!(rig.committed().await <= 0);
     let trace = rig.worker.status("snk").unwrap().tasks[0].trace.clone().unwrap();
     assert!(trace.contains("t-0 offset 1"), "{trace}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_put_before_a_bad_record_is_committed_when_the_task_fails() {
+    let rig = Rig::new().await;
+    rig.produce(&["1"]).await;
+    let json = [("value.converter", "json"), ("value.converter.schemas.enable", "false"), ("offset.flush.interval.ms", "60000")];
+    let base = [("connector.class", "fake-sink"), ("topics", "t")];
+    rig.create("snk", &[&base[..], &json[..]].concat()).await;
+    until("put", async || rig.sink.put.lock().unwrap().len() == 1).await;
+    rig.produce(&["{"]).await;
+    rig.until_state("snk", State::Failed).await;
+    assert_eq!(rig.committed().await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,6 +16,8 @@ pub enum Step {
     Panic,
     /// Does not return until the task is aborted.
     Hang,
+    /// Holds its thread, so that no abort helps, until the sender is dropped.
+    Block(std::sync::mpsc::Receiver<()>),
 }
 
 #[derive(Default)]
@@ -114,6 +116,10 @@ impl SourceTask for FakeSourceTask {
             Some(Step::Fail(class)) => Err(Error::new(class, "fake.poll", "asked to fail (really)")),
             Some(Step::Panic) => panic!("asked to panic"),
             Some(Step::Hang) => std::future::pending().await,
+            Some(Step::Block(until)) => {
+                let _ = until.recv();
+                Ok(Polled::default())
+            }
         }
     }
 
@@ -183,8 +189,10 @@ impl SinkTask for FakeSinkTask {
             return Err(Error::retriable("fake.put", "the target is away"));
         }
         for record in batch.iter() {
-            let PayloadRef::Bytes(value) = record.value() else { panic!("{record:?}") };
-            let value = String::from_utf8(value.to_vec()).unwrap();
+            let value = match record.value() {
+                PayloadRef::Bytes(value) => String::from_utf8(value.to_vec()).unwrap(),
+                other => format!("{other:?}"),
+            };
             if self.0.refuses.lock().unwrap().contains(&value) {
                 rejects.push(record.to_record(), Stage::TaskPut, "FakeSink", Error::fatal("fake.refused", "not this one"));
             } else {
