@@ -97,6 +97,41 @@ async fn another_file_at_the_same_path_after_a_restart() {
     }
 }
 
+/// After a reboot the same file system may have another number.
+#[tokio::test]
+async fn a_device_that_is_numbered_anew() {
+    for (options, renamed) in [([("file", "a.log")], false), ([("file", "*.log*")], false), ([("file", "*.log*")], true)] {
+        let rig = Rig::new();
+        rig.write("a.log", "one\ntwo\n");
+        let mut tail = rig.open(&options).await;
+        assert_eq!(tail.lines(2).await, ["one", "two"]);
+        tail.close().await;
+        for offset in tail.offsets.values_mut() {
+            let map = offset.offset.as_mut().unwrap();
+            let other = map["dev"].as_u64().unwrap() + 1000;
+            map.insert("dev".to_owned(), other.into());
+        }
+        let name = if renamed { "a.log.1" } else { "a.log" };
+        fs::rename(rig.path("a.log"), rig.path(name)).unwrap();
+        rig.append(name, "three\n");
+        for more in [&["three"][..], &[]] {
+            tail = rig.reopen(tail, &options).await;
+            assert_eq!(tail.lines(more.len()).await, more);
+            tail.quiet().await;
+            assert_eq!(tail.offsets.len(), 1);
+        }
+        // Another file with the inode's number, and other content, is another file.
+        tail.close().await;
+        for offset in tail.offsets.values_mut() {
+            let map = offset.offset.as_mut().unwrap();
+            map.insert("dev".to_owned(), 1.into());
+            map.insert("anchor".to_owned(), "0".into());
+        }
+        tail = rig.reopen(tail, &options).await;
+        assert_eq!(tail.lines(3).await, ["one", "two", "three"]);
+    }
+}
+
 #[tokio::test]
 async fn equal_files_are_two_files() {
     let rig = Rig::new();

@@ -55,7 +55,8 @@ impl Tailer {
                 if file.gone.is_some() {
                     self.ghosts.insert(id, Ghost { partition, file: file.clone() });
                 } else {
-                    self.track(Tracked::restored(partition, stored.filename.clone(), id, file));
+                    let key = self.track(Tracked::restored(partition, stored.filename.clone(), id, file));
+                    self.restored.extend(id.born.map(|born| ((id.ino, born), key)));
                 }
             }
         }
@@ -90,6 +91,9 @@ impl Tailer {
         if self.scan(first, now)? && self.scan(first, now)? {
             self.scan_wanted = true;
         }
+        if !self.restored.is_empty() {
+            self.restored.retain(|_, key| self.files.get(key).is_some_and(|file| file.scan == 0));
+        }
         self.forget_ghosts();
         self.forget_foreign();
         self.waiting.retain(|inode, _| self.seen_waiting.contains(inode));
@@ -111,6 +115,9 @@ impl Tailer {
             self.report(path, problem)?;
         }
         self.scans += 1;
+        if !self.restored.is_empty() {
+            self.devices = found.files.iter().map(|file| file.stat.id.dev).collect();
+        }
         let (mut changed, keys) = (false, self.next_key);
         for file in found.files {
             changed |= self.meet(file, first, now)?;
@@ -150,6 +157,10 @@ impl Tailer {
             self.meet_again(key, path, &stat, now);
             return Ok(true);
         }
+        if let Some(key) = self.on_another_device(&path, &stat) {
+            self.meet_again(key, path, &stat, now);
+            return Ok(true);
+        }
         if !self.is_mine(&path, &stat) {
             return Ok(false);
         }
@@ -177,6 +188,30 @@ impl Tailer {
         }
         self.enqueue(key);
         Ok(true)
+    }
+
+    /// A file of the offsets whose device has another number since the machine started again: same inode, time of birth and content, and at the
+    /// same path or on a device in the place of one that is gone.
+    fn on_another_device(&mut self, path: &Path, stat: &Stat) -> Option<Key> {
+        let key = self.restored.get(&(stat.id.ino, stat.id.born?)).copied()?;
+        let file = self.files.get(&key).filter(|file| file.scan == 0)?;
+        let (there, at) = (file.path == path, &file.at);
+        if !there && (self.devices.contains(&file.id.dev) || at.offset == 0) {
+            return None;
+        }
+        if at.offset > 0 && (at.anchor.is_some() || !there) {
+            let mut reader = Reader::open(path, self.settings.decompress).ok()?;
+            let same = reader.has_head(at.head, at.head_len).ok()? && reader.has_anchor(at.offset, at.anchor).ok()?;
+            same.then_some(())?;
+        }
+        let file = self.files.get_mut(&key)?;
+        let old = std::mem::replace(&mut file.id, stat.id);
+        if self.by_inode.get(&old.inode()) == Some(&key) {
+            self.by_inode.remove(&old.inode());
+        }
+        self.by_inode.insert(stat.id.inode(), key);
+        self.touched.insert(key);
+        Some(key)
     }
 
     fn meet_again(&mut self, key: Key, path: PathBuf, stat: &Stat, now: Instant) -> bool {

@@ -58,6 +58,10 @@ pub(crate) struct Tailer {
     /// Heads of other tasks' files; and compressed files that are theirs, with size and time of modification.
     pub(crate) foreign: FxHashMap<FileId, Foreign>,
     pub(crate) skipped: FxHashMap<FileId, (u64, i64)>,
+    /// By inode and time of birth, what the offsets told of files that are there: the number of their device may be another one now.
+    pub(crate) restored: FxHashMap<(u64, i64), Key>,
+    /// Of the files that the last scan found.
+    pub(crate) devices: FxHashSet<u64>,
     pub(crate) watch: Watch,
     pub(crate) next_key: Key,
     pub(crate) scans: u64,
@@ -111,6 +115,8 @@ impl Tailer {
             seen_waiting: FxHashSet::default(),
             foreign: FxHashMap::default(),
             skipped: FxHashMap::default(),
+            restored: FxHashMap::default(),
+            devices: FxHashSet::default(),
             watch: Watch::new(),
             next_key: 0,
             scans: 0,
