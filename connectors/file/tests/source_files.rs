@@ -132,6 +132,28 @@ async fn a_device_that_is_numbered_anew() {
     }
 }
 
+/// With `lost.policy: fail`, the warning is an error.
+#[tokio::test]
+async fn what_was_compressed_before_any_of_it_was_read_is_not_lost() {
+    let rig = Rig::new();
+    let options = [("file", "*.log*"), ("lost.policy", "fail"), ("max.open.files", "2"), ("batch.size", "10")];
+    let lines = numbered(3000);
+    for name in ["a.log", "b.log", "c.log", "d.log"] {
+        rig.write(name, format!("{name}\n") + &text(&lines[1..]));
+    }
+    let mut tail = rig.open(&options).await;
+    // One batch is of one file: nothing of the last one was read.
+    tail.one_batch().await;
+    compress(&rig, "d.log");
+    let mut got = 10;
+    while got < 4 * lines.len() {
+        got += tail.one_batch().await.len();
+    }
+    for _ in 0..10 {
+        tail.quiet().await;
+    }
+}
+
 #[tokio::test]
 async fn equal_files_are_two_files() {
     let rig = Rig::new();
@@ -529,6 +551,11 @@ async fn what_is_not_a_file_is_named() {
     let error = rig.open(&[("file", "dir.log")]).await.fails().await;
     assert_eq!((error.code(), error.class()), ("file.not_a_file", Class::Fatal));
     assert!(error.message().contains("dir.log"), "{error}");
+    // Nor is it a pipe, which would be waited for.
+    let pipe = std::os::unix::net::UnixListener::bind(rig.path("socket")).unwrap();
+    let error = rig.open(&[("file", "socket")]).await.fails().await;
+    assert!(error.message().ends_with("is not a file but a pipe, a socket or a device"), "{error}");
+    drop(pipe);
     // A pattern does not mean folders.
     rig.write("a.log", "fine\n");
     assert_eq!(rig.open(&[("file", "*.log")]).await.lines(1).await, ["fine"]);

@@ -2,7 +2,7 @@
 
 use super::copies::Origin;
 use super::family::bases;
-use super::identity::Stat;
+use super::identity::{Kind, Stat};
 use super::position::{Position, Remembered, Stored, file_partition, literal_partition};
 use super::reader::{Codec, Reader};
 use super::scan::{Found, Problem, find_inode, scan};
@@ -12,6 +12,7 @@ use super::tracked::{Key, Tracked};
 use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
 use rustc_hash::FxHashMap;
 use serde_json::{Value, json};
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -122,6 +123,9 @@ impl Tailer {
         for file in found.files {
             changed |= self.meet(file, first, now)?;
         }
+        if self.scans == 1 {
+            self.name_missing();
+        }
         let scans = self.scans;
         let missed: Vec<Key> = self.files.iter().filter(|(_, file)| file.scan != scans).map(|(key, _)| *key).collect();
         for key in missed {
@@ -131,6 +135,18 @@ impl Tailer {
             self.families();
         }
         Ok(self.next_key != keys)
+    }
+
+    /// A path that was mistyped looks like a file that will come.
+    fn name_missing(&self) {
+        for pattern in &self.settings.patterns {
+            if let Pattern::Literal(path) = pattern
+                && self.settings.has(path)
+                && !path.exists()
+            {
+                tracing::warn!(file = %path.display(), "file.missing: it is not there yet, and is read as soon as it is");
+            }
+        }
     }
 
     fn mark_start(&mut self) {
@@ -310,7 +326,11 @@ impl Tailer {
                 self.by_path.remove(path);
             }
         }
-        let unread = if file.is_plain() && !file.at.done { file.size.saturating_sub(file.at.offset) } else { 0 };
+        let unread = match file.is_plain() {
+            _ if file.at.done => 0,
+            true => file.size.saturating_sub(file.at.offset),
+            false => file.size,
+        };
         file.at.done = true;
         if let Some((head, len)) = file.probed.filter(|_| file.at.offset == 0) {
             (file.at.head, file.at.head_len) = (head, len);
@@ -324,8 +344,9 @@ impl Tailer {
             self.offsets.push(SourceOffset { partition: file.partition.clone(), offset });
             self.ghosts.insert(file.id, Ghost { partition: file.partition, file: remembered });
         }
-        // A copy that was compressed meanwhile has the rest.
-        let copied = self.waiting.values().any(|waiting| waiting.original == Some(key));
+        // A copy that was compressed meanwhile has the rest; of one of which no byte was read, only the name tells it.
+        let copied = self.waiting.values().any(|waiting| waiting.original == Some(key))
+            || (self.settings.decompress && file.at.offset == 0 && unread > 0 && has_compressed_copy(&file.home));
         if unread > 0 && !copied {
             tracing::warn!(file = %file.home.display(), unread, "file.lost: it vanished before it was read to its end");
             if self.settings.fail_on_lost {
@@ -399,7 +420,8 @@ impl Tailer {
     fn report(&mut self, path: PathBuf, problem: Problem) -> Result<()> {
         match problem {
             Problem::NotAFile(kind) => {
-                let what = format!("{} is not a file but a {}", path.display(), format!("{kind:?}").to_lowercase());
+                let what = if kind == Kind::Directory { "a directory" } else { "a pipe, a socket or a device" };
+                let what = format!("{} is not a file but {what}", path.display());
                 Err(Error::fatal("file.not_a_file", what).fix("name a file, or a pattern such as folder/*.log"))
             }
             Problem::Io(error) => self.refused(path, error),
@@ -423,6 +445,12 @@ impl Tailer {
         }
         Ok(())
     }
+}
+
+fn has_compressed_copy(path: &Path) -> bool {
+    let copy =
+        |extension: &&str| path.file_name().map(|name| path.with_file_name([name, OsStr::new(extension)].join(OsStr::new("."))));
+    ["gz", "zst", "gzip", "zstd"].iter().filter_map(|extension| copy(&extension)).any(|copy| copy.exists())
 }
 
 fn now_millis() -> i64 {
