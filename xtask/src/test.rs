@@ -30,6 +30,7 @@ struct Program {
     name: String,
     executable: PathBuf,
     package: PathBuf,
+    package_name: String,
 }
 
 pub(crate) fn run(sh: &Sh, args: &Args) -> Result<()> {
@@ -83,7 +84,10 @@ fn build(sh: &Sh) -> Result<Vec<Program>> {
         let black_box = package.ends_with("tests");
         let crate_name = package.strip_prefix(&sh.root).unwrap_or(&package).as_str().replace('/', " ");
         let name = format!("{crate_name}: {}", artifact.target.name);
-        programs.push(Program { black_box, name, executable: executable.into(), package: package.into() });
+        // `path+file:///…/runtime/config#aqueduct-config@0.1.0`, or `…/xtask#0.1.0` where the folder has the package's name.
+        let id = artifact.package_id.repr.rsplit_once('#').and_then(|(_, id)| id.split_once('@'));
+        let package_name = id.map_or_else(|| package.file_name().unwrap_or_default().to_owned(), |(name, _)| name.to_owned());
+        programs.push(Program { black_box, name, executable: executable.into(), package: package.into(), package_name });
     }
     programs.sort();
     Ok(programs)
@@ -94,6 +98,7 @@ fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
     eprintln!("\n── {}", program.name);
     let mut command = sh.command(&program.executable);
     command.args(&args.rest).current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
+    command.env("CARGO_PKG_NAME", &program.package_name);
     if program.black_box {
         command.env("AQUEDUCT_KAFKA_HOME", services::kafka_home()?).env("AQUEDUCT_BIN", sh.bin_dir("dev").join("aqueduct"));
     }

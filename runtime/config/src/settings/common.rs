@@ -240,9 +240,9 @@ fn five_minutes() -> Millis {
     Millis::from_secs(300)
 }
 
-/// 16 batches: enough to keep appends in flight over an fdatasync.
+/// 8 batches: enough to keep appends in flight over an fdatasync.
 fn buffer() -> ByteSize {
-    ByteSize::mib(16)
+    ByteSize::mib(8)
 }
 
 /// Large enough that the cost of a batch is spread over thousands of records, small enough to stay in a CPU's cache.

@@ -30,7 +30,7 @@ fn defaults_are_kafka_connects() {
     assert_eq!(settings.errors, errors);
     let restart = Restart { initial: Duration::from_secs(1), max: Duration::from_secs(300), attempts_max: u32::MAX };
     assert_eq!(settings.restart, restart);
-    assert_eq!((settings.limits.buffer_bytes, settings.limits.batch_bytes), (16 << 20, 1 << 20));
+    assert_eq!((settings.limits.buffer_bytes, settings.limits.batch_bytes), (8 << 20, 1 << 20));
     let Role::Source(source) = settings.role else { panic!("a source") };
     assert_eq!(source.topic_creation.default, TopicSettings::default());
 }

@@ -12,6 +12,7 @@
 //! topics/<topic>-<p>/<base>.index  and .timeindex: Kafka's sparse indexes, hints only: made anew where they are missing or wrong
 //! ```
 
+mod buffers;
 mod compact;
 mod core;
 mod encode;

@@ -1,5 +1,6 @@
 //! A partition as readers see it: committed bytes only, verified before anything is handed out (I10, I16).
 
+use super::buffers;
 use super::journal::io_error;
 use super::segment::{Files, Segment, partition_dir};
 use super::state::PartitionState;
@@ -267,14 +268,14 @@ impl PartitionView {
         let mut want = max_bytes.clamp(READ_MIN_BYTES, READ_MAX_BYTES);
         while cursor.position < limit && out.is_empty() {
             let len = want.min((limit - cursor.position) as usize);
-            let mut bytes = Vec::with_capacity(len);
+            let mut bytes = buffers::with_room(len);
             let file = files.get(segment);
             file.and_then(|file| file.read_at(cursor.position, len, &mut bytes)).map_err(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => self.corrupt(cursor, &"the file is missing"),
                 _ => io_error(&segment.path(), "read", &error),
             })?;
             let short = bytes.len() < len;
-            let buffer = Bytes::from(bytes);
+            let buffer = buffers::share(bytes);
             let mut at = 0;
             while out.is_empty() || out.bytes() < max_bytes {
                 match self.read_batch(cursor, &buffer, at, out) {
