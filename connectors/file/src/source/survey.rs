@@ -450,7 +450,7 @@ impl Tailer {
 fn has_compressed_copy(path: &Path) -> bool {
     let copy =
         |extension: &&str| path.file_name().map(|name| path.with_file_name([name, OsStr::new(extension)].join(OsStr::new("."))));
-    ["gz", "zst", "gzip", "zstd"].iter().filter_map(|extension| copy(extension)).any(|copy| copy.exists())
+    ["gz", "zst", "gzip", "zstd"].iter().filter_map(copy).any(|copy| copy.exists())
 }
 
 fn now_millis() -> i64 {
