@@ -50,7 +50,7 @@ pub struct TaskParts {
 
 /// A poll may wait this long: long enough that an idle connector costs nothing, short enough that a stop is prompt even where a plugin does
 /// not heed `interrupt`.
-const WAIT_MAX: Duration = Duration::from_secs(3);
+const WAIT_MAX: Duration = Duration::from_secs(5);
 
 impl ConnectorSpec {
     /// # Errors

@@ -148,7 +148,7 @@ pub struct Config {
     #[schemars(extend("x-group" = "Rotation", "x-importance" = "low"))]
     forget_after: Millis,
     /// How often to look for changes that the system did not announce (on network file systems, all of them).
-    #[serde(rename = "poll.interval", default = "two_seconds")]
+    #[serde(rename = "poll.interval", default = "five_seconds")]
     #[schemars(range(min = 10, max = 3_600_000), extend("x-group" = "File", "x-importance" = "low"))]
     poll_interval: Millis,
     /// The most files that a task keeps open; with more, the least recently read are closed.
@@ -165,9 +165,6 @@ fn one_mib() -> ByteSize {
 }
 fn one_second() -> Millis {
     Millis::from_secs(1)
-}
-fn two_seconds() -> Millis {
-    Millis::from_secs(2)
 }
 fn five_seconds() -> Millis {
     Millis::from_secs(5)
