@@ -57,7 +57,12 @@ impl SourceConnector for FileSource {
         let settings =
             config.settings((number(TASK_INDEX, 0), number(TASK_COUNT, 1).max(1))).map_err(|issues| invalid(&issues))?;
         let tailer = Tailer::new(settings, &resume);
-        Ok(FileSourceTask { news: tailer.watch.news.clone(), state: State::Idle(Box::new(tailer)), rested: Instant::now() })
+        Ok(FileSourceTask {
+            news: tailer.watch.news.clone(),
+            state: State::Idle(Box::new(tailer)),
+            rested: Instant::now(),
+            began: Instant::now(),
+        })
     }
 }
 
@@ -75,10 +80,16 @@ pub struct FileSourceTask {
     news: Arc<News>,
     /// When the last batch was handed over.
     rested: Instant,
+    /// When the round began that is under way.
+    began: Instant,
 }
 
 /// Lines that come one by one are gathered this long after a batch: a commit for each would cost more than it brings.
 const LINGER: Duration = Duration::from_millis(5);
+
+/// A round reads at most one batch, after it has skipped what was read of a compressed file before: one that takes longer than this hangs, and the task
+/// must not say RUNNING over it (invariant 7).
+const HANGS_AFTER: Duration = Duration::from_secs(300);
 
 #[async_trait]
 impl SourceTask for FileSourceTask {
@@ -90,7 +101,7 @@ impl SourceTask for FileSourceTask {
             if due && let Some(polled) = self.read(limits, deadline).await? {
                 self.rested = Instant::now();
                 if let State::Idle(tailer) = std::mem::replace(&mut self.state, State::Closed) {
-                    self.state = State::Reading(start(tailer, limits));
+                    self.begin(tailer, limits);
                 }
                 return Ok(polled);
             }
@@ -111,7 +122,9 @@ impl SourceTask for FileSourceTask {
     }
 
     async fn close(&mut self) -> Result<()> {
-        if let State::Reading(round) = std::mem::replace(&mut self.state, State::Closed) {
+        if let State::Reading(round) = std::mem::replace(&mut self.state, State::Closed)
+            && self.began.elapsed() < HANGS_AFTER
+        {
             // What was read ahead was not handed over: its offsets were not stored.
             let _ = round.await;
         }
@@ -123,7 +136,10 @@ impl FileSourceTask {
     /// One round; `None` when there is nothing, or it is not done at the deadline.
     async fn read(&mut self, limits: Limits, deadline: Instant) -> Result<Option<Polled>> {
         let mut round = match std::mem::replace(&mut self.state, State::Closed) {
-            State::Idle(tailer) => start(tailer, limits),
+            State::Idle(tailer) => {
+                self.began = Instant::now();
+                start(tailer, limits)
+            }
             State::Reading(round) => round,
             State::Closed => return Err(Error::retriable("file.closed", "the task was closed")),
         };
@@ -133,11 +149,22 @@ impl FileSourceTask {
                 outcome
             }
             Ok(Err(error)) => Err(Error::retriable("file.panicked", "the reading stopped").because(error)),
+            Err(_) if self.began.elapsed() >= HANGS_AFTER => {
+                self.state = State::Reading(round);
+                let message = format!("reading has not returned for {} s", self.began.elapsed().as_secs());
+                Err(Error::retriable("file.hangs", message)
+                    .fix("look at the file system: a network mount that does not answer, a failing disk"))
+            }
             Err(_) => {
                 self.state = State::Reading(round);
                 Ok(None)
             }
         }
+    }
+
+    fn begin(&mut self, tailer: Box<Tailer>, limits: Limits) {
+        self.began = Instant::now();
+        self.state = State::Reading(start(tailer, limits));
     }
 }
 
