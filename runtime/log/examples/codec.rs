@@ -25,7 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         out.clear();
         drop(encode(batch.iter(), 1, Compression::None, &mut out));
     });
-    let encoded = Bytes::from(out.clone());
+    let encoded = Bytes::from(out);
     measure("decode, ours", || {
         let mut back = Batch::new();
         drop(decode_into(&encoded, 0, &tp, 0, &mut back));
