@@ -185,11 +185,9 @@ impl SinkLoop {
         let batch = self.run.transform(decoded, &mut rejects).await?;
         if !rejects.is_empty() && !self.run.policy.tolerate {
             // The task is about to fail at this batch; those before it are good.
-            let refused = self.run.policy.decide(rejects.take(), Some(&raw), &stats).map(|_| ());
-            return match refused {
-                Err(error) => self.keep_and_fail(error).await.map(|()| Ok(Fetch::Idle)),
-                Ok(()) => Ok(Ok(Fetch::Idle)),
-            };
+            if let Err(error) = self.run.policy.decide(rejects.take(), Some(&raw), &stats) {
+                return self.keep_and_fail(error).await.map(|()| Ok(Fetch::Idle));
+            }
         }
         let cx = self.run.context(self.run.stop.clone());
         let (max_bytes, sink) = (self.run.limits.batch_max_bytes, &mut self.sink);
