@@ -3,7 +3,7 @@
 use crate::limits::{self, LINE};
 use crate::table::{Table, mb, median, rate_text};
 use anyhow::{Context, Result, ensure};
-use aqueduct_tests::site::{cpu_time, memory_kib};
+use aqueduct_tests::site::{cpu_time, kernel_time, memory_kib};
 use aqueduct_tests::{Client, Site, poll_for};
 use serde_json::json;
 use std::fs;
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 struct Spent {
     time: Duration,
     cpu: Duration,
+    /// Of `cpu`, what the kernel spent: copies to and from the page cache, above all.
+    kernel: Duration,
     peak_kib: u64,
     syncs: u64,
 }
@@ -34,14 +36,20 @@ pub(crate) fn measure(dir: &Path, lines: u64, runs: usize, table: &mut Table) ->
     for _ in 0..runs {
         let mut site = Site::in_folder(dir, "");
         site.start();
+        let warm = |copies: u64| limits::warm_memory(lines * LINE * copies / 10 * 12);
+        warm(1)?;
         all.into.push(file_to_log(&site, &input, lines)?);
+        warm(1)?;
         all.out.push(log_to_file(&site, &input, lines)?);
+        warm(2)?;
         all.both.push(both_at_once(&site, &input, lines)?);
         site.stop();
         drop(site);
         // Two fdatasyncs each round: the segment's and the journal's.
         let syncs = all.into.last().map_or(1, |spent| spent.syncs * 2);
+        warm(1)?;
         all.plain.push(limits::read_and_append(&input, &dir.join("plain"), syncs)?);
+        warm(1)?;
         all.copy.push(limits::copy(&input, &dir.join("copy"))?);
     }
     fs::remove_file(&input)?;
@@ -90,7 +98,9 @@ pub(crate) fn growth(dir: &Path, sizes: &[u64], table: &mut Table) -> Result<()>
         limits::write_lines(&input, *lines)?;
         let mut site = Site::in_folder(dir, "");
         site.start();
+        limits::warm_memory(lines * LINE / 10 * 12)?;
         let into = file_to_log(&site, &input, *lines)?;
+        limits::warm_memory(lines * LINE / 10 * 12)?;
         let out = log_to_file(&site, &input, *lines)?;
         site.stop();
         fs::remove_file(&input)?;
@@ -98,7 +108,8 @@ pub(crate) fn growth(dir: &Path, sizes: &[u64], table: &mut Table) -> Result<()>
         let cpu = per_million(into.cpu + out.cpu);
         let begin = *first.get_or_insert(cpu);
         let text = format!(
-            "{cpu:.2} CPU-s per million, {} in, {} out, peak {}",
+            "{cpu:.2} CPU-s per million ({:.2} of it the kernel's), {} in, {} out, peak {}",
+            per_million(into.kernel + out.kernel),
             rate_text(*lines as f64 / into.time.as_secs_f64()),
             rate_text(*lines as f64 / out.time.as_secs_f64()),
             mb(into.peak_kib.max(out.peak_kib))
@@ -146,7 +157,7 @@ fn run(site: &Site, lines: u64, connectors: &[(&str, serde_json::Value)]) -> Res
     let client = site.client();
     // Resets the peak (proc(5), clear_refs).
     fs::write(format!("/proc/{pid}/clear_refs"), "5")?;
-    let (begin, cpu, syncs) = (Instant::now(), cpu_time(pid)?, log_syncs(&client)?);
+    let (begin, cpu, kernel, syncs) = (Instant::now(), cpu_time(pid)?, kernel_time(pid)?, log_syncs(&client)?);
     for (name, config) in connectors {
         client.put(&format!("/connectors/{name}/config"), Some(config)).expect(201);
     }
@@ -161,9 +172,9 @@ fn run(site: &Site, lines: u64, connectors: &[(&str, serde_json::Value)]) -> Res
     let limit = Duration::from_secs(60 + lines / 50_000);
     poll_for(limit, done).with_context(|| format!("{last}: not done within {limit:?}\n{}", site.log_tail(20)))??;
     let time = begin.elapsed();
-    let cpu = cpu_time(pid)?.saturating_sub(cpu);
-    eprintln!("  {last}: {lines} lines of {LINE} bytes in {time:.2?}, {cpu:.2?} CPU");
-    Ok(Spent { time, cpu, peak_kib: memory_kib(pid, "VmHWM")?, syncs: log_syncs(&client)? - syncs })
+    let (cpu, kernel) = (cpu_time(pid)?.saturating_sub(cpu), kernel_time(pid)?.saturating_sub(kernel));
+    eprintln!("  {last}: {lines} lines of {LINE} bytes in {time:.2?}, {cpu:.2?} CPU, {kernel:.2?} of it the kernel's");
+    Ok(Spent { time, cpu, kernel, peak_kib: memory_kib(pid, "VmHWM")?, syncs: log_syncs(&client)? - syncs })
 }
 
 fn forget(client: &Client, name: &str) {

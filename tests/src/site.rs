@@ -306,8 +306,22 @@ pub fn memory_kib(pid: u32, figure: &str) -> Result<u64> {
 /// # Errors
 /// When the process is gone.
 pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let (user, kernel) = times(pid)?;
+    Ok(user + kernel)
+}
+
+/// The kernel's part of [`cpu_time`].
+///
+/// # Errors
+/// When the process is gone.
+pub fn kernel_time(pid: u32) -> Result<Duration> {
+    Ok(times(pid)?.1)
+}
+
+fn times(pid: u32) -> Result<(Duration, Duration)> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let fields: Vec<&str> = text.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10)) // USER_HZ is 100 on Linux
+    // USER_HZ is 100 on Linux.
+    let ticks = |field: &str| field.parse().map(|ticks: u64| Duration::from_millis(ticks * 10));
+    Ok((ticks(fields[11])?, ticks(fields[12])?))
 }
