@@ -49,17 +49,17 @@ pub(crate) fn read_and_append(from: &Path, to: &Path, syncs: u64) -> Result<(Dur
     Ok(spent)
 }
 
-/// Has the kernel touch this much free memory, and gives it back. In a virtual machine the first touch of a page costs the host's fault, several times
-/// what the copy into it costs; who fills the page cache with fresh pages would pay it, who comes later and gets used ones would not. So every
-/// timed phase, ours or a near limit's, begins with the same.
-pub(crate) fn warm_memory(bytes: u64) -> Result<()> {
-    let text = fs::read_to_string("/proc/meminfo")?;
-    let free = text.lines().find_map(|line| line.strip_prefix("MemFree:")?.trim().strip_suffix("kB")).context("MemFree")?;
-    // Not so much that the page cache is driven out.
-    let bytes = bytes.min(free.trim().parse::<u64>()? * 1024 / 10 * 8);
-    let mut memory = vec![0_u8; usize::try_from(bytes)?];
-    memory.iter_mut().step_by(4096).for_each(|byte| *byte = 1);
-    std::hint::black_box(&memory);
+/// Writes and deletes a file of this size. In a virtual machine the first touch of a page costs the host's fault, several times what the copy into
+/// it costs: who fills the page cache with fresh pages would pay it, and who comes later and gets those that were just given back would not. So
+/// every timed phase, ours or a near limit's, begins with pages that were just given back.
+pub(crate) fn warm_page_cache(dir: &Path, bytes: u64) -> Result<()> {
+    let path = dir.join("warm");
+    let mut file = File::create(&path)?;
+    let piece = vec![b'w'; 1 << 20];
+    for _ in 0..bytes.div_ceil(1 << 20) {
+        file.write_all(&piece)?;
+    }
+    fs::remove_file(path)?;
     Ok(())
 }
 

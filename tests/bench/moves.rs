@@ -36,7 +36,7 @@ pub(crate) fn measure(dir: &Path, lines: u64, runs: usize, table: &mut Table) ->
     for _ in 0..runs {
         let mut site = Site::in_folder(dir, "");
         site.start();
-        let warm = |copies: u64| limits::warm_memory(lines * LINE * copies / 10 * 12);
+        let warm = |copies: u64| limits::warm_page_cache(dir, lines * LINE * copies / 10 * 12);
         warm(1)?;
         all.into.push(file_to_log(&site, &input, lines)?);
         warm(1)?;
@@ -98,9 +98,9 @@ pub(crate) fn growth(dir: &Path, sizes: &[u64], table: &mut Table) -> Result<()>
         limits::write_lines(&input, *lines)?;
         let mut site = Site::in_folder(dir, "");
         site.start();
-        limits::warm_memory(lines * LINE / 10 * 12)?;
+        limits::warm_page_cache(dir, lines * LINE / 10 * 12)?;
         let into = file_to_log(&site, &input, *lines)?;
-        limits::warm_memory(lines * LINE / 10 * 12)?;
+        limits::warm_page_cache(dir, lines * LINE / 10 * 12)?;
         let out = log_to_file(&site, &input, *lines)?;
         site.stop();
         fs::remove_file(&input)?;
