@@ -1,0 +1,22 @@
+//! A real Apache Kafka in the tests: brokers that can be killed and frozen, independent witnesses, a proxy that breaks what passes, Kafka Connect.
+//!
+//! Depends on no aqueduct crate and on no Kafka client that Aqueduct uses. Everything panics with what a person needs to see.
+
+mod broker;
+mod cluster;
+mod home;
+mod kcat;
+mod options;
+mod proxy;
+mod tools;
+mod wait;
+pub mod wire;
+
+pub use broker::{Broker, Shared, shared};
+pub use cluster::Cluster;
+pub use home::{free_port, kafka_home};
+pub use kcat::{Record, kcat};
+pub use options::{Options, PASSWORD_SUFFIX, USERS};
+pub use proxy::{Action, Proxy, Rule, Side};
+pub use tools::java_tool;
+pub use wait::{poll_for, wait_until};
