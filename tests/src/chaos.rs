@@ -144,19 +144,20 @@ impl Chaos {
         let mut random = fastrand::Rng::with_seed(self.seed);
         let mut site = self.site();
         let mut ledger = LedgerProcess::start(&self.ledger, &self.plan(&site));
-        let mut hits: BTreeMap<String, u64> = self.points().into_iter().map(|point| (point, 0)).collect();
-        let (mut by_chance, mut missed) = (0, 0);
-        for cycle in 0..self.kills {
-            if cycle % 2 == 0 {
+        let mut aims = Aims::new(self, &mut random);
+        // A miss is a kill at no point. It stands in for one at a random moment, so that half of all hit their point.
+        let (half, mut by_chance, mut missed) = (self.kills / 2, 0, 0);
+        while by_chance + missed + aims.hits() < self.kills {
+            if aims.hits() < half && aims.hits() < by_chance + missed + 1 && missed + half <= self.kills {
+                missed += u64::from(!self.abort_at_a_point(&mut site, &mut random, &mut aims));
+            } else {
                 self.kill_at_a_random_moment(&mut site, &mut random);
                 by_chance += 1;
-            } else if !self.abort_at_a_point(&mut site, &mut random, &mut hits) {
-                missed += 1;
             }
         }
         let written = ledger.pause();
         let mut outcome = self.judge(&mut site, &written);
-        (outcome.random, outcome.missed, outcome.hits) = (by_chance, missed, hits);
+        (outcome.random, outcome.missed, outcome.hits) = (by_chance, missed, aims.hits);
         if !outcome.is_clean() && self.bug.is_none() {
             let kept = site.keep();
             let trouble = outcome.trouble.take().unwrap_or_default();
@@ -178,12 +179,9 @@ impl Chaos {
         site.kill();
     }
 
-    /// True when it died at the point that was aimed at: the one with the fewest hits so far.
-    fn abort_at_a_point(&self, site: &mut Site, random: &mut fastrand::Rng, hits: &mut BTreeMap<String, u64>) -> bool {
-        let fewest = hits.values().copied().min().unwrap_or(0);
-        let choice: Vec<&String> = hits.iter().filter(|(_, count)| **count == fewest).map(|(point, _)| point).collect();
-        let point = choice[random.usize(..choice.len())].clone();
-        let hit = if fewest == 0 { 1 } else { random.u64(1..=8) };
+    /// True when it died at the point that was aimed at.
+    fn abort_at_a_point(&self, site: &mut Site, random: &mut fastrand::Rng, aims: &mut Aims) -> bool {
+        let (point, hit) = aims.next(random);
         let before = site.log_len();
         site.spawn(&Run::failpoints(self.failpoints(&format!("{point}=abort@{hit}"))));
         let patience = Duration::from_millis(if hit == 1 { 8_000 } else { 3_000 });
@@ -193,7 +191,7 @@ impl Chaos {
         if died.is_some() && !reached {
             assert!(self.bug.is_some(), "the worker died, but not at {point}\n{}", site.log_tail(40));
         }
-        *hits.entry(point).or_default() += u64::from(reached);
+        aims.tell(&point, hit, reached);
         reached
     }
 
@@ -275,6 +273,46 @@ impl Chaos {
         site.connector("source", &source_yaml(&site, "app-*.log*"));
         site.connector("sink", &sink_yaml(&site, self.mode));
         site
+    }
+}
+
+/// Goes through the points in turn, again and again.
+struct Aims {
+    /// Two short runs, one in each mode, reach all points between them: they begin at opposite ends.
+    order: Vec<String>,
+    hits: BTreeMap<String, u64>,
+    /// The latest hit that is tried: some points are passed once in many seconds.
+    latest: BTreeMap<String, u64>,
+}
+
+impl Aims {
+    fn new(chaos: &Chaos, random: &mut fastrand::Rng) -> Self {
+        let mut order = chaos.points();
+        match (&chaos.bug, chaos.mode) {
+            (Some(_), _) => random.shuffle(&mut order),
+            (None, Mode::Append) => {}
+            (None, Mode::Rolling) => order.reverse(),
+        }
+        let each = |value| order.iter().map(|point| (point.clone(), value)).collect();
+        Self { hits: each(0), latest: each(8), order }
+    }
+
+    fn hits(&self) -> u64 {
+        self.hits.values().sum()
+    }
+
+    /// The point with the fewest hits so far, and at which hit to die there.
+    fn next(&self, random: &mut fastrand::Rng) -> (String, u64) {
+        let point = self.order.iter().min_by_key(|point| self.hits[*point]).expect("there are points");
+        let hit = if self.hits[point] == 0 { 1 } else { random.u64(1..=self.latest[point]) };
+        (point.clone(), hit)
+    }
+
+    fn tell(&mut self, point: &str, hit: u64, reached: bool) {
+        *self.hits.entry(point.to_owned()).or_default() += u64::from(reached);
+        if !reached {
+            self.latest.insert(point.to_owned(), (hit / 2).max(1));
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! `kill -9` under load: half at random moments, half at named points; every line exactly once, in order.
 //!
-//! `KILLS=300 SEED=… cargo test --test crash -- --nocapture`; a full run demands that every point was hit.
+//! `KILLS=300 SEED=… cargo test --test crash -- --nocapture` hits every point; the short run of CI hits each in one of the two modes at least.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: its panic is its answer, its output is read by people")]
 
@@ -14,11 +14,11 @@ fn survive(mode: Mode) {
     println!("{mode:?}: {outcome}");
     assert!(outcome.is_clean(), "{mode:?}: {outcome}");
     assert!(outcome.log.expected > kills * 20, "too little was written to mean anything: {outcome}");
-    assert!(outcome.hits.values().sum::<u64>() * 3 >= kills, "the points are not reached: {outcome}");
-    if kills >= 300 {
-        let never: Vec<_> = outcome.hits.iter().filter(|(_, hits)| **hits == 0).map(|(point, _)| point).collect();
-        assert!(never.is_empty(), "never hit: {never:?}");
-    }
+    let aimed = kills / 2;
+    assert!(outcome.hits.values().sum::<u64>() >= aimed, "less than half of the kills hit their point: {outcome}");
+    // Each point in turn: a short run has fewer kills than there are points.
+    let hit = outcome.hits.values().filter(|hits| **hits > 0).count();
+    assert_eq!(hit, outcome.hits.len().min(aimed as usize), "points with 0 hits: {outcome}");
 }
 
 #[test]

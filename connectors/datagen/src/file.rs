@@ -4,6 +4,7 @@
 //! where to go on, and a line that was torn is completed, since line `n` can be made again byte by byte.
 
 use crate::access_log::number;
+use aqueduct_core::failpoint::{self, bug};
 use aqueduct_core::{Error, Result};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -22,6 +23,10 @@ pub(crate) struct LogFile {
     keep: u32,
     file: File,
     bytes: u64,
+    /// Lines were written since the last fdatasync.
+    dirty: bool,
+    /// Names were created or renamed since the folder's last fsync.
+    renamed: bool,
     /// Appends line `n` without its end.
     line: Box<Line>,
 }
@@ -45,9 +50,7 @@ impl LogFile {
                 Error::retriable("datagen.file", message).because(why).fix("check the path, its permissions and the free space")
             }
         };
-        if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            fs::create_dir_all(folder).map_err(because("create the folder of"))?;
-        }
+        create_dirs(parent(&path)).map_err(because("create the folder of"))?;
         let mut file = OpenOptions::new().read(true).append(true).create(true).open(&path).map_err(because("open"))?;
         let (last, torn) = tail(&mut file, &path)?;
         let next = match last {
@@ -72,7 +75,21 @@ impl LogFile {
             }
         }
         let bytes = file.metadata().map_err(because("read"))?.len();
-        Ok((Self { path, max_bytes, keep, file, bytes, line: Box::new(line) }, next))
+        // What a killed worker left to the page cache counts as well.
+        let mut file = Self { path, max_bytes, keep, file, bytes, dirty: true, renamed: true, line: Box::new(line) };
+        file.sync()?;
+        Ok((file, next))
+    }
+
+    /// Makes all lines durable that were written so far, and the names of their files: an offset behind them may be stored then (invariant 1).
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.dirty) && !failpoint::planted(bug::SKIP_FILE_SYNC) {
+            self.file.sync_data().map_err(|why| self.error("make durable", why))?;
+        }
+        if std::mem::take(&mut self.renamed) {
+            sync_dir(parent(&self.path)).map_err(|why| self.error("make durable the folder of", why))?;
+        }
+        Ok(())
     }
 
     /// Appends up to `count` lines from `first` on, about `max_bytes` at most; returns how many. A call that fails may have written some of them.
@@ -103,11 +120,14 @@ impl LogFile {
     fn write(&mut self, lines: &[u8]) -> Result<()> {
         self.file.write_all(lines).map_err(|why| self.error("write to", why))?;
         self.bytes += lines.len() as u64;
+        self.dirty = true;
         Ok(())
     }
 
     /// A crash between two of these steps leaves a gap in the numbers of the old files, or no current file: both are in order.
     fn rotate(&mut self) -> Result<()> {
+        self.sync()?;
+        self.renamed = true;
         for old in (1..self.keep).rev() {
             match fs::rename(renamed(&self.path, old), renamed(&self.path, old + 1)) {
                 Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(self.error("rename an old file of", why)),
@@ -124,6 +144,26 @@ impl LogFile {
     fn error(&self, what: &str, why: io::Error) -> Error {
         let message = format!("cannot {what} {}", self.path.display());
         Error::retriable("datagen.file", message).because(why).fix("check the path, its permissions and the free space")
+    }
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn sync_dir(folder: &Path) -> io::Result<()> {
+    if failpoint::planted(bug::SKIP_DIR_SYNC) { Ok(()) } else { File::open(folder)?.sync_all() }
+}
+
+/// As `create_dir_all`, durably.
+fn create_dirs(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    create_dirs(parent(folder))?;
+    match fs::create_dir(folder) {
+        Err(why) if why.kind() != io::ErrorKind::AlreadyExists || !folder.is_dir() => Err(why),
+        _ => sync_dir(parent(folder)),
     }
 }
 

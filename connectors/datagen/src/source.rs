@@ -231,12 +231,20 @@ impl SourceTask for DatagenTask {
             Output::File(file) => {
                 let mut log =
                     file.take().ok_or_else(|| Error::retriable("datagen.aborted", "a write to the file was cut short"))?;
-                let (first, max_bytes) = (self.next, cx.max_bytes);
-                let (log, written) = blocking(move || log.append(first, due, max_bytes).map(|written| (log, written))).await?;
+                let (first, max_bytes, end) = (self.next, cx.max_bytes, self.end);
+                // The file is the checkpoint; the stored offset only has to be near.
+                let stale = self.offered.is_none_or(|at| at.elapsed() >= OFFER_EVERY);
+                let work = move || {
+                    let written = log.append(first, due, max_bytes)?;
+                    let stale = stale || first + written >= end;
+                    if stale {
+                        log.sync()?;
+                    }
+                    Ok((log, written, stale))
+                };
+                let (log, written, stale) = blocking(work).await?;
                 *file = Some(log);
                 self.next += written;
-                // The file is the checkpoint; the stored offset only has to be near.
-                let stale = self.offered.is_none_or(|at| at.elapsed() >= OFFER_EVERY) || self.next >= self.end;
                 if !stale {
                     return Ok(Polled::default());
                 }

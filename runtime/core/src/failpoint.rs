@@ -63,8 +63,14 @@ pub mod bug {
     pub const ACK_BEFORE_SYNC: &str = "ack_before_sync";
     /// The source offset is stored one commit before its records.
     pub const OFFSET_BEFORE_RECORD: &str = "offset_before_record";
+    /// A sink's positions are stored one commit before the dead letters of what they pass.
+    pub const POSITION_BEFORE_LETTER: &str = "position_before_letter";
     /// The directory is not fsynced after a file was created or renamed.
     pub const SKIP_DIR_SYNC: &str = "skip_dir_sync";
+    /// A connector does not fdatasync the file that it writes.
+    pub const SKIP_FILE_SYNC: &str = "skip_file_sync";
+    /// A file that rolls gets its name before its bytes are durable.
+    pub const RENAME_BEFORE_SYNC: &str = "rename_before_sync";
     /// Recovery keeps what lies behind the last commit.
     pub const TAIL_NOT_CUT: &str = "tail_not_cut";
     /// Recovery drops the last commit.
@@ -82,7 +88,10 @@ pub mod bug {
         ACK_BEFORE_WRITE,
         ACK_BEFORE_SYNC,
         OFFSET_BEFORE_RECORD,
+        POSITION_BEFORE_LETTER,
         SKIP_DIR_SYNC,
+        SKIP_FILE_SYNC,
+        RENAME_BEFORE_SYNC,
         TAIL_NOT_CUT,
         TAIL_LOST,
         SINK_COMMIT_BEFORE_PUT,

@@ -136,7 +136,10 @@ impl Append {
                 return Err(output::lost(&path, 0, committed));
             }
             disk::create_dirs(disk::parent(&path))?;
-            Disk::open(&path, compression, None)
+            let disk = Disk::open(&path, compression, None)?;
+            // Durable before a commit can name it; also after a commit of length 0, when no note is written.
+            disk::sync_dir(disk::parent(&path))?;
+            Ok(disk)
         })
         .await?;
         // Whoever held it may have written until now, so its length counts only from here on.

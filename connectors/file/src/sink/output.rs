@@ -274,9 +274,15 @@ impl Disk {
             Frame::Zstd(encoder) => encoder.finish().map_err(|error| fail(&self.path, error))?,
         };
         self.write_packed(&packed).map_err(|error| fail(&self.path, error))?;
-        failpoint::hit_io(point::FILE_SINK_SYNC).and_then(|()| self.file.sync_data()).map_err(|error| fail(&self.path, error))?;
+        let synced = failpoint::hit_io(point::FILE_SINK_SYNC).and_then(|()| self.sync_data());
+        synced.map_err(|error| fail(&self.path, error))?;
         self.still_ours()?;
         self.end()
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        let skipped = failpoint::planted(bug::SKIP_FILE_SYNC) || failpoint::planted(bug::RENAME_BEFORE_SYNC);
+        if skipped { Ok(()) } else { self.file.sync_data() }
     }
 
     /// A file that somebody truncates, appends to, moves or deletes under us would be found only after the next restart.

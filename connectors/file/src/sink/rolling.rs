@@ -4,7 +4,7 @@ use super::disk;
 use super::encode::{Encoder, refuse};
 use super::folder::{self, Done, Found, Kept, NOTE, Note, Part};
 use super::output::{Compression, Disk, End, Output, WRITE_BYTES};
-use aqueduct_core::failpoint::{self, point};
+use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::offset::is_valid_topic_name;
 use aqueduct_core::{Batch, Chunk, Error, LogPosition, Rejects, Result, TopicPartition};
 use futures_util::future::try_join_all;
@@ -280,6 +280,10 @@ impl Folder {
             failpoint::hit_io(point::FILE_SINK_ROLLED).map_err(|error| disk::error("finish", &part, error))?;
             disk::rename(&part, &dir.join(&name))?;
             failpoint::hit_io(point::FILE_SINK_RENAMED).map_err(|error| disk::error("finish", &part, error))?;
+            if failpoint::planted(bug::RENAME_BEFORE_SYNC) {
+                let synced = File::open(dir.join(&name)).and_then(|file| file.sync_data());
+                synced.map_err(|error| disk::error("make durable", &dir.join(&name), error))?;
+            }
             disk::sync_dir(&dir)?;
             drop(lock);
             Ok(note)
