@@ -5,6 +5,7 @@
 use aqueduct_core::{Error, PayloadRef, Record, SourceOffset, TaskId, TopicPartition};
 use aqueduct_log::disk::RealDisk;
 use aqueduct_log::embedded::Stepper;
+use aqueduct_log::embedded::verify::verify;
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, EncodedBatch, Log, LogWriter, TopicSpec};
 use futures_util::FutureExt;
 use std::os::unix::fs::FileExt;
@@ -163,9 +164,52 @@ fn batches(segment: &[u8]) -> Vec<usize> {
     starts
 }
 
-/// Every byte of every batch, flipped under an open log.
+/// What an operator reads who sets the position behind each damage, to the offset that the error names; and what was damaged.
+fn read_around(log: &EmbeddedLog, partition: i32, max_bytes: usize) -> (Vec<(i64, String)>, Vec<(i64, i64)>) {
+    let end = log.topic("t").now_or_never().unwrap().unwrap().unwrap().partitions[partition as usize].end;
+    let (mut next, mut found, mut damaged) = (0, Vec::new(), Vec::new());
+    while next < end {
+        match log.read_now(&tp(partition), next, max_bytes) {
+            Ok((batch, after)) => {
+                for record in batch.iter() {
+                    let PayloadRef::Bytes(value) = record.value() else { panic!("{record:?}") };
+                    let (offset, timestamp) = (record.origin().unwrap().1, record.timestamp());
+                    assert_eq!((record.key(), timestamp), (PayloadRef::Bytes(b"key"), Some(1000 + offset)), "{offset}");
+                    found.push((offset, String::from_utf8_lossy(value).into_owned()));
+                }
+                assert!(after > next, "nothing at {next}");
+                next = after;
+            }
+            Err(error) => {
+                assert_eq!((error.code(), error.is_retriable()), ("log.corrupt", false));
+                let place = format!("topic t, partition {partition}, offset {next}: ");
+                assert!(error.message().starts_with(&place), "{error} instead of {place}");
+                let until = error.message().rsplit_once("the next good offset is ").unwrap().1.parse().unwrap();
+                assert!(until > next && until <= end, "{error}");
+                damaged.push((next, until));
+                next = until;
+            }
+        }
+    }
+    (found, damaged)
+}
+
+/// As `aqueduct log verify` tells it.
+fn verified(dir: &Path) -> Vec<(i64, i64)> {
+    std::fs::write(dir.join("format"), "").unwrap();
+    let report = verify(dir, |_, _| {}).unwrap();
+    let mut damage: Vec<_> = report.damage.into_iter().filter(|damaged| damaged.partition == Some(0)).collect();
+    damage.sort_by_key(|damaged| damaged.offset);
+    damage.iter().map(|damaged| (damaged.offset.unwrap(), damaged.until.unwrap())).collect()
+}
+
+fn values(offsets: impl IntoIterator<Item = i64>) -> Vec<(i64, String)> {
+    offsets.into_iter().map(|offset| (offset, value(offset))).collect()
+}
+
+/// Every byte of every batch, flipped under an open log: exactly the batch that was hit is not served, and told.
 #[test]
-fn a_flipped_byte_of_a_segment_is_told_with_its_offset() {
+fn a_flipped_byte_of_a_segment_costs_its_batch_alone() {
     for compression in ["none", "lz4", "zstd"] {
         let dir = crashed(COMMITS, &[("compression.type", compression)]);
         let (log, _stepper) = open(dir.path()).unwrap();
@@ -175,23 +219,33 @@ fn a_flipped_byte_of_a_segment_is_told_with_its_offset() {
         assert_eq!(starts.len() as i64, COMMITS + 1);
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         for (at, byte) in bytes.iter().enumerate() {
-            let flipped = byte ^ (1 << (at % 8));
-            file.write_all_at(&[flipped], at as u64).unwrap();
             let index = starts.partition_point(|start| *start <= at) - 1;
-            let first = index as i64 * RECORDS;
-            let (read_up_to, error) = read(&log, 0);
-            // The leader epoch is a broker's: not covered by Kafka's CRC, and nothing of the record.
-            if !(12..16).contains(&(at - starts[index])) {
-                let error = error.unwrap_or_else(|| panic!("{compression}: the flipped byte {at} was not found"));
-                assert_eq!((error.code(), error.is_retriable(), read_up_to), ("log.corrupt", false, first), "{compression} {at}");
-                let place = format!("topic t, partition 0, offset {first}");
-                assert!(error.message().contains(&place), "{compression} {at}: {error}");
-                // What comes before can be read still, and so can the other partition.
-                assert_eq!(read(&log, 1).0, COMMITS * RECORDS);
+            // All bits of a header, one of each other byte.
+            let bits = if at - starts[index] < 61 { 0..8 } else { at % 8..at % 8 + 1 };
+            for bit in bits {
+                let case = format!("{compression}, byte {at} in batch {index} at {}, bit {bit}", starts[index]);
+                file.write_all_at(&[byte ^ (1 << bit)], at as u64).unwrap();
+                let hit = index as i64 * RECORDS..(index as i64 + 1) * RECORDS;
+                // The leader epoch is a broker's: not covered by Kafka's CRC, and nothing of the record.
+                let hit = if (12..16).contains(&(at - starts[index])) { 0..0 } else { hit };
+                let damaged: Vec<_> = (!hit.is_empty()).then_some((hit.start, hit.end)).into_iter().collect();
+                let expected = (values((0..COMMITS * RECORDS).filter(|offset| !hit.contains(offset))), damaged);
+                for max_bytes in [1, 1 << 20] {
+                    assert_eq!(read_around(&log, 0, max_bytes), expected, "{case}");
+                }
+                // Also when the damage was there first, and to who begins behind it.
+                let (reopened, _stepper) = open(dir.path()).unwrap();
+                for from in hit.end..COMMITS * RECORDS {
+                    let (batch, _) = reopened.read_now(&tp(0), from, 1).unwrap_or_else(|error| panic!("{case}: {error}"));
+                    assert_eq!(batch.iter().next().unwrap().origin().unwrap().1, from, "{case}");
+                }
+                assert_eq!(read_around(&reopened, 0, 1), expected, "{case}");
+                assert_eq!(verified(dir.path()), expected.1, "{case}");
             }
             file.write_all_at(&[*byte], at as u64).unwrap();
         }
-        assert!(matches!(read(&log, 0), (15, None)), "as before");
+        assert_eq!(read_around(&log, 0, 1), (values(0..COMMITS * RECORDS), vec![]), "as before");
+        assert_eq!(read(&log, 1).0, COMMITS * RECORDS);
     }
 }
 
@@ -201,8 +255,8 @@ fn damage_in_a_segment_does_not_keep_the_log_from_starting() {
     let crashed = crashed(COMMITS, &[]);
     let bytes = std::fs::read(find(crashed.path(), "topics/t-0", ".log")).unwrap();
     let second = batches(&bytes)[1];
-    // Offset, length, magic, CRC, attributes, count, a record. Behind a damaged header its segment cannot be read, behind damaged records it can.
-    for (at, goes_on) in [(7, false), (8, false), (11, false), (16, false), (17, true), (22, true), (64, true), (70, true)] {
+    // Offset, length, magic, CRC, attributes, count, a record.
+    for at in [7, 8, 11, 16, 17, 22, 64, 70] {
         let dir = copy(crashed.path());
         let mut bytes = bytes.clone();
         bytes[second + at] ^= 0x10;
@@ -219,11 +273,8 @@ fn damage_in_a_segment_does_not_keep_the_log_from_starting() {
             let end = COMMITS * RECORDS + start;
             assert_eq!(appended.ranges, [(tp(0), end, end + 1)]);
             for offset in RECORDS * 2..=end {
-                let read = log.read_now(&tp(0), offset, 1);
-                assert!(
-                    !goes_on || read.as_ref().is_ok_and(|(batch, _)| !batch.is_empty()),
-                    "byte {at}: {offset} behind the damage"
-                );
+                let (batch, _) = log.read_now(&tp(0), offset, 1).unwrap();
+                assert_eq!(batch.iter().next().unwrap().origin().unwrap().1, offset, "byte {at}");
             }
             assert_eq!(read(&log, 1).0, COMMITS * RECORDS);
         }

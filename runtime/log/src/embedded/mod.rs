@@ -25,6 +25,7 @@ mod plan;
 mod reader;
 mod recover;
 mod request;
+mod resync;
 mod retain;
 mod segment;
 mod shared;

@@ -1,8 +1,8 @@
 //! Segment files and their sparse indexes, named and laid out as Kafka's.
 
 use super::journal::read_file;
+use super::resync::{Found, Place, Slices, Walk};
 use crate::disk::{Disk, DiskFile, Open};
-use crate::record_batch::{HEADER_BYTES, Header};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -12,8 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 pub(crate) const TOPICS: &str = "topics";
 /// Kafka's `log.index.interval.bytes`.
 const INDEX_INTERVAL_BYTES: u64 = 4096;
-/// One read while headers are scanned.
-const SCAN_BYTES: usize = 1 << 20;
 
 pub(crate) fn partition_dir(topic: &str, partition: i32) -> String {
     format!("{TOPICS}/{topic}-{partition}")
@@ -43,6 +41,8 @@ pub(crate) struct Segment {
     /// Committed bytes. Nothing behind them is ever read.
     pub(crate) len: AtomicU64,
     pub(crate) max_timestamp: AtomicI64,
+    /// The committed bytes and the offset behind them, as of one moment.
+    end: Mutex<Place>,
     /// Compacted, and its file has not taken its place yet: see [`cleaned_path`].
     pub(crate) cleaned: AtomicBool,
     /// How far the index files go.
@@ -60,6 +60,7 @@ impl Segment {
             base,
             len: AtomicU64::new(len),
             max_timestamp: AtomicI64::new(max_timestamp),
+            end: Mutex::new(Place { position: len, offset: base }),
             cleaned: AtomicBool::new(false),
             indexed: AtomicU64::new(0),
             index: Mutex::new(None),
@@ -72,6 +73,29 @@ impl Segment {
 
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
+    }
+
+    /// After a commit, before anybody sees it.
+    pub(crate) fn publish(&self, len: u64, end: i64, max_timestamp: i64) {
+        *self.end.lock() = Place { position: len, offset: end };
+        self.max_timestamp.store(max_timestamp, Ordering::Relaxed);
+        self.len.store(len, Ordering::Release);
+    }
+
+    /// Where the batches go on behind the damaged one at `at`: at worst where the segment ends.
+    pub(crate) fn resync(&self, files: &Files, at: Place) -> io::Result<Place> {
+        let end = *self.end.lock();
+        if at.position >= end.position {
+            return Ok(end);
+        }
+        let resync = || {
+            let hints = self.with_index(files, |index| index.behind(at.position))?;
+            Walk::new(&*files.get(self)?, at, end, self.base, &hints).resync()
+        };
+        match resync() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(end),
+            other => other,
+        }
     }
 
     /// Where to look for `offset`: the position of a batch at or before it, and that batch's last offset (`None` at the segment's start).
@@ -89,14 +113,15 @@ impl Segment {
 
     fn with_index<T>(&self, files: &Files, ask: impl FnOnce(&SparseIndex) -> T) -> io::Result<T> {
         let mut slot = self.index.lock();
-        let len = self.len();
+        let end = *self.end.lock();
         let mut index = match slot.take() {
             Some(index) => index,
-            None => SparseIndex::load(&*files.disk, &self.dir, self.base, len),
+            // The files are those of the segment that it replaces.
+            None if self.cleaned.load(Ordering::Acquire) => SparseIndex::new(self.base),
+            None => SparseIndex::load(&*files.disk, &*files.get(self)?, &self.dir, self.base, end.position)?,
         };
-        let complete = index.scanned == len;
-        if !complete {
-            index.scan(&*files.get(self)?, self.base, len)?;
+        if index.at.position < end.position {
+            index.scan(&*files.get(self)?, self.base, end)?;
         }
         let answer = ask(&index);
         *slot = Some(index);
@@ -105,7 +130,9 @@ impl Segment {
 
     /// The index led astray: the next lookup makes a new one from the segment itself.
     pub(crate) fn distrust_index(&self) {
-        *self.index.lock() = Some(SparseIndex::new());
+        let mut slot = self.index.lock();
+        let hints = slot.take().map(SparseIndex::into_hints).unwrap_or_default();
+        *slot = Some(SparseIndex { hints, ..SparseIndex::new(self.base) });
     }
 
     /// Notes batches that were appended: position, bytes, last offset, latest timestamp of each. An index that is unknown, or that a reader holds,
@@ -114,7 +141,7 @@ impl Segment {
         let Some(mut slot) = self.index.try_lock() else { return };
         let Some(index) = slot.as_mut() else { return };
         for (position, bytes, last_offset, max_timestamp) in batches {
-            if index.scanned == position {
+            if index.at.position == position {
                 index.note(self.base, position, bytes, last_offset, max_timestamp);
             }
         }
@@ -123,7 +150,9 @@ impl Segment {
     /// Writes the index files, when the index is known and whole. They are hints: not synced, an error only costs a scan later.
     pub(crate) fn write_index(&self, disk: &dyn Disk) {
         let Some(slot) = self.index.try_lock() else { return };
-        let Some(index) = slot.as_ref().filter(|index| index.scanned == self.len() && !index.entries.is_empty()) else { return };
+        let Some(index) = slot.as_ref().filter(|index| index.at.position == self.len() && !index.entries.is_empty()) else {
+            return;
+        };
         let write = |suffix: &str, bytes: Vec<u8>| -> io::Result<()> {
             disk.open(&segment_file(&self.dir, self.base, suffix), Open::Create)?.write_all_at(&bytes, 0)
         };
@@ -132,26 +161,38 @@ impl Segment {
         if let Err(error) = write("index", offsets.collect()).and_then(|()| write("timeindex", times.collect())) {
             tracing::debug!(segment = self.path(), %error, "index not written");
         }
-        self.indexed.store(index.scanned, Ordering::Relaxed);
+        self.indexed.store(index.at.position, Ordering::Relaxed);
     }
 }
 
 /// Kafka's offset and time index of one segment.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct SparseIndex {
     /// The last offset of a batch (relative to the base) and the batch's position.
     pub(crate) entries: Vec<(i32, u32)>,
     /// The latest timestamp so far and the last offset (relative) of the batch that has it.
     pub(crate) times: Vec<(i64, i32)>,
     /// Everything before is indexed.
-    pub(crate) scanned: u64,
+    pub(crate) at: Place,
+    /// For the next scan: entries of an index that is not trusted any more, still the best guess where batches begin behind damage.
+    hints: Vec<(i32, u32)>,
     since_entry: u64,
     latest: (i64, i32),
 }
 
 impl SparseIndex {
-    pub(crate) fn new() -> Self {
-        Self { latest: (-1, 0), ..Self::default() }
+    pub(crate) fn new(base: i64) -> Self {
+        let (entries, times, hints) = (Vec::new(), Vec::new(), Vec::new());
+        Self { entries, times, at: Place { position: 0, offset: base }, hints, since_entry: 0, latest: (-1, 0) }
+    }
+
+    fn into_hints(self) -> Vec<(i32, u32)> {
+        if self.entries.is_empty() { self.hints } else { self.entries }
+    }
+
+    /// The entries from this position on.
+    fn behind(&self, position: u64) -> Vec<(i32, u32)> {
+        self.entries[self.entries.partition_point(|(_, at)| u64::from(*at) < position)..].to_vec()
     }
 
     /// Notes the next batch.
@@ -168,7 +209,7 @@ impl SparseIndex {
             self.since_entry = 0;
         }
         self.since_entry += bytes;
-        self.scanned = position + bytes;
+        self.at = Place { position: position + bytes, offset: last_offset + 1 };
     }
 
     fn floor(&self, base: i64, offset: i64) -> (u64, Option<i64>) {
@@ -180,24 +221,21 @@ impl SparseIndex {
     }
 
     /// From the files, as far as they make sense; [`SparseIndex::scan`] does the rest.
-    fn load(disk: &dyn Disk, dir: &str, base: i64, len: u64) -> Self {
-        let file = |suffix| read_file(disk, &segment_file(dir, base, suffix)).unwrap_or_default();
-        let (offsets, times) = (file("index"), file("timeindex"));
-        let int = |bytes: &[u8]| bytes.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-        let mut index = Self::new();
-        for entry in offsets.chunks_exact(8) {
-            let (relative, position) = (int(&entry[..4]) as i32, int(&entry[4..]) as u32);
-            let ascends = index.entries.last().is_none_or(|(r, p)| relative > *r && position > *p);
-            if relative < 0 || u64::from(position) >= len || !ascends {
-                break;
-            }
-            index.entries.push((relative, position));
-        }
+    fn load(disk: &dyn Disk, file: &dyn DiskFile, dir: &str, base: i64, len: u64) -> io::Result<Self> {
+        let mut index = Self::new(base);
+        index.entries = offset_entries(disk, dir, base, len);
         // The batch of the last entry is scanned again, and put in again.
-        if let Some((last, position)) = index.entries.pop() {
-            index.scanned = u64::from(position);
+        while let Some((last, position)) = index.entries.pop() {
+            let header = Slices::new(file, len).sound(u64::from(position), len)?;
+            let Some(header) = header.ok().filter(|header| header.last_offset() == base + i64::from(last)) else {
+                if index.hints.is_empty() {
+                    index.hints = offset_entries(disk, dir, base, len);
+                }
+                continue;
+            };
+            index.at = Place { position: u64::from(position), offset: header.base_offset };
             index.since_entry = INDEX_INTERVAL_BYTES + 1;
-            for entry in times.chunks_exact(12) {
+            for entry in read_file(disk, &segment_file(dir, base, "timeindex")).unwrap_or_default().chunks_exact(12) {
                 let (ts, relative) = (int(&entry[..8]) as i64, int(&entry[8..]) as i32);
                 if relative >= last || index.times.last().is_some_and(|(before, _)| ts <= *before) {
                     break;
@@ -205,35 +243,49 @@ impl SparseIndex {
                 index.times.push((ts, relative));
                 index.latest = (ts, relative);
             }
+            break;
         }
-        index
+        Ok(index)
     }
 
-    /// Reads headers up to `len`, or to the first that makes no sense: a read there will say what is wrong.
-    pub(crate) fn scan(&mut self, file: &dyn DiskFile, base: i64, len: u64) -> io::Result<()> {
-        let mut buffer = Vec::new();
-        let mut start = self.scanned;
-        while self.scanned < len {
-            let at = (self.scanned - start) as usize;
-            let header = buffer.get(at..).and_then(|bytes: &[u8]| Header::parse(bytes).transpose());
-            match header {
-                Some(Ok(header)) if self.scanned + header.bytes as u64 <= len => {
-                    self.note(base, self.scanned, header.bytes as u64, header.last_offset(), header.max_timestamp);
+    /// Goes through the batches up to `end`, and on behind damage: a read there will say what is wrong.
+    pub(crate) fn scan(&mut self, file: &dyn DiskFile, base: i64, end: Place) -> io::Result<()> {
+        let hints = std::mem::take(&mut self.hints);
+        let mut walk = Walk::new(file, self.at, end, base, &hints);
+        let mut next = walk.next();
+        while let Ok(Some((at, found))) = next {
+            match found {
+                Found::Batch(header) => {
+                    self.note(base, at.position, header.bytes as u64, header.last_offset(), header.max_timestamp);
                 }
-                Some(_) => break,
-                None => {
-                    start = self.scanned;
-                    buffer.clear();
-                    let want = SCAN_BYTES.min((len - start) as usize);
-                    file.read_at(start, want, &mut buffer)?;
-                    if buffer.len() < HEADER_BYTES {
-                        break;
-                    }
+                Found::Damaged { until, .. } => {
+                    self.at = until;
+                    // An entry as soon as there is a batch again: who reads on behind the damage does not meet it.
+                    self.since_entry = INDEX_INTERVAL_BYTES + 1;
                 }
             }
+            next = walk.next();
         }
-        Ok(())
+        next.map(drop)
     }
+}
+
+/// The entries of an offset index file, as far as they make sense.
+pub(crate) fn offset_entries(disk: &dyn Disk, dir: &str, base: i64, len: u64) -> Vec<(i32, u32)> {
+    let mut entries: Vec<(i32, u32)> = Vec::new();
+    for entry in read_file(disk, &segment_file(dir, base, "index")).unwrap_or_default().chunks_exact(8) {
+        let (relative, position) = (int(&entry[..4]) as i32, int(&entry[4..]) as u32);
+        let ascends = entries.last().is_none_or(|(r, p)| relative > *r && position > *p);
+        if relative < 0 || u64::from(position) >= len || !ascends {
+            break;
+        }
+        entries.push((relative, position));
+    }
+    entries
+}
+
+fn int(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
 /// Open segment files, at most so many: the least recently used is closed first.

@@ -3,7 +3,8 @@
 use super::EmbeddedOptions;
 use super::home;
 use super::recover::read_state;
-use super::segment::{cleaned_path, partition_dir, segment_file};
+use super::resync::{Found, Place, Walk};
+use super::segment::{cleaned_path, offset_entries, partition_dir, segment_file};
 use super::state::{PartitionState, State};
 use crate::disk::{Disk, DiskFile, Open, RealDisk};
 use crate::record_batch::{Compression, Damage, HEADER_BYTES, Header, decode_into};
@@ -37,7 +38,7 @@ pub struct Damaged {
     pub partition: Option<i32>,
     /// The first offset that is not there.
     pub offset: Option<i64>,
-    /// The first offset behind it that can be read again, when there is one in the same segment.
+    /// The first offset behind it that can be read again, or that follows the segment.
     pub until: Option<i64>,
     /// Below the data directory.
     pub file: String,
@@ -150,8 +151,10 @@ struct Check<'a> {
     disk: &'a RealDisk,
     tp: Arc<TopicPartition>,
     path: String,
+    /// Index entries: where batches are expected.
+    hints: Vec<(i32, u32)>,
+    base: i64,
     len: u64,
-    next: i64,
     end: i64,
     last: bool,
 }
@@ -165,19 +168,21 @@ impl<'a> Check<'a> {
             disk,
             tp: Arc::new(TopicPartition::new(topic, p)),
             path: if swap { cleaned } else { segment_file(&dir, segment.base, "log") },
+            hints: if swap { Vec::new() } else { offset_entries(disk, &dir, segment.base, segment.len) },
+            base: segment.base,
             len: segment.len,
-            next: segment.base,
             end: partition.segment_end(index),
             last: index + 1 == partition.segments.len(),
         }
     }
 
-    fn run(mut self, report: &mut Report) -> Result<()> {
+    fn run(self, report: &mut Report) -> Result<()> {
         report.segments += 1;
         let failed = |error: io::Error| super::journal::io_error(&self.path, "read", &error);
+        let start = Place { position: 0, offset: self.base };
         let file = match self.disk.open(&self.path, Open::Read) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                report.damage.push(self.damaged(0, None, "the file is missing"));
+                report.damage.push(self.damaged(start, self.end, "the file is missing"));
                 return Ok(());
             }
             other => other.map_err(failed)?,
@@ -186,46 +191,44 @@ impl<'a> Check<'a> {
         if self.last {
             report.uncommitted_bytes += found.saturating_sub(self.len);
         }
-        let mut batches = Batches { file, position: 0, len: self.len.min(found) };
-        while let Some(batch) = batches.next().map_err(failed)? {
-            let (header, bytes) = match batch {
-                Ok(batch) => batch,
-                Err(damage) => {
-                    report.damage.push(self.damaged(batches.position, None, &damage.to_string()));
-                    return Ok(());
+        let end = Place { position: self.len.min(found), offset: self.end };
+        let mut walk = Walk::new(&*file, start, end, self.base, &self.hints);
+        while let Some((at, found)) = walk.next().map_err(failed)? {
+            let header = match found {
+                Found::Batch(header) => header,
+                Found::Damaged { damage, until } => {
+                    report.damage.push(self.damaged(at, until.offset, &damage.to_string()));
+                    continue;
                 }
             };
-            let position = batches.position - header.bytes as u64;
-            if header.base_offset != self.next {
-                report.damage.push(self.damaged(position, None, "the batch has the wrong offset"));
-                return Ok(());
-            }
-            match decode_into(&bytes, 0, &self.tp, 0, &mut Batch::new()) {
+            let mut bytes = Vec::new();
+            file.read_at(at.position, header.bytes, &mut bytes).map_err(failed)?;
+            match decode_into(&bytes.into(), 0, &self.tp, 0, &mut Batch::new()) {
                 Ok(_) => {
                     report.batches += 1;
                     report.records += u64::from(header.records);
                     report.bytes += header.bytes as u64;
                 }
-                Err(damage) => report.damage.push(self.damaged(position, Some(header.next_offset()), &damage.to_string())),
+                Err(damage) => report.damage.push(self.damaged(at, header.next_offset(), &damage.to_string())),
             }
-            self.next = header.next_offset();
         }
-        if found < self.len {
-            report.damage.push(self.damaged(found, None, "the file is shorter than what was committed"));
-        } else if self.next != self.end {
-            report.damage.push(self.damaged(batches.position, None, "the segment ends before the next one begins"));
+        if walk.at.offset != self.end {
+            let short = found < self.len;
+            let what =
+                if short { "the file is shorter than what was committed" } else { "the segment ends before the next one begins" };
+            report.damage.push(self.damaged(walk.at, self.end, what));
         }
         Ok(())
     }
 
-    fn damaged(&self, position: u64, until: Option<i64>, what: &str) -> Damaged {
+    fn damaged(&self, at: Place, until: i64, what: &str) -> Damaged {
         Damaged {
             topic: Some(self.tp.topic.to_string()),
             partition: Some(self.tp.partition),
-            offset: Some(self.next),
-            until,
+            offset: Some(at.offset),
+            until: Some(until),
             file: self.path.clone(),
-            position,
+            position: at.position,
             what: what.to_owned(),
         }
     }

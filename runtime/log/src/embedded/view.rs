@@ -2,9 +2,10 @@
 
 use super::buffers;
 use super::journal::io_error;
+use super::resync::Place;
 use super::segment::{Files, Segment, partition_dir};
 use super::state::PartitionState;
-use crate::record_batch::{Damage, Header, decode_into};
+use crate::record_batch::{Damage, Header, decode_into, verify};
 use aqueduct_core::{Batch, Bytes, Error, Result, TopicPartition};
 use parking_lot::{Mutex, RwLock};
 use std::sync::atomic::Ordering;
@@ -42,6 +43,9 @@ struct Hint {
     key: u64,
     position: u64,
 }
+
+/// So often the index is asked: it, and the one that is made in its place.
+const LOOKUPS: usize = 2;
 
 /// What must be true of the next batch's header: Kafka's CRC does not cover the base offset.
 #[derive(Clone, Copy, PartialEq)]
@@ -90,7 +94,7 @@ impl PartitionView {
         let mut gone = Vec::new();
         let mut readable = self.readable.write();
         let mut old = std::mem::take(&mut readable.segments).into_iter().peekable();
-        for segment in &state.segments {
+        for (index, segment) in state.segments.iter().enumerate() {
             while let Some(before) = old.next_if(|old| old.base < segment.base) {
                 gone.push((before, false));
             }
@@ -103,8 +107,7 @@ impl PartitionView {
                 (None, Some(known)) => known,
                 (None, None) => Arc::new(Segment::new(&dir, segment.base, segment.len, segment.ts)),
             };
-            shown.len.store(segment.len, Ordering::Release);
-            shown.max_timestamp.store(segment.ts, Ordering::Relaxed);
+            shown.publish(segment.len, state.segment_end(index), segment.ts);
             readable.segments.push(shown);
         }
         gone.extend(old.map(|old| (old, false)));
@@ -165,29 +168,51 @@ impl PartitionView {
 
     fn find_timestamp(&self, files: &Files, segments: &[Arc<Segment>], start: i64, timestamp: i64) -> Result<Option<i64>> {
         for segment in segments.iter().filter(|segment| segment.max_timestamp.load(Ordering::Relaxed) >= timestamp) {
-            let (position, last) = segment.lookup_time(files, timestamp).map_err(|e| io_error(&segment.path(), "read", &e))?;
-            let expect = last.map_or(Expect::First(segment.base), Expect::Last);
-            let mut cursor = Cursor { segment, position, expect, from: start, skip_before: timestamp };
-            loop {
-                let mut out = Batch::new();
-                if let Err(error) = self.read_segment(files, &mut cursor, READ_MIN_BYTES, &mut out) {
-                    if !matches!(cursor.expect, Expect::Last(_)) {
-                        return Err(error);
+            let find = |astray| {
+                let found = if astray == LOOKUPS { Ok((0, None)) } else { segment.lookup_time(files, timestamp) };
+                let (position, last) = found.map_err(|error| io_error(&segment.path(), "read", &error))?;
+                let expect = last.map_or(Expect::First(segment.base), Expect::Last);
+                Ok(Cursor { segment, position, expect, from: start, skip_before: timestamp })
+            };
+            let found = self.guided(segment, find, |cursor| {
+                loop {
+                    let mut out = Batch::new();
+                    self.read_segment(files, cursor, READ_MIN_BYTES, &mut out)?;
+                    if out.is_empty() {
+                        return Ok(None);
                     }
-                    segment.distrust_index();
-                    cursor = Cursor { position: 0, expect: Expect::First(segment.base), ..cursor };
-                    continue;
+                    let found = out.iter().find(|record| record.timestamp().is_some_and(|ts| ts >= timestamp));
+                    if let Some((_, offset)) = found.and_then(|record| record.origin()) {
+                        return Ok(Some(offset));
+                    }
                 }
-                if out.is_empty() {
-                    break;
-                }
-                let found = out.iter().find(|record| record.timestamp().is_some_and(|ts| ts >= timestamp));
-                if let Some((_, offset)) = found.and_then(|record| record.origin()) {
-                    return Ok(Some(offset));
-                }
+            })?;
+            if found.is_some() {
+                return Ok(found);
             }
         }
         Ok(None)
+    }
+
+    /// Acts from where the index leads. It is only a hint: where it leads astray it is made anew, and then the segment's start is taken,
+    /// where damage is told for certain.
+    fn guided<'a, T>(
+        &self,
+        segment: &'a Segment,
+        find: impl Fn(usize) -> Result<Cursor<'a>>,
+        mut act: impl FnMut(&mut Cursor<'a>) -> Result<T>,
+    ) -> Result<T> {
+        let mut astray = 0;
+        loop {
+            let mut cursor = find(astray)?;
+            match act(&mut cursor) {
+                Err(_) if matches!(cursor.expect, Expect::Last(_)) && astray < LOOKUPS => {
+                    segment.distrust_index();
+                    astray += 1;
+                }
+                other => return other,
+            }
+        }
     }
 
     fn snapshot(&self) -> Result<(i64, i64, Vec<Arc<Segment>>)> {
@@ -217,17 +242,12 @@ impl PartitionView {
             if from >= end {
                 break;
             }
-            let mut cursor = self.locate(files, segment, from)?;
-            if let Err(error) = self.read_segment(files, &mut cursor, max_bytes, out) {
-                if !matches!(cursor.expect, Expect::Last(_)) {
-                    return Err(error);
-                }
-                // The index led astray. It is only a hint: go from the start, where damage is told for certain.
-                segment.distrust_index();
+            let find = |astray| self.locate(files, segment, from, astray == LOOKUPS);
+            let cursor = self.guided(segment, find, |cursor| {
                 *out = Batch::new();
-                cursor = Cursor { segment, position: 0, expect: Expect::First(segment.base), from, skip_before: i64::MIN };
-                self.read_segment(files, &mut cursor, max_bytes, out)?;
-            }
+                self.read_segment(files, cursor, max_bytes, out)?;
+                Ok(Cursor { ..*cursor })
+            })?;
             if let (false, Expect::First(offset)) = (out.is_empty(), cursor.expect) {
                 self.remember(from, Hint { offset, key: segment.key, position: cursor.position });
                 return Ok(offset);
@@ -236,12 +256,12 @@ impl PartitionView {
         Ok(from.max(end))
     }
 
-    fn locate<'a>(&self, files: &Files, segment: &'a Segment, from: i64) -> Result<Cursor<'a>> {
+    fn locate<'a>(&self, files: &Files, segment: &'a Segment, from: i64, no_index: bool) -> Result<Cursor<'a>> {
         let cursor = |position, expect| Cursor { segment, position, expect, from, skip_before: i64::MIN };
         if let Some(hint) = self.hints.lock().iter().find(|hint| hint.key == segment.key && hint.offset == from) {
             return Ok(cursor(hint.position, Expect::First(hint.offset)));
         }
-        if from <= segment.base {
+        if from <= segment.base || no_index {
             return Ok(cursor(0, Expect::First(segment.base)));
         }
         let (position, last) = segment.lookup(files, from).map_err(|error| io_error(&segment.path(), "read", &error))?;
@@ -270,13 +290,16 @@ impl PartitionView {
             let len = want.min((limit - cursor.position) as usize);
             let mut bytes = buffers::with_room(len);
             let file = files.get(segment);
-            file.and_then(|file| file.read_at(cursor.position, len, &mut bytes)).map_err(|error| match error.kind() {
-                std::io::ErrorKind::NotFound => self.corrupt(cursor, &"the file is missing"),
-                _ => io_error(&segment.path(), "read", &error),
-            })?;
+            if let Err(error) = file.and_then(|file| file.read_at(cursor.position, len, &mut bytes)) {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    return Err(io_error(&segment.path(), "read", &error));
+                }
+                self.pass(files, cursor, &"the file is missing")?;
+                continue;
+            }
             let short = bytes.len() < len;
             let buffer = buffers::share(bytes);
-            let mut at = 0;
+            let (mut at, mut damage) = (0, None);
             while out.is_empty() || out.bytes() < max_bytes {
                 match self.read_batch(cursor, &buffer, at, out) {
                     Ok(None) => break,
@@ -285,21 +308,28 @@ impl PartitionView {
                         cursor.position += header.bytes as u64;
                         cursor.expect = Expect::First(header.next_offset());
                     }
-                    // What is sound before the damage is handed out; the next read begins at it.
-                    Err(_) if !out.is_empty() => break,
-                    Err(damage) => return Err(self.corrupt(cursor, &damage)),
+                    Err(found) => {
+                        damage = Some(found);
+                        break;
+                    }
                 }
             }
-            if at == 0 && short {
-                return Err(self.corrupt(cursor, &"the file is shorter than what was committed"));
+            // What is sound before the damage is handed out; the next read begins at it.
+            if !out.is_empty() {
+                break;
             }
-            if at == 0 {
+            if let Some(damage) = damage {
+                self.pass(files, cursor, &damage)?;
+            } else if at == 0 && short {
+                self.pass(files, cursor, &"the file is shorter than what was committed")?;
+            } else if at == 0 {
                 let header = Header::parse(&buffer).ok().flatten();
-                let need = header.map_or(usize::MAX, |header| header.bytes);
-                if cursor.position.saturating_add(need as u64) > limit {
-                    return Err(self.corrupt(cursor, &Damage::Torn { have: (limit - cursor.position) as usize, need }));
+                want = header.map_or(usize::MAX, |header| header.bytes);
+                if cursor.position.saturating_add(want as u64) > limit {
+                    let torn = Damage::Torn { have: (limit - cursor.position) as usize, need: want };
+                    self.pass(files, cursor, &torn)?;
+                    want = READ_MIN_BYTES;
                 }
-                want = need;
             }
         }
         Ok(())
@@ -313,22 +343,37 @@ impl PartitionView {
         cursor.check(&header)?;
         if header.last_offset() >= cursor.from && header.max_timestamp >= cursor.skip_before {
             decode_into(buffer, at, &self.tp, cursor.from, out)?;
+        } else {
+            // Where the next one begins is known only if this one is sound.
+            verify(&buffer[at..])?;
         }
         Ok(Some(header))
     }
 
-    fn corrupt(&self, cursor: &Cursor<'_>, damage: &dyn std::fmt::Display) -> Error {
-        let TopicPartition { topic, partition } = &*self.tp;
-        let offset = match cursor.expect {
-            Expect::First(offset) => offset.max(cursor.from),
-            Expect::Last(_) => cursor.from,
-        };
+    /// Goes on behind damage, when what is damaged was not asked for.
+    fn pass(&self, files: &Files, cursor: &mut Cursor<'_>, damage: &dyn std::fmt::Display) -> Result<()> {
         let path = cursor.segment.path();
+        // Behind an index entry nothing is certain: see `guided`.
+        let (at, until) = match cursor.expect {
+            Expect::First(offset) => {
+                let at = Place { position: cursor.position, offset };
+                (at, cursor.segment.resync(files, at).map_err(|error| io_error(&path, "read", &error))?)
+            }
+            Expect::Last(_) => {
+                (Place { position: cursor.position, offset: cursor.from }, Place { position: 0, offset: i64::MAX })
+            }
+        };
+        if cursor.from >= until.offset {
+            (cursor.position, cursor.expect) = (until.position, Expect::First(until.offset));
+            return Ok(());
+        }
+        let (TopicPartition { topic, partition }, Place { position, offset }) = (&*self.tp, at);
+        let next = until.offset;
         let message = format!(
-            "topic {topic}, partition {partition}, offset {offset}: {damage} ({path} at byte {position})",
-            position = cursor.position
+            "topic {topic}, partition {partition}, offset {offset}: {damage} ({path} at byte {position}); the next good offset is {next}"
         );
-        Error::fatal("log.corrupt", message).fix("restore the file from a copy, or set the group's offset behind the damage")
+        Err(Error::fatal("log.corrupt", message)
+            .fix(format!("restore the file from a copy, or set the group's offset to {next}: what can be read goes on there")))
     }
 }
 
