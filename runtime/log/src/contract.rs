@@ -113,11 +113,13 @@ pub trait LogReader: Send {
     /// `log.not_assigned` (fatal).
     async fn seek(&mut self, partition: &TopicPartition, offset: i64) -> Result<()>;
 
-    /// Stores positions with their metadata, all or none, durable on return.
+    /// Stores positions with their metadata and appends `letters` (records for any topic, placed as by [`LogWriter::append`]; mostly none), all or
+    /// none, durable on return. Who is fenced writes neither (invariant 5). A commit that is dropped may still happen, as a whole.
     ///
     /// # Errors
-    /// `log.fenced` when another member took this name; `log.not_assigned`.
-    async fn commit(&mut self, positions: &[LogPosition]) -> Result<()>;
+    /// `log.fenced` when another member took this name; `log.not_assigned`; for the letters `log.unknown_topic`, `log.unknown_partition` and
+    /// `log.record_too_large` (fatal).
+    async fn commit(&mut self, positions: &[LogPosition], letters: EncodedBatch) -> Result<()>;
 
     /// For each assigned partition, how many records lie between what was handed out and the end of the log.
     fn lag(&self) -> Vec<(TopicPartition, i64)>;

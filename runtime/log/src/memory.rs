@@ -543,12 +543,17 @@ impl LogReader for MemoryReader {
         Ok(())
     }
 
-    async fn commit(&mut self, positions: &[LogPosition]) -> Result<()> {
+    async fn commit(&mut self, positions: &[LogPosition], letters: EncodedBatch) -> Result<()> {
         let mut state = self.shared.open()?;
         let owned = state.groups[&self.group].owned(&self.member, self.epoch)?.clone();
         for position in positions {
             let tp = position.topic_partition();
             owned.get(&tp).filter(|id| **id == position.topic_id).ok_or_else(|| not_assigned(&tp))?;
+        }
+        if !letters.batch().is_empty() {
+            state.check(letters.batch())?;
+            state.write("", letters.into_batch(), Vec::new())?;
+            self.shared.changed.notify_waiters();
         }
         for position in positions {
             // A deleted topic's positions went with it, also when the reader has not heard of it yet.

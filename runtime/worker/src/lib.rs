@@ -6,6 +6,7 @@ pub mod admin;
 mod clock;
 mod connector;
 pub mod folder;
+mod letters;
 pub mod lifecycle;
 mod metrics;
 pub mod policy;

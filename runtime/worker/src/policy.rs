@@ -104,7 +104,8 @@ impl Policy {
                 *payload = aqueduct_transforms::json::text(data).into();
             }
         }
-        Record { topic: queue.topic.clone(), partition: None, origin: None, ..letter }
+        // The origin is for errors about the letter; the log ignores it.
+        Record { topic: queue.topic.clone(), partition: None, ..letter }
     }
 }
 

@@ -1,12 +1,13 @@
 //! The sink loop: read → decode → transforms → put, then flush and commit. The next read runs while the sink puts.
 
+use crate::letters::Letters;
 use crate::policy::position_after;
 use crate::source::topic_vanished;
 use crate::stats::Call;
 use crate::task::TaskRun;
 use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::{Ack, Batch, Error, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
-use aqueduct_log::{Commit, EncodedBatch, Fetch, LogReader, LogWriter, TopicSpec};
+use aqueduct_log::{Fetch, LogReader, TopicSpec};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -25,10 +26,10 @@ struct SinkLoop {
     sink: Box<dyn SinkTask>,
     reader: Box<dyn LogReader>,
     assigned: BTreeMap<TopicPartition, Assigned>,
-    /// Opened when the first dead letter is written.
-    dead_letters: Option<Box<dyn LogWriter>>,
-    /// Dead letters in flight: durable before the positions move (invariant 2).
-    letters_in_flight: Vec<Commit>,
+    /// They go with the positions that pass their records (invariant 2). At most `aqueduct.buffer.bytes` (invariant 6), and what one batch adds.
+    letters: Letters,
+    /// The dead letter queue was there, or was created.
+    queue_exists: bool,
     /// Put, but not durable in the target.
     buffered: bool,
     records_uncommitted: u64,
@@ -57,12 +58,12 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
         }
     };
     let mut pump = SinkLoop {
+        letters: Letters::new(run.limits.buffer_bytes),
         run,
         sink,
         reader,
         assigned: BTreeMap::new(),
-        dead_letters: None,
-        letters_in_flight: Vec::new(),
+        queue_exists: false,
         buffered: false,
         records_uncommitted: 0,
         bytes_uncommitted: 0,
@@ -208,7 +209,10 @@ impl SinkLoop {
         stats.records_active.fetch_add(raw.len() as i64, Relaxed);
         stats.moved();
         let letters = self.run.policy.decide(rejects.take(), Some(&raw), &stats)?;
-        self.write_letters(letters).await?;
+        self.letters.add(letters);
+        if self.letters.is_full() {
+            self.commit().await?;
+        }
         Ok(ahead)
     }
 
@@ -221,43 +225,7 @@ impl SinkLoop {
         }
     }
 
-    async fn write_letters(&mut self, letters: Batch) -> Result<()> {
-        if letters.is_empty() {
-            return Ok(());
-        }
-        if self.dead_letters.is_none() {
-            if let Some(queue) = &self.run.policy.dead_letter_queue
-                && self.run.log.topic(&queue.topic).await?.is_none()
-            {
-                let spec = TopicSpec { replication_factor: queue.replication_factor, ..TopicSpec::default() };
-                match self.run.log.create_topic(&queue.topic, &spec).await {
-                    Err(error) if error.code() != "log.topic_exists" => return Err(error),
-                    _ => {}
-                }
-            }
-            self.dead_letters = Some(self.run.log.writer(&self.run.id).await?);
-        }
-        if let Some(writer) = &mut self.dead_letters {
-            let append = writer.append(EncodedBatch::new(letters)?, Vec::new());
-            let commit = self.run.stats.time(Call::Log, append).await.map_err(topic_vanished)?;
-            self.letters_in_flight.push(commit);
-        }
-        // A bound (invariant 6): a sink that refuses everything would otherwise pile up letters until the next flush.
-        const LETTERS_IN_FLIGHT_MAX: usize = 64;
-        if self.letters_in_flight.len() >= LETTERS_IN_FLIGHT_MAX {
-            self.settle_letters().await?;
-        }
-        Ok(())
-    }
-
-    async fn settle_letters(&mut self) -> Result<()> {
-        for letter in self.letters_in_flight.drain(..) {
-            self.run.stats.time(Call::Log, letter).await.map_err(topic_vanished)?;
-        }
-        Ok(())
-    }
-
-    /// Invariant 2: durable in the target, dead letters durable, and only then the positions.
+    /// Invariant 2: durable in the target, and only then the positions, together with the dead letters of what they pass.
     async fn commit(&mut self) -> Result<()> {
         if self.records_uncommitted == 0 {
             return Ok(());
@@ -269,7 +237,6 @@ impl SinkLoop {
             self.buffered = false;
         }
         failpoint::hit(point::SINK_FLUSHED);
-        self.settle_letters().await?;
         if let Err(error) = self.store_positions().await {
             stats.commit_failures.fetch_add(1, Relaxed);
             return Err(error);
@@ -292,7 +259,37 @@ impl SinkLoop {
             .iter()
             .map(|(partition, assigned)| position_after(&assigned.position, assigned.next, self.sink.metadata(partition)))
             .collect();
-        self.run.stats.time(Call::Log, self.reader.commit(&positions)).await
+        if !self.letters.is_empty() {
+            self.ensure_queue().await?;
+        }
+        loop {
+            let commit = self.reader.commit(&positions, self.letters.encoded()?);
+            match self.run.stats.time(Call::Log, commit).await {
+                Ok(()) => break,
+                // Nothing was stored: it is tried again with less.
+                Err(error) if error.code() == "log.record_too_large" => {
+                    if !self.letters.shrink() {
+                        return Err(self.letters.too_large(error));
+                    }
+                }
+                Err(error) => return Err(topic_vanished(error)),
+            }
+        }
+        self.letters.clear();
+        Ok(())
+    }
+
+    async fn ensure_queue(&mut self) -> Result<()> {
+        let Some(queue) = self.run.policy.dead_letter_queue.as_ref().filter(|_| !self.queue_exists) else { return Ok(()) };
+        if self.run.log.topic(&queue.topic).await?.is_none() {
+            let spec = TopicSpec { replication_factor: queue.replication_factor, ..TopicSpec::default() };
+            match self.run.log.create_topic(&queue.topic, &spec).await {
+                Err(error) if error.code() != "log.topic_exists" => return Err(error),
+                _ => {}
+            }
+        }
+        self.queue_exists = true;
+        Ok(())
     }
 
     fn publish_lag(&self) {

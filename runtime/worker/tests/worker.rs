@@ -242,6 +242,86 @@ async fn one_bad_record_goes_to_the_dead_letter_queue_and_the_rest_is_written() 
     assert_eq!(rig.worker.status("snk").unwrap().tasks[0].aqueduct.records_dead_lettered, 1);
 }
 
+const DEAD_LETTERS: [(&str, &str); 2] = [("errors.tolerance", "all"), ("errors.deadletterqueue.topic.name", "dlq")];
+
+/// Nothing is durable in the target yet when the task fails: the letter must not be either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_is_written_with_the_position_that_passes_it_and_not_before() {
+    let rig = Rig::new().await;
+    rig.sink.refuses.lock().unwrap().push("bad".into());
+    rig.sink.buffers.store(true, SeqCst);
+    rig.sink.fail_flushes.store(3, SeqCst);
+    rig.produce(&["a", "bad", "b"]).await;
+    rig.sink(&DEAD_LETTERS).await;
+    until("committed", async || rig.committed().await == 3).await;
+    assert_eq!(rig.sink.put.lock().unwrap().iter().filter(|value| *value == "a").count(), 4);
+    assert_eq!(rig.values("dlq").await, ["bad"]);
+}
+
+/// Invariant 6: a sink that refuses everything does not gather letters for a whole interval.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_dead_letters_are_committed_before_their_time() {
+    let rig = Rig::new().await;
+    rig.sink.refuses.lock().unwrap().push("bad".into());
+    let limits =
+        [("aqueduct.buffer.bytes", "4096"), ("aqueduct.batch.max.bytes", "1024"), ("offset.flush.interval.ms", "3600000")];
+    rig.produce(&["bad"; 300]).await;
+    rig.create("snk", &[&[("connector.class", "fake-sink"), ("topics", "t")], &DEAD_LETTERS[..], &limits[..]].concat()).await;
+    until("most of them", async || rig.values("dlq").await.len() > 150).await;
+    let (letters, committed) = (rig.values("dlq").await.len() as i64, rig.committed().await);
+    assert!(committed >= letters, "{letters} letters, position {committed}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_queue_that_was_deleted_is_there_again() {
+    let rig = Rig::new().await;
+    rig.sink.refuses.lock().unwrap().push("bad".into());
+    rig.produce(&["bad"]).await;
+    rig.sink(&DEAD_LETTERS).await;
+    until("the first", async || rig.committed().await == 1).await;
+    rig.log.delete_topic("dlq").await.unwrap();
+    rig.produce(&["bad", "a"]).await;
+    until("the second", async || rig.committed().await == 3).await;
+    assert_eq!(rig.values("dlq").await, ["bad"]);
+}
+
+async fn small_queue(rig: &Rig, name: &str) {
+    let configs = [("max.message.bytes".to_owned(), "300".to_owned())].into();
+    rig.log.create_topic(name, &TopicSpec { configs, ..TopicSpec::default() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_without_room_for_its_headers_goes_without() {
+    let rig = Rig::new().await;
+    rig.sink.refuses.lock().unwrap().push("bad".into());
+    small_queue(&rig, "dlq").await;
+    rig.produce(&["a", "bad", "b"]).await;
+    rig.sink(&[&DEAD_LETTERS[..], &[("errors.deadletterqueue.context.headers.enable", "true")]].concat()).await;
+    until("committed", async || rig.committed().await == 3).await;
+    let letters = rig.log.fetch(&TopicPartition::new("dlq", 0), 0, 1 << 20, Duration::ZERO).await.unwrap();
+    assert_eq!((letters.len(), letters.iter().next().unwrap().headers().len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_letter_that_is_too_large_is_named_and_goes_on_when_it_is_mended() {
+    let rig = Rig::new().await;
+    let large = "x".repeat(2000);
+    rig.sink.refuses.lock().unwrap().extend([large.clone(), "bad".into()]);
+    small_queue(&rig, "dlq").await;
+    rig.produce(&["a", "bad", &large, "b"]).await;
+    rig.sink(&DEAD_LETTERS).await;
+    rig.until_state("snk", State::Failed).await;
+    let trace = rig.worker.status("snk").unwrap().tasks[0].trace.clone().unwrap();
+    for part in ["worker.dead_letter_too_large", "t-0 offset 2", "topic dlq", "max.message.bytes"] {
+        assert!(trace.contains(part), "no {part} in {trace}");
+    }
+    assert_eq!((rig.committed().await.max(0), rig.values("dlq").await.len()), (0, 0));
+    let patch = [("errors.deadletterqueue.topic.name".to_owned(), Some("roomy".to_owned()))].into_iter().collect();
+    rig.worker.patch_config("snk", patch).await.unwrap();
+    until("committed", async || rig.committed().await == 4).await;
+    assert_eq!(rig.values("roomy").await, ["bad", &large]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_tolerance_a_bad_record_fails_the_task_and_no_position_passes_it() {
     let rig = Rig::new().await;

@@ -54,11 +54,11 @@ pub(super) async fn a_partition_moves_only_when_given_up(cx: &mut Cx) {
         offset: 1,
         metadata: Some("last".into()),
     };
-    a.reader.commit(std::slice::from_ref(&last)).await.unwrap();
+    a.reader.commit(std::slice::from_ref(&last), EncodedBatch::default()).await.unwrap();
     let (given_up, taken) = tokio::join!(a.step(SOON), b.step(SOON));
     assert_eq!((given_up.unwrap(), taken.unwrap()), ("records", "assigned"));
     assert_eq!(b.assigned.values().collect::<Vec<_>>(), [&last]);
-    assert_eq!(code(a.reader.commit(&[last]).await), "log.not_assigned");
+    assert_eq!(code(a.reader.commit(&[last], EncodedBatch::default()).await), "log.not_assigned");
     settle(&mut [&mut a, &mut b]).await;
     assert_eq!((a.read.len(), b.read.len()), (1, 0));
 }
@@ -180,7 +180,7 @@ pub(super) async fn altered_only_without_members(cx: &mut Cx) {
         .values()
         .map(|position| LogPosition { offset: 1, metadata: Some("m".into()), ..position.clone() })
         .collect();
-    member.reader.commit(&positions).await.unwrap();
+    member.reader.commit(&positions, EncodedBatch::default()).await.unwrap();
     let error = cx.log.alter_group(&group, &[(tp(0), Some(0))]).await.unwrap_err();
     assert_eq!((error.code(), error.is_retriable()), ("log.group_active", false));
     member.reader.close().await.unwrap();

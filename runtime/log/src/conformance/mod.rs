@@ -6,6 +6,7 @@
 mod appends;
 mod fetches;
 mod groups;
+mod letters;
 mod readers;
 mod stores;
 mod topics;
@@ -60,6 +61,9 @@ const CASES: &[Case] = cases! {
     groups: members_share_evenly, a_partition_moves_only_when_given_up, who_leaves_gives_all, the_same_member_fences,
         a_regex_finds_later_topics, a_deleted_topic_is_revoked, groups_are_independent, altered_only_without_members,
         never_committed_has_none, a_dropped_reader_leaves;
+    letters: positions_and_letters_together, for_many_partitions, without_positions, a_fenced_member_writes_neither,
+        what_is_not_assigned_keeps_neither, unknown_topic_keeps_neither, unknown_partition_keeps_neither, too_large_keeps_neither,
+        a_deleted_topic_keeps_its_letters, read_as_soon_as_committed;
     stores: saved_and_removed, offsets_are_altered, stats_count, closed_is_closed;
 };
 
@@ -226,7 +230,7 @@ impl Member {
     async fn commit(&mut self) -> Result<()> {
         let at = |(tp, position): (&TopicPartition, &LogPosition)| LogPosition { offset: self.next[tp], ..position.clone() };
         let positions: Vec<_> = self.assigned.iter().map(at).collect();
-        self.reader.commit(&positions).await
+        self.reader.commit(&positions, EncodedBatch::default()).await
     }
 
     async fn until(&mut self, what: &str, mut condition: impl FnMut(&Self) -> bool) {

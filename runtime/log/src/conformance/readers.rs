@@ -24,7 +24,7 @@ pub(super) async fn positions_and_metadata_are_kept(cx: &mut Cx) {
     let assigned = member.assigned.values().next().unwrap().clone();
     let metadata = format!("length=12 {}", "é".repeat(1000));
     let position = LogPosition { offset: 2, metadata: Some(metadata.as_str().into()), ..assigned };
-    member.reader.commit(std::slice::from_ref(&position)).await.unwrap();
+    member.reader.commit(std::slice::from_ref(&position), EncodedBatch::default()).await.unwrap();
     assert_eq!(cx.log.group_positions(&cx.unique("g")).await.unwrap(), std::slice::from_ref(&position));
     drop(member);
     cx.reopen().await;
@@ -34,7 +34,7 @@ pub(super) async fn positions_and_metadata_are_kept(cx: &mut Cx) {
     assert_eq!(member.values(), ["c"]);
     assert_eq!(member.assigned.values().next(), Some(&position));
     let without = LogPosition { offset: 3, metadata: None, ..position };
-    member.reader.commit(std::slice::from_ref(&without)).await.unwrap();
+    member.reader.commit(std::slice::from_ref(&without), EncodedBatch::default()).await.unwrap();
     assert_eq!(cx.log.group_positions(&cx.unique("g")).await.unwrap(), [without]);
 }
 
@@ -134,7 +134,7 @@ pub(super) async fn only_what_is_assigned(cx: &mut Cx) {
     assert_eq!((error.code(), error.is_retriable()), ("log.not_assigned", false));
     // All or none.
     let both = [LogPosition { offset: 5, ..mine }, foreign];
-    assert_eq!(code(member.reader.commit(&both).await), "log.not_assigned");
+    assert_eq!(code(member.reader.commit(&both, EncodedBatch::default()).await), "log.not_assigned");
     assert_eq!(cx.log.group_positions(&cx.unique("g")).await.unwrap(), []);
 }
 

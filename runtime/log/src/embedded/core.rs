@@ -81,10 +81,15 @@ impl Core {
 
     fn commit(&mut self, round: &mut Round) -> Result<()> {
         let mut changes = round.all_changes();
-        if self.bug(bug::OFFSET_BEFORE_RECORD) {
-            let (offsets, others) = changes.into_iter().partition(|change| matches!(change, Change::Offset { .. }));
-            changes = others;
-            let target = self.write_frame(offsets)?;
+        let too_early = |change: &Change| match change {
+            Change::Offset { .. } => self.bug(bug::OFFSET_BEFORE_RECORD),
+            Change::Position { .. } => self.bug(bug::POSITION_BEFORE_LETTER),
+            _ => false,
+        };
+        let (early, others) = changes.into_iter().partition::<Vec<_>, _>(too_early);
+        changes = others;
+        if !early.is_empty() {
+            let target = self.write_frame(early)?;
             self.sync(&[target])?;
             self.shared.state.write().commit += 1;
         }

@@ -265,7 +265,7 @@ impl Log for EmbeddedLog {
             at: offset.map(|o| Position { o, m: None }),
         };
         let (group, positions) = (group.into(), positions.iter().map(position).collect());
-        self.queue.ask(|reply| Ask::Positions { group, member: None, positions, reply }).await
+        self.queue.ask(|reply| Ask::Positions { group, member: None, positions, letters: Vec::new(), reply }).await
     }
 
     async fn load(&self, store: Store) -> Result<BTreeMap<String, Vec<u8>>> {

@@ -118,7 +118,9 @@ impl<'a> Planner<'a> {
                 self.offsets(&connector, offsets);
                 (reply, Ok(()))
             }
-            Ask::Positions { group, member, positions, reply } => (reply, self.positions(&group, member, positions)),
+            Ask::Positions { group, member, positions, letters, reply } => {
+                (reply, self.positions(&group, member, positions, letters))
+            }
             Ask::Entries { store, entries, reply } => {
                 let entries = entries.into_iter().map(|(k, v)| Change::Entry { s: store, k, v: v.map(Blob) });
                 self.round.changes.extend(entries);
@@ -148,14 +150,8 @@ impl<'a> Planner<'a> {
         if let Some(error) = &refused {
             link.poison(error);
         } else {
-            for part in parts {
-                appended.bytes += part.bytes.len();
-                let (first, next) = self.place(part);
-                self.round.records += (next.1 - first) as u64;
-                appended.ranges.push((next.0, first, next.1));
-            }
+            appended = self.place_all(parts);
             self.offsets(&link.task.connector, resume);
-            self.round.appends += 1;
         }
         let resolve: Resolve = Box::new(move |result| {
             if let Err(error) = &result {
@@ -171,12 +167,29 @@ impl<'a> Planner<'a> {
             return Err(fenced(&link.key));
         }
         link.check()?;
+        self.all_there(parts)
+    }
+
+    /// The topics may have been deleted since the records were encoded for them.
+    fn all_there(&self, parts: &[Part]) -> Result<()> {
         let gone = |part: &&Part| !self.state.topics.contains_key(&part.topic.id) || self.deleted.contains(&part.topic.id);
         parts.iter().find(gone).map_or(Ok(()), |part| Err(unknown_topic(&part.topic.name)))
     }
 
     fn epoch(&self, task: &str) -> u64 {
         self.epochs.get(task).or_else(|| self.state.epochs.get(task)).copied().unwrap_or(0)
+    }
+
+    fn place_all(&mut self, parts: Vec<Part>) -> Appended {
+        let mut appended = Appended::default();
+        for part in parts {
+            appended.bytes += part.bytes.len();
+            let (first, next) = self.place(part);
+            self.round.records += (next.1 - first) as u64;
+            appended.ranges.push((next.0, first, next.1));
+        }
+        self.round.appends += 1;
+        appended
     }
 
     /// Stamps the offsets. First offset, and partition with next offset.
@@ -262,8 +275,16 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    fn positions(&mut self, group: &Arc<str>, member: Option<(Arc<str>, u64)>, positions: Vec<NewPosition>) -> Result<()> {
-        let groups = self.shared.groups.lock();
+    /// Invariants 2 and 5: the letters are in the round that moves the positions, or neither is.
+    fn positions(
+        &mut self,
+        group: &Arc<str>,
+        member: Option<(Arc<str>, u64)>,
+        positions: Vec<NewPosition>,
+        letters: Vec<Part>,
+    ) -> Result<()> {
+        let shared = self.shared;
+        let groups = shared.groups.lock();
         let owned = match &member {
             Some((member, epoch)) => Some(groups.owned(group, member, *epoch)?),
             None if groups.is_active(group) => {
@@ -291,7 +312,12 @@ impl<'a> Planner<'a> {
             }
             changes.push(Change::Position { g: group.clone(), t: id, p: tp.partition, at });
         }
+        drop(groups);
+        self.all_there(&letters)?;
         self.round.changes.extend(changes);
+        if !letters.is_empty() {
+            self.place_all(letters);
+        }
         Ok(())
     }
 

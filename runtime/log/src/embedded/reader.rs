@@ -1,17 +1,18 @@
 //! One member of a consumer group.
 
+use super::encode::{self, Part};
 use super::groups::Groups;
 use super::request::{Ask, NewPosition, Queue};
 use super::shared::{Shared, closed};
 use super::state::Position;
 use super::view::PartitionView;
-use crate::contract::{Fetch, LogReader};
+use crate::contract::{EncodedBatch, Fetch, LogReader};
 use crate::group::Event;
 use aqueduct_core::{Batch, Error, LogPosition, Result, TopicPartition, Topics};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
@@ -32,6 +33,8 @@ pub(crate) struct EmbeddedReader {
     reading: Vec<Reading>,
     /// Which is asked first, so that none starves.
     turn: usize,
+    /// Where the next keyless letters go.
+    letters_turn: usize,
 }
 
 #[derive(Clone)]
@@ -45,7 +48,8 @@ impl EmbeddedReader {
         shared.open()?;
         let (group, member, waker): (Arc<str>, Arc<str>, _) = (group.into(), member.into(), Arc::new(Notify::new()));
         let epoch = shared.groups.lock().join(&group, &member, topics, &shared.catalogue.read(), waker.clone())?;
-        Ok(Self { shared, queue, group, member, epoch, waker, seen: None, given: Vec::new(), reading: Vec::new(), turn: 0 })
+        let (given, reading) = (Vec::new(), Vec::new());
+        Ok(Self { shared, queue, group, member, epoch, waker, seen: None, given, reading, turn: 0, letters_turn: 0 })
     }
 
     /// Asks the group first.
@@ -130,6 +134,13 @@ impl EmbeddedReader {
         Ok((!batch.is_empty()).then_some(batch))
     }
 
+    fn encode(&mut self, letters: &EncodedBatch) -> Result<Vec<Part>> {
+        let shared = &self.shared;
+        let topic = |name: &str| shared.catalogue.read().by_name(name).cloned();
+        self.letters_turn = self.letters_turn.wrapping_add(1);
+        encode::parts(letters, topic, self.letters_turn, shared.now_ms(), || shared.buffer())
+    }
+
     fn leave(&mut self) {
         for reading in self.reading.drain(..) {
             reading.view.forget_waiter(&self.waker);
@@ -191,7 +202,8 @@ impl LogReader for EmbeddedReader {
         Ok(())
     }
 
-    async fn commit(&mut self, positions: &[LogPosition]) -> Result<()> {
+    async fn commit(&mut self, positions: &[LogPosition], letters: EncodedBatch) -> Result<()> {
+        self.shared.open()?;
         let too_long =
             |position: &&LogPosition| position.metadata.as_ref().is_some_and(|metadata| metadata.len() > METADATA_MAX_BYTES);
         if let Some(position) = positions.iter().find(too_long) {
@@ -205,7 +217,13 @@ impl LogReader for EmbeddedReader {
         };
         let positions = positions.iter().map(position).collect();
         let (group, member) = (self.group.clone(), Some((self.member.clone(), self.epoch)));
-        self.queue.ask(|reply| Ask::Positions { group, member, positions, reply }).await
+        // Before anything waits or is encoded; the planner asks again, when it counts.
+        self.shared.groups.lock().owned(&self.group, &self.member, self.epoch)?;
+        let room = self.queue.room(letters.batch().bytes()).await?;
+        let letters = self.encode(&letters)?;
+        let (reply, answer) = oneshot::channel();
+        self.queue.push(Ask::Positions { group, member, positions, letters, reply }, room)?;
+        answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
     fn lag(&self) -> Vec<(TopicPartition, i64)> {

@@ -53,6 +53,8 @@ pub(crate) enum Ask {
         group: Arc<str>,
         member: Option<(Arc<str>, u64)>,
         positions: Vec<NewPosition>,
+        /// Dead letters of the records that the positions pass.
+        letters: Vec<Part>,
         reply: Reply<()>,
     },
     Entries {
@@ -193,7 +195,8 @@ impl Queue {
         let (mut bytes, mut parts) = (0, 0);
         let mut taken = Vec::new();
         while let Some(next) = inner.requests.front() {
-            parts += if let Ask::Append { parts, .. } = &next.ask { parts.len() } else { 0 };
+            parts +=
+                if let Ask::Append { parts, .. } | Ask::Positions { letters: parts, .. } = &next.ask { parts.len() } else { 0 };
             bytes += next.room.as_ref().map_or(0, |room| room.num_permits() as u64);
             if (bytes > ROUND_MAX_BYTES || parts > ROUND_MAX_PARTS) && !taken.is_empty() {
                 break;

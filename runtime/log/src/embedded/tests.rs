@@ -174,11 +174,11 @@ async fn a_group_reads_on_where_it_was_and_is_woken() {
     let mut position = assigned[0].clone();
     position.offset = 3;
     position.metadata = Some("m".into());
-    reader.commit(&[position.clone()]).await.unwrap();
+    reader.commit(&[position.clone()], EncodedBatch::default()).await.unwrap();
     let mut successor = log.reader("g", "m", &Topics::Names(vec!["t".into()])).await.unwrap();
     let Fetch::Assigned(assigned) = successor.next(1000, SOON).await.unwrap() else { panic!() };
     assert_eq!(assigned, [position.clone()]);
-    assert_eq!(reader.commit(&[position]).await.unwrap_err().code(), "log.fenced");
+    assert_eq!(reader.commit(&[position], EncodedBatch::default()).await.unwrap_err().code(), "log.fenced");
     assert_eq!(successor.lag(), [(tp("t", 0), 2)]);
     let Fetch::Records(records) = successor.next(1000, SOON).await.unwrap() else { panic!() };
     assert_eq!(values(&records), ["3", "4"]);
