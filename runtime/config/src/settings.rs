@@ -1,9 +1,11 @@
 //! What every connector has beside its plugin's options. Names and defaults are Kafka Connect's; what is ours begins with `aqueduct.`.
 
 mod common;
+mod overrides;
 mod topic_creation;
 
 pub use common::{ExactlyOnce, TransactionBoundary};
+pub use overrides::{ClientOverrides, OverridePolicy};
 pub use topic_creation::{TopicCreation, TopicGroup, TopicSettings, is_topic_config};
 
 use crate::list::split_list;
@@ -34,6 +36,8 @@ pub struct ConnectorSettings {
     pub errors: Errors,
     pub restart: Restart,
     pub limits: Limits,
+    /// Only Kafka heeds them.
+    pub clients: ClientOverrides,
     pub role: Role,
 }
 
@@ -47,6 +51,12 @@ pub enum Role {
 pub struct SourceSettings {
     pub exactly_once: ExactlyOnce,
     pub topic_creation: TopicCreation,
+    /// Where a transaction ends. Only Kafka heeds it; the embedded log commits each batch.
+    pub transaction_boundary: TransactionBoundary,
+    /// With the boundary `interval`; `offset.flush.interval.ms` if not set.
+    pub transaction_interval: Option<Duration>,
+    /// `offsets.storage.topic`: only Kafka heeds it. The worker's if not set.
+    pub offsets_topic: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -123,6 +133,8 @@ pub struct ConnectorDefaults {
     pub topic: Options,
     /// `topic.creation.enable`
     pub topic_creation: bool,
+    /// Kafka is the log: what connectors may override of its clients.
+    pub kafka: Option<OverridePolicy>,
 }
 
 /// Bytes as they are, structured values as JSON.
@@ -139,6 +151,7 @@ impl Default for ConnectorDefaults {
             flush_interval: Duration::from_secs(1),
             topic: Options::new(),
             topic_creation: true,
+            kafka: None,
         }
     }
 }
@@ -170,6 +183,8 @@ impl ConnectorSettings {
         if let Some(common) = &common {
             issues.extend(common.issues());
         }
+        let clients = ClientOverrides::of(options);
+        issues.extend(clients.issues(defaults.kafka.as_ref()));
         let transforms = named_parts("transforms", options);
         let predicates = named_parts("predicates", options);
         let role = match kind {
@@ -179,7 +194,7 @@ impl ConnectorSettings {
         let role = role.map_err(|more| issues.extend(more)).ok();
         let settings = match (common, role) {
             (Some(common), Some(role)) if !issues.iter().any(Issue::is_error) => {
-                Some(common.settings(options, defaults, transforms, predicates, role))
+                Some(common.settings(options, defaults, transforms, predicates, clients, role))
             }
             _ => None,
         };
@@ -194,6 +209,7 @@ impl CommonOptions {
         defaults: &ConnectorDefaults,
         transforms: Vec<NamedPart>,
         predicates: Vec<NamedPart>,
+        clients: ClientOverrides,
         role: Role,
     ) -> ConnectorSettings {
         let converter = |class: Option<String>, prefix: &str, default: &ConverterSettings| match class {
@@ -236,6 +252,7 @@ impl CommonOptions {
             tasks_max_enforce: self.tasks_max_enforce,
             transforms,
             predicates,
+            clients,
             role,
         }
     }
@@ -267,14 +284,6 @@ impl CommonOptions {
                 }
             }
             _ => {}
-        }
-        for (family, options) in
-            [("producer.override.", &self.producer), ("consumer.override.", &self.consumer), ("admin.override.", &self.admin)]
-        {
-            for key in options.keys() {
-                let message = "has no effect with the embedded log, which has no Kafka clients";
-                issues.push(Issue::warning(format!("{family}{key}"), "config.no_effect", message).fix("remove the line"));
-            }
         }
         issues
     }
@@ -326,7 +335,17 @@ fn source_role(options: &Options, defaults: &ConnectorDefaults) -> Result<Role, 
     let topic_creation = TopicCreation::parse(options, defaults).map_err(|more| issues.extend(more)).ok();
     match (source, topic_creation) {
         (Some(source), Some(topic_creation)) => {
-            Ok(Role::Source(SourceSettings { exactly_once: source.exactly_once, topic_creation }))
+            let offsets_topic = source.offsets_topic.filter(|topic| !topic.is_empty());
+            if let Some(issue) = offsets_topic.as_deref().and_then(|topic| bad_topic("offsets.storage.topic", topic)) {
+                return Err(vec![issue]);
+            }
+            Ok(Role::Source(SourceSettings {
+                exactly_once: source.exactly_once,
+                topic_creation,
+                transaction_boundary: source.transaction_boundary,
+                transaction_interval: source.transaction_interval.map(Into::into),
+                offsets_topic,
+            }))
         }
         _ => {
             // The kinds of the two plain ones are known twice.

@@ -1,5 +1,6 @@
 //! worker.yaml, `AQUEDUCT_…` and `--set`, typed, with every issue at once. Names are Kafka Connect's where it has them.
 
+mod kafka;
 mod options;
 mod providers;
 
@@ -8,9 +9,11 @@ use crate::flatten::{Flat, flatten};
 use crate::nearest::nearest;
 use crate::options::parse;
 use crate::providers::Providers;
-use crate::settings::{ConnectorDefaults, ConverterSettings, TopicSettings, below, is_topic_config};
+use crate::settings::{ConnectorDefaults, ConverterSettings, OverridePolicy, TopicSettings, below, is_topic_config};
 use crate::shape::specs;
 use aqueduct_core::{Issue, OptionSpec};
+use kafka::KafkaOptions;
+pub use kafka::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use options::WorkerOptions;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -26,6 +29,8 @@ pub struct WorkerConfig {
     /// A connector whose file is gone is deleted.
     pub connectors_dir_prune: bool,
     pub group_id: String,
+    /// `bootstrap.servers`: Apache Kafka is the log, else the embedded one in `data_dir`.
+    pub kafka: Option<KafkaSettings>,
     pub shutdown_timeout: Duration,
     pub topic_tracking: bool,
     pub topic_tracking_reset: bool,
@@ -41,34 +46,27 @@ pub struct WorkerConfig {
 
 /// Every option of worker.yaml, in the order of the reference.
 pub fn options() -> Vec<OptionSpec> {
-    specs::<WorkerOptions>()
+    let mut options = specs::<WorkerOptions>();
+    options.extend(specs::<KafkaOptions>());
+    options
 }
 
 const ENV_PREFIX: &str = "AQUEDUCT_";
 
-/// Kafka Connect's, for a cluster on Kafka or for the JVM: taken, and without effect here.
-const NO_EFFECT: [&str; 21] = [
-    "admin.",
-    "client.id",
-    "config.storage.",
+/// Kafka Connect's, for a group of workers or for the JVM: taken, and without effect here.
+const NO_EFFECT: [&str; 12] = [
     "connect.protocol",
-    "connector.client.config.override.policy",
-    "consumer.",
-    "exactly.once.source.support",
     "heartbeat.interval.ms",
     "inter.worker.",
     "internal.",
     "metric.reporters",
     "metrics.",
     "offset.flush.timeout.ms",
-    "offset.storage.",
     "plugin.discovery",
-    "producer.",
     "rebalance.timeout.ms",
     "rest.extension.classes",
     "scheduled.rebalance.max.delay.ms",
     "session.timeout.ms",
-    "status.storage.",
 ];
 
 /// Broker options that say what a topic without options of its own is like.
@@ -175,49 +173,81 @@ impl Sources {
         let parsed = parse::<WorkerOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
         let (providers, issues) = providers::read(&resolved.options);
         self.issues.extend(issues);
+        let is_kafka = resolved.options.contains_key("bootstrap.servers");
         let mut topic = crate::Flat::from(&below(&resolved.options, "topic.creation.default.")).to_options();
         for (broker, name) in TOPIC_DEFAULTS {
             if let Some(value) = resolved.options.get(broker) {
                 let mut issues = Vec::new();
-                TopicSettings::default().read(&[(name.to_owned(), value.clone())].into(), "", &mut issues);
+                TopicSettings::default().read(&[(name.to_owned(), value.clone())].into(), "", false, &mut issues);
                 self.issues.extend(issues.into_iter().map(|issue| Issue { path: broker.to_owned(), ..issue }));
-                topic.entry(name.to_owned()).or_insert_with(|| value.clone());
+                if !is_kafka {
+                    topic.entry(name.to_owned()).or_insert_with(|| value.clone());
+                }
             }
         }
         TopicSettings::default().read(
             &below(&resolved.options, "topic.creation.default."),
             "topic.creation.default.",
+            is_kafka,
             &mut self.issues,
         );
+        let mut kafka = None;
         if let Some(parsed) = &parsed {
             self.issues.extend(listener_issues(&parsed.listeners));
-            self.issues.extend(log_issues(parsed));
+            kafka = self.kafka(parsed, &resolved.options);
         }
         self.issues.retain(|issue| !unresolved.iter().any(|broken| broken.path == issue.path));
         self.issues.extend(unresolved);
         let issues = self.placed();
         match parsed {
-            Some(parsed) if !issues.iter().any(Issue::is_error) => Ok(parsed.config(&resolved.options, topic, providers, issues)),
+            Some(parsed) if !issues.iter().any(Issue::is_error) => {
+                Ok(parsed.config(&resolved.options, topic, kafka, providers, issues))
+            }
             _ => Err(issues),
         }
     }
 
+    /// The settings and the policy of overrides; `None` without `bootstrap.servers`.
+    fn kafka(&mut self, parsed: &WorkerOptions, given: &aqueduct_core::Options) -> Option<(KafkaSettings, OverridePolicy)> {
+        let servers = parsed.bootstrap_servers.as_ref()?;
+        if given.contains_key("log") {
+            let message = "stands beside bootstrap.servers, which make Kafka the log";
+            self.issues.push(Issue::error("log", "config.conflict", message).fix("remove one of them"));
+        }
+        let kafka = parse::<KafkaOptions>(given).map_err(|issues| self.issues.extend(issues)).ok()?;
+        let policy = kafka.override_policy().map_err(|issue| self.issues.push(issue)).unwrap_or_default();
+        Some((kafka.settings(servers, &parsed.group_id, given, &mut self.issues), policy))
+    }
+
     fn unknown_keys(&self) -> Vec<Issue> {
-        let names: Vec<String> = options().into_iter().map(|option| option.name).collect();
+        let mut names: Vec<String> = specs::<WorkerOptions>().into_iter().map(|option| option.name).collect();
+        let kafka: Vec<String> = specs::<KafkaOptions>().into_iter().map(|option| option.name).collect();
+        let is_kafka = self.flat.get("bootstrap.servers").is_some();
         let takes = |name: &str, key: &str| match name.strip_suffix('*') {
             Some(prefix) => key.len() > prefix.len() && key.starts_with(prefix),
             None => name == key,
         };
         let mut issues = Vec::new();
-        for key in self.flat.entries.keys().filter(|key| !names.iter().any(|name| takes(name, key))) {
-            if NO_EFFECT
-                .iter()
-                .any(|known| takes(&if known.ends_with('.') { format!("{known}*") } else { (*known).to_owned() }, key))
-            {
-                let message = "has no effect: there is no Kafka and no JVM behind this worker";
-                issues.push(Issue::warning(key, "config.no_effect", message).fix("remove the line"));
-                continue;
+        let no_effect = |key: &str, message: &str| Issue::warning(key, "config.no_effect", message).fix("remove the line");
+        for key in self.flat.entries.keys() {
+            let for_kafka = kafka.iter().any(|name| takes(name, key)) || kafka::is_client_option(key);
+            let embedded = key == "data.dir" || key.starts_with("log.");
+            if for_kafka && !is_kafka {
+                issues.push(no_effect(key, "has no effect: without bootstrap.servers the log is the embedded one"));
+            } else if embedded && is_kafka && names.contains(key) {
+                issues.push(no_effect(key, "has no effect: it is the embedded log's, and bootstrap.servers make Kafka the log"));
+            } else if NO_EFFECT.iter().any(|known| *known == key || known.ends_with('.') && key.starts_with(known)) {
+                issues.push(no_effect(key, "has no effect: there is no group of workers and no JVM here"));
             }
+        }
+        let taken = |key: &str| {
+            names.iter().chain(&kafka).any(|name| takes(name, key))
+                || kafka::is_client_option(key)
+                || NO_EFFECT.iter().any(|known| *known == key || known.ends_with('.') && key.starts_with(known))
+        };
+        let unknown: Vec<&String> = self.flat.entries.keys().filter(|key| !taken(key)).collect();
+        names.extend(kafka);
+        for key in unknown {
             let issue = Issue::error(key, "config.unknown_key", "is no option of the worker");
             let connector = crate::settings::options(aqueduct_core::PluginKind::Source);
             let fix = match nearest(key, names.iter().map(String::as_str).filter(|name| self.flat.get(name).is_none())) {
@@ -263,25 +293,17 @@ fn listener_issues(listeners: &[String]) -> Vec<Issue> {
     .collect()
 }
 
-fn log_issues(options: &WorkerOptions) -> Vec<Issue> {
-    if options.bootstrap_servers.is_none() {
-        return Vec::new();
-    }
-    vec![
-        Issue::error("bootstrap.servers", "config.unsupported", "this version has no Kafka log")
-            .fix("remove the line: the embedded log needs nothing else"),
-    ]
-}
-
 impl WorkerOptions {
     fn config(
         self,
         given: &aqueduct_core::Options,
         topic: aqueduct_core::Options,
+        kafka: Option<(KafkaSettings, OverridePolicy)>,
         providers: Providers,
         warnings: Vec<Issue>,
     ) -> WorkerConfig {
         let converter = |class: String, prefix: &str| ConverterSettings { class, options: below(given, prefix) };
+        let (kafka, policy) = kafka.unzip();
         let defaults = ConnectorDefaults {
             key_converter: converter(self.key_converter, "key.converter."),
             value_converter: converter(self.value_converter, "value.converter."),
@@ -289,6 +311,7 @@ impl WorkerOptions {
             flush_interval: self.flush_interval.into(),
             topic,
             topic_creation: self.topic_creation,
+            kafka: policy,
         };
         WorkerConfig {
             listeners: self.listeners.0,
@@ -297,6 +320,7 @@ impl WorkerOptions {
             connectors_dir: self.connectors_dir.map(|path| path.to_path_buf()),
             connectors_dir_prune: self.connectors_dir_prune,
             group_id: self.group_id,
+            kafka,
             shutdown_timeout: self.shutdown_timeout.into(),
             topic_tracking: self.topic_tracking,
             topic_tracking_reset: self.topic_tracking_reset,

@@ -115,18 +115,18 @@ pub(super) struct CommonOptions {
     #[serde(rename = "offset.flush.interval.ms", default)]
     #[schemars(range(min = 1, max = 3_600_000), extend("x-group" = "Limits"))]
     pub flush_interval: Option<Millis>,
-    /// For Kafka's producer; no effect with the embedded log.
+    /// An option of Kafka's producer, where `connector.client.config.override.policy` allows it; no effect with the embedded log.
     #[serde(rename = "producer.override.*")]
     #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low", "x-example" = "client.id=me"))]
-    pub producer: Family,
-    /// For Kafka's consumer; no effect with the embedded log.
+    producer: Family,
+    /// An option of Kafka's consumer, likewise.
     #[serde(rename = "consumer.override.*")]
     #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low", "x-example" = "client.id=me"))]
-    pub consumer: Family,
-    /// For Kafka's admin client; no effect with the embedded log.
+    consumer: Family,
+    /// An option of Kafka's admin client, likewise.
     #[serde(rename = "admin.override.*")]
     #[schemars(extend("x-group" = "Kafka Clients", "x-importance" = "low", "x-example" = "client.id=me"))]
-    pub admin: Family,
+    admin: Family,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -137,7 +137,7 @@ pub(super) struct SourceOptions {
     #[serde(rename = "topic.creation.groups", default)]
     #[schemars(extend("x-group" = "Topic Creation", "x-importance" = "low", "x-example" = "compacted"))]
     groups: List<String>,
-    /// Partitions of topics that the connector creates; -1 is the default of 1.
+    /// Partitions of topics that the connector creates; -1 is the default: 1, or the broker's on Kafka.
     #[serde(rename = "topic.creation.default.partitions", default)]
     #[schemars(range(min = -1, max = 10_000), extend("x-group" = "Topic Creation", "x-example" = "1"))]
     partitions: Option<i32>,
@@ -153,18 +153,18 @@ pub(super) struct SourceOptions {
     #[serde(rename = "exactly.once.support", default)]
     #[schemars(extend("x-group" = "Exactly Once Support"))]
     pub exactly_once: ExactlyOnce,
-    /// Accepted for Kafka Connect's sake: every batch is a transaction of its own.
+    /// Where a transaction ends: after each `poll`, after an `interval`, or where the `connector` says. The embedded log commits each batch.
     #[serde(rename = "transaction.boundary", default)]
     #[schemars(extend("x-group" = "Exactly Once Support"))]
-    transaction_boundary: TransactionBoundary,
-    /// Accepted for Kafka Connect's sake.
+    pub transaction_boundary: TransactionBoundary,
+    /// With the boundary `interval`. The worker's `offset.flush.interval.ms` if not set.
     #[serde(rename = "transaction.boundary.interval.ms", default)]
     #[schemars(range(min = 0), extend("x-group" = "Exactly Once Support", "x-importance" = "low"))]
-    transaction_interval: Option<Millis>,
-    /// Accepted for Kafka Connect's sake: the embedded log stores offsets beside the records.
+    pub transaction_interval: Option<Millis>,
+    /// A topic of its own for the source's offsets, in Kafka. The embedded log stores them beside the records.
     #[serde(rename = "offsets.storage.topic", default)]
     #[schemars(extend("x-group" = "Offsets", "x-importance" = "low"))]
-    offsets_topic: Option<String>,
+    pub offsets_topic: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -129,3 +129,46 @@ fn every_issue_at_once() {
     let unset = |text: &str| parse_as(PluginKind::Source, &[("name", text)]).unwrap_err()[0].clone();
     assert!(unset(" a").contains("white space") && unset("").contains("empty") && unset("a\nb").contains("control"));
 }
+
+#[test]
+fn on_kafka_overrides_pass_the_policy_and_topics_take_any_config() {
+    let parse = |policy: OverridePolicy, pairs: &[(&str, &str)]| {
+        let defaults = ConnectorDefaults { kafka: Some(policy), ..ConnectorDefaults::default() };
+        let (settings, issues) = ConnectorSettings::read(PluginKind::Source, &options(pairs), &defaults);
+        (settings, issues.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let pairs = [
+        ("producer.override.linger.ms", "5"),
+        ("admin.override.sasl.jaas.config", "top-secret"),
+        ("topic.creation.default.min.insync.replicas", "2"),
+        ("topic.creation.default.compression.type", "gzip"),
+        ("topic.creation.groups", "g"),
+        ("topic.creation.g.include", ".*"),
+        ("topic.creation.g.partitions", "4"),
+        ("transaction.boundary", "interval"),
+        ("transaction.boundary.interval.ms", "250"),
+        ("offsets.storage.topic", "own"),
+    ];
+    let (settings, issues) = parse(OverridePolicy::All, &pairs);
+    assert!(issues.is_empty(), "{issues:?}");
+    let settings = settings.unwrap();
+    assert_eq!(settings.clients.producer["linger.ms"], "5");
+    assert!(!format!("{settings:?}").contains("top-secret"));
+    let Role::Source(source) = settings.role else { panic!("a source") };
+    assert_eq!(
+        (source.transaction_boundary, source.transaction_interval),
+        (TransactionBoundary::Interval, Some(Duration::from_millis(250)))
+    );
+    assert_eq!(source.offsets_topic.as_deref(), Some("own"));
+    let configs = [("compression.type", "gzip"), ("min.insync.replicas", "2")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let default = TopicSettings { partitions: -1, replication_factor: -1, configs: configs.into() };
+    assert_eq!(source.topic_creation.groups[0].topic, TopicSettings { partitions: 4, ..default.clone() });
+    assert_eq!(source.topic_creation.default, default);
+
+    let allowlist = OverridePolicy::Allowlist(["linger.ms".to_owned()].into());
+    for (policy, refused) in [(OverridePolicy::None, 2), (OverridePolicy::Principal, 1), (allowlist, 1)] {
+        let (settings, issues) = parse(policy.clone(), &pairs);
+        assert!(settings.is_none() && issues.len() == refused, "{policy:?}: {issues:?}");
+        assert!(issues[0].contains("does not allow"), "{issues:?}");
+    }
+}

@@ -26,6 +26,7 @@ pub struct TopicGroup {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSettings {
+    /// -1: the broker's.
     pub partitions: i32,
     /// -1: the broker's.
     pub replication_factor: i16,
@@ -46,12 +47,13 @@ impl TopicCreation {
     /// Every issue under `topic.creation.`.
     pub(crate) fn parse(options: &Options, defaults: &ConnectorDefaults) -> Result<Self, Vec<Issue>> {
         let mut issues = Vec::new();
-        let mut default = TopicSettings::default();
+        let kafka = defaults.kafka.is_some();
+        let mut default = TopicSettings::of(kafka);
         // Worker.yaml is checked when it is read.
-        default.read(&defaults.topic, PREFIX, &mut Vec::new());
-        default.read(&below(options, "topic.creation.default."), "topic.creation.default.", &mut issues);
+        default.read(&defaults.topic, PREFIX, kafka, &mut Vec::new());
+        default.read(&below(options, "topic.creation.default."), "topic.creation.default.", kafka, &mut issues);
         let names = options.get("topic.creation.groups").map(|text| split_list(text)).unwrap_or_default();
-        let groups = names.iter().map(|name| group(name, options, &default, &mut issues)).collect();
+        let groups = names.iter().map(|name| group(name, options, &default, kafka, &mut issues)).collect();
         for key in ["include", "exclude"] {
             let path = format!("topic.creation.default.{key}");
             if options.contains_key(&path) {
@@ -63,7 +65,7 @@ impl TopicCreation {
     }
 }
 
-fn group(name: &str, options: &Options, default: &TopicSettings, issues: &mut Vec<Issue>) -> TopicGroup {
+fn group(name: &str, options: &Options, default: &TopicSettings, kafka: bool, issues: &mut Vec<Issue>) -> TopicGroup {
     let path = format!("{PREFIX}{name}.");
     let own = below(options, &path);
     if name == "default" {
@@ -88,7 +90,7 @@ fn group(name: &str, options: &Options, default: &TopicSettings, issues: &mut Ve
     };
     let (include, exclude) = (patterns("include"), patterns("exclude"));
     let mut topic = default.clone();
-    topic.read(&own, &path, issues);
+    topic.read(&own, &path, kafka, issues);
     TopicGroup { name: name.to_owned(), include, exclude, topic }
 }
 
@@ -104,7 +106,7 @@ const CONFIGS: [&str; 9] = [
     "segment.bytes",
     "segment.ms",
 ];
-/// What only Kafka heeds: taken, and without effect here.
+/// What only Kafka heeds: without effect on the embedded log.
 const KAFKA_CONFIGS: [&str; 24] = [
     "compression.gzip.level",
     "compression.lz4.level",
@@ -138,14 +140,19 @@ pub fn is_topic_config(name: &str) -> bool {
 }
 
 impl TopicSettings {
+    /// What holds for a topic of which nothing is said.
+    pub(crate) fn of(kafka: bool) -> Self {
+        if kafka { Self { partitions: -1, ..Self::default() } } else { Self::default() }
+    }
+
     /// `own` is what follows `path` in the connector's config.
-    pub(crate) fn read(&mut self, own: &Options, path: &str, issues: &mut Vec<Issue>) {
+    pub(crate) fn read(&mut self, own: &Options, path: &str, kafka: bool, issues: &mut Vec<Issue>) {
         for (name, text) in own {
             let at = format!("{path}{name}");
             match name.as_str() {
                 "include" | "exclude" => {}
                 "partitions" => match text.trim().parse::<i32>() {
-                    Ok(-1) => self.partitions = 1,
+                    Ok(-1) => self.partitions = Self::of(kafka).partitions,
                     Ok(partitions @ 1..=10_000) => self.partitions = partitions,
                     _ => issues.push(whole(&at, text, "1 to 10000, or -1 for the default")),
                 },
@@ -153,7 +160,16 @@ impl TopicSettings {
                     Ok(factor) if factor == -1 || factor > 0 => self.replication_factor = factor,
                     _ => issues.push(whole(&at, text, "1 or more, or -1 for the broker's default")),
                 },
-                name if KAFKA_CONFIGS.contains(&name) => {}
+                name if KAFKA_CONFIGS.contains(&name) => {
+                    if kafka {
+                        self.configs.insert(name.to_owned(), text.trim().to_owned());
+                    }
+                }
+                // The broker knows more codecs than the embedded log; it says which.
+                "compression.type" if kafka => {
+                    let codec = if text.trim() == "none" { "uncompressed" } else { text.trim() };
+                    self.configs.insert(name.clone(), codec.to_owned());
+                }
                 name if CONFIGS.contains(&name) => match plain_config(name, text) {
                     Ok(plain) => {
                         self.configs.insert(name.to_owned(), plain);

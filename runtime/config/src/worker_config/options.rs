@@ -32,10 +32,10 @@ pub(super) struct WorkerOptions {
     #[serde(default)]
     #[schemars(extend("x-group" = "Storage"))]
     log: Log,
-    /// Apache Kafka as the log. Not in this version.
+    /// Apache Kafka is the log: `host:port` of some of its brokers, separated by commas. The embedded log if not set.
     #[serde(rename = "bootstrap.servers", default)]
-    #[schemars(extend("x-group" = "Storage", "x-importance" = "low"))]
-    pub bootstrap_servers: Option<String>,
+    #[schemars(extend("x-group" = "Storage", "x-importance" = "high"))]
+    pub bootstrap_servers: Option<List<String>>,
     /// How long records are kept where a topic does not say; 7 days if not set, -1 for ever.
     #[serde(rename = "log.retention.ms", default)]
     #[schemars(extend("x-group" = "Storage"))]
@@ -72,7 +72,7 @@ pub(super) struct WorkerOptions {
     #[serde(rename = "plugin.path", default)]
     #[schemars(extend("x-group" = "Connectors"))]
     pub plugin_path: List<PathText>,
-    /// The name of the group of workers.
+    /// The name of the worker's group. On Kafka it begins the names of the internal topics and of transactional ids.
     #[serde(rename = "group.id", default = "group_id")]
     #[schemars(extend("x-group" = "Common", "x-importance" = "low"))]
     pub group_id: String,

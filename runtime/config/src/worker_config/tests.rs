@@ -45,7 +45,7 @@ fn the_later_wins() {
 fn every_issue_at_once_with_its_place() {
     let text = "listener: http://127.0.0.1:1\ndata.dir: ''\nconnectors.dir.prune: maybe\ntask:\n  shutdown.graceful.timeout.ms: soon\n\
         retention.ms: 5\ntasks.max: 3\ntopic.creation.default.partitions: 0\nlog.retention.bytes: lots\nconfig.providers: env,vault\n\
-        config.providers.env.param.allowlist.patern: X\nconfig.providers.file.param.allowed.paths: relative\nbootstrap.servers: k:9092\n";
+        config.providers.env.param.allowlist.patern: X\nconfig.providers.file.param.allowed.paths: relative\n";
     let issues = load(
         text,
         &[("offset.flush.interval.ms", "0"), ("colour", "red")],
@@ -72,8 +72,6 @@ fn every_issue_at_once_with_its_place() {
         assert!(issues.iter().any(|issue| issue.starts_with(start)), "{start}: {issues:#?}");
     }
     assert!(issues.iter().any(|issue| issue.contains("config.providers.vault.class: is required")), "{issues:#?}");
-    let kafka = load("bootstrap.servers: k:9092", &[], &[]).unwrap_err();
-    assert!(kafka[0].starts_with("worker.yaml:1:1: bootstrap.servers: this version has no Kafka log"), "{kafka:?}");
     let listener = load("listeners: [localhost]", &[], &[]).unwrap_err();
     assert!(listener[0].contains("is not an address to listen on"), "{listener:?}");
 }
@@ -91,4 +89,78 @@ fn providers_allow_what_is_listed() {
     let config = load("data.dir: ${env:CARGO_PKG_NAME}/d\n", &[], &[]).unwrap();
     assert_eq!(config.data_dir, PathBuf::from("aqueduct-config/d"));
     assert!(load("data.dir: ${env:NOPE_NOPE}\n", &[], &[]).unwrap_err()[0].contains("not set"));
+}
+
+#[test]
+fn kafka_is_one_line() {
+    let config = load("bootstrap.servers: k1:9092, PLAINTEXT://[::1]:9093\n", &[], &[]).unwrap();
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+    assert_eq!(config.defaults.kafka, Some(OverridePolicy::All));
+    let kafka = config.kafka.unwrap();
+    assert_eq!(kafka.bootstrap_servers, ["k1:9092", "PLAINTEXT://[::1]:9093"]);
+    let topics = [&kafka.config_topic, &kafka.offset_topic, &kafka.status_topic];
+    let shapes = topics.map(|topic| (topic.topic.as_str(), topic.partitions, topic.replication_factor));
+    assert_eq!(shapes, [("aqueduct-configs", 1, None), ("aqueduct-offsets", 25, None), ("aqueduct-status", 5, None)]);
+    assert_eq!(kafka.exactly_once, ExactlyOnceSource::Enabled);
+}
+
+#[test]
+fn kafka_is_set_by_kafka_connects_names() {
+    let text = "bootstrap.servers: [k:9092]\ngroup.id: connect\nconfig.storage.topic: c\nconfig.storage.replication.factor: 1\n\
+        offset.storage: {topic: o, partitions: 50, replication.factor: -1, segment.bytes: 1048576, cleanup.policy: compact}\n\
+        exactly.once.source.support: disabled\nconnector.client.config.override.policy: \
+        org.apache.kafka.connect.connector.policy.PrincipalConnectorClientConfigOverridePolicy\n\
+        security.protocol: SASL_SSL\nssl.truststore.location: /t\nsasl.jaas.config: top-secret\nproducer.linger.ms: 5\n\
+        consumer.max.poll.records: 7\nadmin.retries: 1\nrequest.timeout.ms: 9\nsession.timeout.ms: 1\ndata.dir: d\nlog.retention.ms: 5\n\
+        topic.creation.default: {min.insync.replicas: 2, compression.type: gzip}\n";
+    let config = load(text, &[], &[]).unwrap();
+    let warnings: Vec<_> = config.warnings.iter().map(|issue| (issue.path.as_str(), issue.code.as_str())).collect();
+    let no_effect = ["session.timeout.ms", "data.dir", "log.retention.ms"].map(|key| (key, "config.no_effect"));
+    assert_eq!(warnings, no_effect);
+    assert!(!config.defaults.topic.contains_key("retention.ms"));
+    assert_eq!(config.defaults.kafka, Some(OverridePolicy::Principal));
+    let kafka = config.kafka.unwrap();
+    assert_eq!((kafka.config_topic.topic.as_str(), kafka.config_topic.replication_factor), ("c", Some(1)));
+    assert_eq!(kafka.status_topic.topic, "connect-status");
+    let offsets = StorageTopic {
+        topic: "o".to_owned(),
+        partitions: 50,
+        replication_factor: Some(-1),
+        configs: [("segment.bytes".to_owned(), "1048576".to_owned())].into(),
+    };
+    assert_eq!(kafka.offset_topic, offsets);
+    let keys: Vec<_> = kafka.common.0.keys().map(String::as_str).collect();
+    assert_eq!(keys, ["request.timeout.ms", "sasl.jaas.config", "security.protocol", "ssl.truststore.location"]);
+    assert_eq!(
+        (&*kafka.producer.0["linger.ms"], &*kafka.consumer.0["max.poll.records"], &*kafka.admin.0["retries"]),
+        ("5", "7", "1")
+    );
+    assert!(!format!("{kafka:?}").contains("top-secret"));
+}
+
+#[test]
+fn what_cannot_be_of_kafka_is_said() {
+    let text = "bootstrap.servers: [k, ':9', 'h:0']\nlog: embedded\nconfig.storage: {topic: a b, partitions: 3, replication.factor: 0}\n\
+        offset.storage.topic: same\nstatus.storage.topic: same\noffset.storage.cleanup.policy: delete\nstatus.storage.partitions: 0\n\
+        exactly.once.source.support: often\n";
+    let issues = load(text, &[], &[]).unwrap_err();
+    assert!(issues.iter().any(|issue| issue.contains("exactly.once.source.support: \"often\"")), "{issues:#?}");
+    let issues =
+        load(&text.replace("often", "preparing"), &[("connector.client.config.override.policy", "some")], &[]).unwrap_err();
+    let starts = [
+        "bootstrap.servers: \"k\" is no host:port",
+        "bootstrap.servers: \":9\"",
+        "bootstrap.servers: \"h:0\"",
+        "log: stands beside bootstrap.servers",
+        "config.storage.topic: \"a b\" is not a topic name",
+        "config.storage.partitions: must be 1",
+        "config.storage.replication.factor: 0 is not allowed",
+        "status.storage.topic: same is also offset.storage.topic",
+        "status.storage.partitions: 0 is not allowed",
+        "offset.storage.cleanup.policy: must be compact",
+        "connector.client.config.override.policy: \"some\" is no policy",
+    ];
+    for start in starts {
+        assert!(issues.iter().any(|issue| issue.contains(start)), "{start}: {issues:#?}");
+    }
 }
