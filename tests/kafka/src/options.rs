@@ -101,7 +101,7 @@ pub(crate) fn properties(options: &Options, ports: &Ports, certs: &Path) -> Stri
         ),
     ];
     if options.security {
-        lines.extend(security(certs));
+        lines.extend(security(certs, options.acls));
     }
     if options.acls {
         lines.push("authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer".into());
@@ -111,13 +111,13 @@ pub(crate) fn properties(options: &Options, ports: &Ports, certs: &Path) -> Stri
     lines.join("\n")
 }
 
-fn security(certs: &Path) -> Vec<String> {
+fn security(certs: &Path, acls: bool) -> Vec<String> {
     let certs = certs.display();
     let mut lines = vec![
         format!("ssl.keystore.type=PEM\nssl.keystore.location={certs}/server.keystore.pem"),
         format!("ssl.truststore.type=PEM\nssl.truststore.location={certs}/ca.pem"),
-        // A client that has a certificate is known by it, others are anonymous: as `required` it could not be tried without one.
-        "ssl.client.auth=requested".into(),
+        // With ACLs: one without a certificate would be anonymous, and so a super user.
+        format!("listener.name.tls.ssl.client.auth={}", if acls { "required" } else { "requested" }),
         "ssl.principal.mapping.rules=RULE:^CN=([a-z]+)$/$1/".into(),
         "sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER".into(),
     ];

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
 
 use kafka_services::wire::{Operation, Resource};
-use kafka_services::{Broker, Cluster, Options, kcat, poll_for, shared};
+use kafka_services::{Broker, Cluster, Options, java_tool, kcat, poll_for, shared};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -75,17 +75,33 @@ fn every_secured_listener_lets_the_right_ones_in() {
         ];
         produce(address, &settings.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
-        assert!(sasl(&broker.sasl(), "sasl_plaintext", mechanism, "alice", "alice-secret"), "{mechanism}");
-    }
-    assert!(sasl(&broker.sasl_tls(), "sasl_ssl", "SCRAM-SHA-512", "alice", "alice-secret"), "SCRAM over TLS");
-    assert!(!sasl(&broker.sasl(), "sasl_plaintext", "SCRAM-SHA-256", "alice", "wrong"), "a wrong password");
+    assert!(sasl(&broker.sasl(), "sasl_plaintext", "PLAIN", "alice", "alice-secret"));
+    assert!(sasl(&broker.sasl_tls(), "sasl_ssl", "PLAIN", "alice", "alice-secret"), "over TLS");
+    assert!(!sasl(&broker.sasl(), "sasl_plaintext", "PLAIN", "alice", "wrong"), "a wrong password");
     assert!(!sasl(&broker.sasl(), "sasl_plaintext", "PLAIN", "bob", "bob-secret"), "bob has no right");
     assert!(produce(&broker.tls(), &["security.protocol=ssl", &ca, &certificate, &key]), "alice by her certificate");
-    assert!(!produce(&broker.tls(), &["security.protocol=ssl", &ca]), "nobody by TLS alone");
+    assert!(!produce(&broker.tls(), &["security.protocol=ssl", &ca]), "nobody without a certificate");
     let bearer = ["security.protocol=sasl_plaintext", "sasl.mechanism=OAUTHBEARER", "enable.sasl.oauthbearer.unsecure.jwt=true"];
     assert!(produce(&broker.sasl(), &[&bearer[..], &["sasl.oauthbearer.config=principal=alice"]].concat()), "OAUTHBEARER");
-    assert_eq!(broker.lines("secret").len(), 6);
+    assert_eq!(broker.lines("secret").len(), 4);
+    // Debian's kcat cannot: librdkafka before 2.6.1 repeats the nonce, and Kafka refuses that since CVE-2024-56128.
+    for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+        assert_eq!(scram_list(&broker, mechanism, "alice-secret").as_deref(), Some("secret\n"), "{mechanism}");
+    }
+    assert_eq!(scram_list(&broker, "SCRAM-SHA-256", "wrong"), None);
+}
+
+/// The topics that alice may see, as Kafka's own tool says.
+fn scram_list(broker: &Broker, mechanism: &str, password: &str) -> Option<String> {
+    let file = broker.dir().join("client.properties");
+    let login = format!("ScramLoginModule required username=\"alice\" password=\"{password}\";");
+    let text = format!(
+        "security.protocol=SASL_PLAINTEXT\nsasl.mechanism={mechanism}\nsasl.jaas.config=org.apache.kafka.common.security.scram.{login}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let args = ["--bootstrap-server", &broker.sasl(), "--command-config", file.to_str().unwrap(), "--list"];
+    let output = java_tool("org.apache.kafka.tools.TopicCommand", &args);
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
 }
 
 #[test]
