@@ -7,17 +7,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const CORE: &str = "aqueduct-core";
 const CONFIG: &str = "aqueduct-config";
+const SERVICES: &str = "kafka-services";
 
 /// The workspace crates that each may name. A connector crate may name core and config; the binary every one but tests and xtask.
 const ARROWS: &[(&str, &[&str])] = &[
     (CORE, &[]),
     (CONFIG, &[CORE]),
     ("aqueduct-log", &[CORE]),
+    // Config: the options of Kafka's clients, and what a misspelt one may have meant.
+    ("aqueduct-log-kafka", &[CORE, CONFIG, "aqueduct-log"]),
     ("aqueduct-transforms", &[CORE, CONFIG]),
     ("aqueduct-worker", &[CORE, CONFIG, "aqueduct-log", "aqueduct-transforms"]),
     // The log: docs/adr/0002-rest-reads-the-log.md
     ("aqueduct-rest", &["aqueduct-worker", CORE, CONFIG, "aqueduct-log"]),
-    ("aqueduct-tests", &[]),
+    ("aqueduct-tests", &[SERVICES]),
+    // A real Kafka for tests: below everything, so that any crate's tests may name it (as a dev-dependency).
+    (SERVICES, &[]),
     ("xtask", &[]),
 ];
 
@@ -25,8 +30,8 @@ const ARROWS: &[(&str, &[&str])] = &[
 const FOREIGN: &[(&str, &[&str])] = &[
     ("axum", &["aqueduct-rest", "aqueduct"]),
     ("wasmtime", &["aqueduct-plugin-host"]),
-    ("rdkafka", &["aqueduct-log", "aqueduct-connector-kafka"]),
-    ("krafka", &["aqueduct-log", "aqueduct-connector-kafka"]),
+    ("rdkafka", &["aqueduct-log-kafka", "aqueduct-connector-kafka"]),
+    ("krafka", &["aqueduct-log-kafka", "aqueduct-connector-kafka"]),
     ("clap", &["aqueduct", "aqueduct-tests", "xtask"]),
 ];
 
@@ -48,7 +53,7 @@ pub(crate) fn check(sh: &Sh) -> Result<()> {
 fn edges(metadata: &Metadata) -> BTreeMap<String, BTreeSet<String>> {
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for package in metadata.workspace_packages() {
-        let black_box = package.name.as_str() == "aqueduct-tests";
+        let black_box = ["aqueduct-tests", SERVICES].contains(&package.name.as_str());
         let named = package.dependencies.iter().filter(|d| black_box || d.kind != DependencyKind::Development);
         edges.entry(package.name.to_string()).or_default().extend(named.map(|d| d.name.clone()));
     }
@@ -85,7 +90,7 @@ fn may_name(from: &str, to: &str) -> bool {
         return allowed.contains(&to);
     }
     match from {
-        "aqueduct" => !["aqueduct-tests", "xtask"].contains(&to) && !is_connector(to),
+        "aqueduct" => !["aqueduct-tests", SERVICES, "xtask"].contains(&to) && !is_connector(to),
         "aqueduct-connectors" => to == CORE || to == CONFIG || is_connector(to),
         _ => to == CORE || to == CONFIG,
     }
@@ -118,6 +123,8 @@ mod tests {
             ("aqueduct-log", "aqueduct-config"),
             ("aqueduct-core", "tokio"),
             ("aqueduct-tests", "aqueduct-core"),
+            ("kafka-services", "aqueduct-core"),
+            ("aqueduct-worker", "kafka-services"),
         ] {
             assert_eq!(found(from, to), [format!("{from} → {to}")]);
         }
@@ -132,6 +139,7 @@ mod tests {
             ("aqueduct-rest", "aqueduct-log"),
             ("aqueduct-rest", "axum"),
             ("aqueduct", "aqueduct-worker"),
+            ("aqueduct-tests", "kafka-services"),
         ] {
             assert_eq!(found(from, to), [""; 0]);
         }

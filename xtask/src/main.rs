@@ -46,7 +46,7 @@ enum Xtask {
 enum Services {
     /// Say what is there and what is missing.
     Status,
-    /// Install packages with apt-get and fetch Apache Kafka's tools into a cache.
+    /// Install packages with apt-get and fetch Apache Kafka (broker, tools, Connect) into a cache.
     Install,
 }
 

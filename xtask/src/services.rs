@@ -1,4 +1,4 @@
-//! What the tests need beyond Rust: a few programs from apt, and Apache Kafka's dump tool from Maven.
+//! What the tests need beyond Rust: a few programs from apt, and Apache Kafka (broker, tools, Connect) from Maven.
 
 use crate::sh::{Sh, which};
 use anyhow::{Context, Result, bail};
@@ -11,8 +11,12 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("prlimit", "util-linux", "tests/tests/faults.rs"),
     ("setpriv", "util-linux", "tests/tests/faults.rs"),
     ("mount", "mount", "tests/tests/faults.rs (small disks)"),
-    ("java", "default-jre-headless", "tests/tests/kafka_dump.rs"),
+    ("java", "default-jre-headless", "tests/kafka (brokers, Kafka Connect), tests/tests/kafka_dump.rs"),
     ("mvn", "maven", "tests/kafka/get-kafka.sh"),
+    ("kcat", "kcat", "tests/kafka (the independent witness)"),
+    ("openssl", "openssl", "tests/kafka/make-certs.sh"),
+    ("flock", "util-linux", "tests/kafka/*.sh"),
+    ("curl", "curl", "tests/kafka/start-connect.sh"),
 ];
 
 pub(crate) fn status() -> Result<()> {
@@ -23,7 +27,13 @@ pub(crate) fn status() -> Result<()> {
     }
     let home = kafka_home()?;
     let jars = std::fs::read_dir(home.join("libs")).map_or(0, Iterator::count);
-    println!("{:10} {} ({jars} jars)", "kafka", home.display());
+    let connect = home.join("plugins/file").is_dir();
+    println!(
+        "{:10} {} ({jars} jars{})",
+        "kafka",
+        home.display(),
+        if connect { ", Connect" } else { ", INCOMPLETE without Connect" }
+    );
     Ok(())
 }
 
@@ -38,7 +48,7 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
     }
     let home = kafka_home()?;
     sh.run(sh.command(sh.root.join("tests/kafka/get-kafka.sh")).arg(&home))
-        .context("Apache Kafka's tools could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")
+        .context("Apache Kafka could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")
 }
 
 fn apt(sh: &Sh, packages: &[&str]) -> Result<()> {

@@ -2,24 +2,22 @@
 
 use crate::home::{free_port, kafka_home, run, script, text};
 use crate::options::{Options, Ports, properties};
+use crate::process::Process;
 use crate::proxy::Proxy;
-use crate::wait::wait_until;
 use crate::wire::Admin;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::time::Duration;
 
 /// Killed on drop, its data removed. The tail of its log is printed when the test fails.
 #[derive(Debug)]
 pub struct Broker {
     pub node: u16,
-    dir: tempfile::TempDir,
+    process: Process,
     options: Options,
     ports: Ports,
-    pid: Option<u32>,
     proxy: Option<Proxy>,
 }
 
@@ -37,14 +35,13 @@ impl Broker {
 
     /// Ports, certificates and the proxy; not started.
     pub(crate) fn new(node: u16, options: Options) -> Self {
-        // Not /tmp, which may be memory.
-        let dir = tempfile::Builder::new().prefix("aqueduct-kafka-").tempdir_in("/var/tmp").expect("/var/tmp is writable");
         let mut ports =
             Ports { plain: free_port(), controller: free_port(), tls: free_port(), sasl: free_port(), ..Ports::default() };
         ports.sasl_tls = free_port();
         let proxy = options.proxied.then(|| Proxy::start(free_port()));
         ports.proxied = proxy.as_ref().map(|proxy| (proxy.upstream(), proxy.port()));
-        let broker = Self { node, dir, options, ports, pid: None, proxy };
+        let process = Process::new("kafka", format!("broker {node} on {}", address(ports.plain)));
+        let broker = Self { node, process, options, ports, proxy };
         if broker.options.security {
             let output = run(Command::new(script("make-certs.sh")).arg(broker.certs()));
             assert!(output.status.success(), "make-certs.sh needs openssl: {}", text(&output));
@@ -83,16 +80,16 @@ impl Broker {
 
     /// `ca.pem`; `client.pem` and `client.key` of `CN=alice`.
     pub fn certs(&self) -> PathBuf {
-        self.dir.path().join("certs")
+        self.process.dir().join("certs")
     }
 
     /// The folder of the broker: `server.properties`, `kafka.out`, `log/`.
     pub fn dir(&self) -> &Path {
-        self.dir.path()
+        self.process.dir()
     }
 
     pub fn pid(&self) -> Option<u32> {
-        self.pid
+        self.process.pid()
     }
 
     /// Topics and ACLs, over the protocol itself.
@@ -119,10 +116,10 @@ impl Broker {
     }
 
     pub(crate) fn command(&self) -> Command {
-        assert!(self.pid.is_none(), "the broker already runs");
+        assert!(self.pid().is_none(), "the broker already runs");
         let mut command = Command::new(script("start-kafka.sh"));
         command
-            .arg(self.dir.path())
+            .arg(self.process.dir())
             .arg(self.ports.plain.to_string())
             .env("CPORT", self.ports.controller.to_string())
             .env("NODE", self.node.to_string())
@@ -132,81 +129,43 @@ impl Broker {
             .env("EXTRA", properties(&self.options, &self.ports, &self.certs()))
             // A test program that is killed, or a shared broker, which nobody drops.
             .env("OWNER", std::process::id().to_string())
-            .stdin(std::process::Stdio::null());
+            .stdin(Stdio::null());
         command
     }
 
     #[track_caller]
-    pub(crate) fn started(&mut self, output: &std::process::Output) {
-        self.pid = std::fs::read_to_string(self.dir.path().join("kafka.pid")).ok().and_then(|pid| pid.trim().parse().ok());
-        assert!(output.status.success(), "the broker does not start: {}", text(output));
+    pub(crate) fn started(&mut self, output: &Output) {
+        self.process.started(output);
     }
 
     /// `kill -9`, and the process is gone on return.
     pub fn kill9(&mut self) {
-        self.end(Signal::KILL);
+        self.process.end(Signal::KILL);
     }
 
     /// SIGTERM: a controlled shutdown, leaders and coordinators move away first.
     pub fn stop(&mut self) {
-        self.end(Signal::TERM);
+        self.process.end(Signal::TERM);
     }
 
     /// SIGSTOP: connections stay open and nothing answers.
     pub fn freeze(&self) {
-        self.signal(Signal::STOP);
+        self.process.signal(Signal::STOP);
     }
 
     /// SIGCONT.
     pub fn thaw(&self) {
-        self.signal(Signal::CONT);
-    }
-
-    fn end(&mut self, signal: Signal) {
-        self.signal(signal);
-        if let Some(pid) = self.pid.take() {
-            wait_until(Duration::from_secs(60), "the broker ends", || gone(pid).then_some(()));
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        if let Some(pid) = self.pid.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            let _ = kill_process(pid, signal);
-        }
+        self.process.signal(Signal::CONT);
     }
 
     /// The end of what it said, over all its starts.
     pub fn log_tail(&self, lines: usize) -> String {
-        let bytes = std::fs::read(self.dir.path().join("kafka.out")).unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let all: Vec<&str> = text.lines().collect();
-        all[all.len().saturating_sub(lines)..].join("\n")
-    }
-
-    #[allow(clippy::print_stderr, reason = "why a test failed")]
-    fn print_tail(&self) {
-        eprintln!("--- end of the log of broker {} on {}\n{}", self.node, self.bootstrap(), self.log_tail(25));
+        self.process.log_tail(lines)
     }
 }
 
 fn address(port: u16) -> String {
     format!("127.0.0.1:{port}")
-}
-
-/// Also when nobody has waited for it yet (the script that started it is gone), but not before its last thread has let go of the sockets.
-fn gone(pid: u32) -> bool {
-    let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    let zombie = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" Z"));
-    zombie && std::fs::read_dir(format!("/proc/{pid}/task")).map_or(true, |threads| threads.count() <= 1)
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.print_tail();
-        }
-        self.kill9();
-    }
 }
 
 /// The broker that all tests of a program share: plain options, so use topics and groups of your own names, and do not kill it.
@@ -235,7 +194,7 @@ impl Deref for Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.print_tail();
+            self.0.process.print_tail();
         }
     }
 }

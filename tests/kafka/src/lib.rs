@@ -4,9 +4,11 @@
 
 mod broker;
 mod cluster;
+mod connect;
 mod home;
 mod kcat;
 mod options;
+mod process;
 mod proxy;
 mod tools;
 mod wait;
@@ -14,6 +16,7 @@ pub mod wire;
 
 pub use broker::{Broker, Shared, shared};
 pub use cluster::Cluster;
+pub use connect::{Connect, ConnectOptions, Mode, file_stream_sink, file_stream_source};
 pub use home::{free_port, kafka_home};
 pub use kcat::{Record, kcat};
 pub use options::{Options, PASSWORD_SUFFIX, USERS};
