@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod outputs;
 pub mod segment;
 pub mod site;
+pub mod trace;
 pub mod wait;
 
 pub use chaos::{Chaos, Mode};

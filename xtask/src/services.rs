@@ -13,6 +13,7 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("mount", "mount", "tests/tests/faults.rs (small disks)"),
     ("java", "default-jre-headless", "tests/kafka (brokers, Kafka Connect), tests/tests/kafka_dump.rs"),
     ("mvn", "maven", "tests/kafka/get-kafka.sh"),
+    ("strace", "strace", "tests/tests/power_loss.rs (the witness)"),
     ("kcat", "kcat", "tests/kafka (the independent witness)"),
     ("openssl", "openssl", "tests/kafka/make-certs.sh"),
     ("flock", "util-linux", "tests/kafka/*.sh"),
