@@ -1,0 +1,175 @@
+//! The log that is a Kafka cluster.
+
+use crate::client::Client;
+use crate::cluster::Cluster;
+use crate::fetch::Fetchers;
+use crate::options::{ClientKind, KafkaOptions};
+use crate::stores::Stores;
+use crate::{admin, error, fetch, reader, stores, writer};
+use aqueduct_core::{Batch, Error, LogPosition, Options, Result, SourceOffset, TaskId, TopicPartition, Topics};
+use aqueduct_log::{Log, LogReader, LogStats, LogWriter, Store, TopicInfo, TopicSpec};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long [`KafkaLog::open`] tries: a wrong address is told before one loses patience.
+const OPEN_MAX: Duration = Duration::from_secs(8);
+/// How long `close` waits for what is in flight.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
+
+/// Records, offsets and stores of the worker in an Apache Kafka cluster.
+pub struct KafkaLog(Arc<Shared>);
+
+/// What writers, readers and stores share.
+pub(crate) struct Shared {
+    pub(crate) options: KafkaOptions,
+    pub(crate) cluster: Arc<Cluster>,
+    /// For everything that is answered at once.
+    pub(crate) admin: Client,
+    pub(crate) fetchers: Fetchers,
+    pub(crate) stores: Stores,
+    pub(crate) counters: Counters,
+    /// The log is closed: nothing new begins. Writers finish what is in flight.
+    pub(crate) closed: CancellationToken,
+    /// Every task that writers and readers spawn: `close` waits for them.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// For [`LogStats`].
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    /// Produce requests that were answered.
+    pub(crate) syncs: AtomicU64,
+    pub(crate) records: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) bytes_in_flight: AtomicU64,
+}
+
+impl KafkaLog {
+    /// Connects to the cluster once, to tell a wrong address or wrong credentials at once.
+    ///
+    /// # Errors
+    /// `kafka.unreachable` (retriable) in less than 10 s, naming the addresses; `kafka.authentication`, `kafka.config` (fatal).
+    pub async fn open(options: KafkaOptions) -> Result<Arc<dyn Log>> {
+        let cluster = Arc::new(Cluster::new(addresses(&options.settings.bootstrap_servers)));
+        let config = options.client(ClientKind::Admin, &format!("{}-admin", options.group_id), &Options::new())?;
+        let admin = Client::open(cluster.clone(), config).await?;
+        admin.retry_until(Instant::now() + OPEN_MAX, || admin.look(&[])).await?;
+        let fetchers = Fetchers::new(cluster.clone(), &options)?;
+        let stores = Stores::new(&options.settings);
+        let (counters, closed, tasks) = (Counters::default(), CancellationToken::new(), TaskTracker::new());
+        // The stores open themselves at their first use: who only reads topics needs none of their rights.
+        let shared = Arc::new(Shared { options, cluster, admin, fetchers, stores, counters, closed, tasks });
+        Ok(Arc::new(Self(shared)))
+    }
+}
+
+/// `PLAINTEXT://host:9092` is `host:9092`, as Kafka's clients take it.
+fn addresses(servers: &[String]) -> Vec<String> {
+    servers.iter().map(|server| server.split_once("://").map_or(server.as_str(), |(_, address)| address).to_owned()).collect()
+}
+
+impl Shared {
+    /// # Errors
+    /// `log.closed` (fatal).
+    pub(crate) fn open(&self) -> Result<()> {
+        if self.closed.is_cancelled() { Err(error::closed()) } else { Ok(()) }
+    }
+
+    /// What `work` gives, unless the log is closed meanwhile.
+    pub(crate) async fn unless_closed<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        self.open()?;
+        tokio::select! {
+            result = work => result,
+            () = self.closed.cancelled() => Err(error::closed()),
+        }
+    }
+}
+
+#[async_trait]
+impl Log for KafkaLog {
+    async fn writer(&self, task: &TaskId) -> Result<Box<dyn LogWriter>> {
+        self.0.unless_closed(writer::open(&self.0, task)).await
+    }
+
+    async fn reader(&self, group: &str, member: &str, topics: &Topics) -> Result<Box<dyn LogReader>> {
+        self.0.unless_closed(reader::open(&self.0, group, member, topics)).await
+    }
+
+    async fn create_topic(&self, name: &str, spec: &TopicSpec) -> Result<TopicInfo> {
+        self.0.unless_closed(admin::create_topic(&self.0.admin, name, spec)).await
+    }
+
+    async fn delete_topic(&self, name: &str) -> Result<()> {
+        self.0.unless_closed(admin::delete_topic(&self.0.admin, name)).await
+    }
+
+    async fn topics(&self) -> Result<Vec<TopicInfo>> {
+        self.0.unless_closed(admin::topics(&self.0.admin)).await
+    }
+
+    async fn topic(&self, name: &str) -> Result<Option<TopicInfo>> {
+        self.0.unless_closed(admin::topic(&self.0.admin, name)).await
+    }
+
+    async fn fetch(&self, partition: &TopicPartition, from: i64, max_bytes: usize, wait_max: Duration) -> Result<Batch> {
+        self.0.unless_closed(fetch::fetch(&self.0, partition, from, max_bytes, wait_max)).await
+    }
+
+    async fn offset_for_timestamp(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
+        self.0.unless_closed(admin::offset_for_timestamp(&self.0.admin, partition, timestamp)).await
+    }
+
+    async fn source_offsets(&self, connector: &str) -> Result<Vec<SourceOffset>> {
+        self.0.unless_closed(stores::source_offsets(&self.0, connector)).await
+    }
+
+    async fn alter_source_offsets(&self, connector: &str, offsets: &[SourceOffset]) -> Result<()> {
+        self.0.unless_closed(stores::alter_source_offsets(&self.0, connector, offsets)).await
+    }
+
+    async fn group_positions(&self, group: &str) -> Result<Vec<LogPosition>> {
+        self.0.unless_closed(admin::group_positions(&self.0.admin, group)).await
+    }
+
+    async fn alter_group(&self, group: &str, positions: &[(TopicPartition, Option<i64>)]) -> Result<()> {
+        self.0.unless_closed(admin::alter_group(&self.0.admin, group, positions)).await
+    }
+
+    async fn load(&self, store: Store) -> Result<BTreeMap<String, Vec<u8>>> {
+        self.0.unless_closed(stores::load(&self.0, store)).await
+    }
+
+    async fn save(&self, store: Store, entries: Vec<(String, Option<Vec<u8>>)>) -> Result<()> {
+        self.0.unless_closed(stores::save(&self.0, store, entries)).await
+    }
+
+    fn stats(&self) -> LogStats {
+        let counters = &self.0.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        LogStats {
+            kind: "kafka",
+            commits: read(&counters.commits),
+            syncs: read(&counters.syncs),
+            records: read(&counters.records),
+            bytes: read(&counters.bytes),
+            bytes_in_flight: read(&counters.bytes_in_flight),
+            stopped: None,
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.0.closed.cancel();
+        self.0.tasks.close();
+        let waited = tokio::time::timeout(CLOSE_MAX, self.0.tasks.wait()).await;
+        self.0.fetchers.close().await;
+        self.0.admin.close().await;
+        waited.map_err(|_| Error::retriable("log.io", format!("what was in flight was not acknowledged within {CLOSE_MAX:?}")))
+    }
+}

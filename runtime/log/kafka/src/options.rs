@@ -1,0 +1,210 @@
+//! Options of the log and of its clients, by Kafka's names.
+
+use aqueduct_config::worker_config::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
+use aqueduct_core::{Options, Result};
+use krafka::__private::network::{ConnectionConfig, ConnectionPool};
+use krafka::auth::AuthConfig;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Clone, Debug)]
+pub struct KafkaOptions {
+    /// Of worker.yaml.
+    pub settings: KafkaSettings,
+    /// `group.id` of the workers: begins every transactional id.
+    pub group_id: String,
+}
+
+impl KafkaOptions {
+    /// With the defaults of worker.yaml.
+    pub fn new(bootstrap_servers: &str, group_id: &str) -> Self {
+        let storage = |name: &str, partitions| StorageTopic {
+            topic: format!("{group_id}-{name}"),
+            partitions,
+            replication_factor: None,
+            configs: BTreeMap::new(),
+        };
+        let settings = KafkaSettings {
+            bootstrap_servers: bootstrap_servers.split(',').map(|server| server.trim().to_owned()).collect(),
+            config_topic: storage("configs", 1),
+            offset_topic: storage("offsets", 25),
+            status_topic: storage("status", 5),
+            exactly_once: ExactlyOnceSource::Enabled,
+            common: ClientOptions::default(),
+            producer: ClientOptions::default(),
+            consumer: ClientOptions::default(),
+            admin: ClientOptions::default(),
+        };
+        Self { settings, group_id: group_id.to_owned() }
+    }
+
+    /// `overrides` are a connector's, over the worker's.
+    ///
+    /// # Errors
+    /// `kafka.config` (fatal) naming the option that cannot be mapped; never its value when it may be a secret (invariant 9).
+    pub(crate) fn client(&self, kind: ClientKind, client_id: &str, overrides: &Options) -> Result<ClientConfig> {
+        let of_kind = match kind {
+            ClientKind::Producer => &self.settings.producer,
+            ClientKind::Consumer => &self.settings.consumer,
+            ClientKind::Admin => &self.settings.admin,
+        };
+        let mut options = self.settings.common.0.clone();
+        for layer in [&of_kind.0, overrides] {
+            options.extend(layer.iter().map(|(name, value)| (name.clone(), value.clone())));
+        }
+        ClientConfig::parse(kind, client_id, &options)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientKind {
+    Producer,
+    Consumer,
+    Admin,
+}
+
+/// What one client does.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientConfig {
+    pub(crate) client_id: String,
+    pub(crate) security: AuthConfig,
+    /// `request.timeout.ms`
+    pub(crate) request_timeout: Duration,
+    /// `socket.connection.setup.timeout.ms`
+    pub(crate) connect_timeout: Duration,
+    /// `default.api.timeout.ms`
+    pub(crate) api_timeout: Duration,
+    /// `retry.backoff.ms`, `retry.backoff.max.ms`
+    pub(crate) backoff: (Duration, Duration),
+    /// `connections.max.idle.ms`
+    pub(crate) max_idle: Duration,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) receive_buffer: Option<usize>,
+    /// `client.rack`
+    pub(crate) rack: String,
+    pub(crate) producer: ProducerConfig,
+    pub(crate) consumer: ConsumerConfig,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ProducerConfig {
+    pub(crate) acks: Acks,
+    pub(crate) compression: ProducerCompression,
+    /// `batch.size`, `buffer.memory`, `max.request.size`: bytes.
+    pub(crate) batch_bytes: usize,
+    pub(crate) buffer_bytes: usize,
+    pub(crate) max_request_bytes: usize,
+    pub(crate) linger: Duration,
+    /// `max.in.flight.requests.per.connection`: 1 to 5.
+    pub(crate) in_flight: usize,
+    /// `transaction.timeout.ms`, `delivery.timeout.ms`
+    pub(crate) transaction_timeout: Duration,
+    pub(crate) delivery_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Acks {
+    None,
+    Leader,
+    All,
+}
+
+/// `compression.type` of a producer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProducerCompression {
+    None,
+    Gzip,
+    Snappy,
+    Lz4,
+    Zstd,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct ConsumerConfig {
+    /// `fetch.max.bytes`, `max.partition.fetch.bytes`, `fetch.min.bytes`
+    pub(crate) fetch_bytes: usize,
+    pub(crate) partition_bytes: usize,
+    pub(crate) min_bytes: usize,
+    /// `fetch.max.wait.ms`
+    pub(crate) fetch_wait: Duration,
+    /// `max.poll.interval.ms`: how long a rebalance waits for a sink.
+    pub(crate) max_poll_interval: Duration,
+    pub(crate) offset_reset: OffsetReset,
+}
+
+/// `auto.offset.reset`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OffsetReset {
+    Earliest,
+    Latest,
+    /// `none`: a partition without a position is an error.
+    Refuse,
+}
+
+impl ClientConfig {
+    /// # Errors
+    /// `kafka.config` (fatal).
+    pub(crate) fn parse(_kind: ClientKind, client_id: &str, _options: &Options) -> Result<Self> {
+        Ok(Self {
+            client_id: client_id.to_owned(),
+            security: AuthConfig::plaintext(),
+            request_timeout: Duration::from_secs(30),
+            connect_timeout: Duration::from_secs(5),
+            api_timeout: Duration::from_secs(60),
+            backoff: (Duration::from_millis(100), Duration::from_secs(1)),
+            max_idle: Duration::from_secs(540),
+            send_buffer: None,
+            receive_buffer: None,
+            rack: String::new(),
+            producer: ProducerConfig {
+                acks: Acks::All,
+                compression: ProducerCompression::None,
+                batch_bytes: 1 << 20,
+                buffer_bytes: 32 << 20,
+                max_request_bytes: 1 << 20,
+                linger: Duration::ZERO,
+                in_flight: 5,
+                transaction_timeout: Duration::from_secs(60),
+                delivery_timeout: Duration::from_secs(120),
+            },
+            consumer: ConsumerConfig {
+                fetch_bytes: 50 << 20,
+                partition_bytes: 1 << 20,
+                min_bytes: 1,
+                fetch_wait: Duration::from_millis(500),
+                max_poll_interval: Duration::from_secs(300),
+                offset_reset: OffsetReset::Earliest,
+            },
+        })
+    }
+
+    /// # Errors
+    /// `kafka.config` (fatal): certificates that cannot be read.
+    pub(crate) async fn pool(&self) -> Result<Arc<ConnectionPool>> {
+        let unfit = |error: krafka::KrafkaError| crate::error::connection("security", &error);
+        let mut config = ConnectionConfig::builder()
+            .client_id(&self.client_id)
+            .request_timeout(self.request_timeout.max(self.connect_timeout))
+            .connect_timeout(self.connect_timeout)
+            .max_in_flight_requests(self.producer.in_flight.max(IN_FLIGHT_MIN))
+            .socket_send_buffer(self.send_buffer)
+            .socket_receive_buffer(self.receive_buffer)
+            .auth(self.security.clone())
+            .build()
+            .map_err(unfit)?;
+        config.init_tls().await.map_err(unfit)?;
+        let pool = Arc::new(ConnectionPool::new(config).with_max_idle(Some(self.max_idle)));
+        pool.start_idle_evictor();
+        Ok(pool)
+    }
+
+    /// The pause after so many failures: doubles up to the maximum, and is spread by a fifth so that clients do not come all at once.
+    pub(crate) fn backoff(&self, failures: u32) -> Duration {
+        let (first, most) = self.backoff;
+        first.saturating_mul(1 << failures.min(16)).min(most).mul_f64(0.8 + 0.4 * fastrand::f64())
+    }
+}
+
+/// Metadata and coordination go beside the producer's requests on their own connections; ten is the default of krafka.
+const IN_FLIGHT_MIN: usize = 10;
