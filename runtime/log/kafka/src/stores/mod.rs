@@ -1,0 +1,223 @@
+//! Kafka Connect's internal topics: configs and target states, statuses, source offsets. A Kafka Connect cluster of the same `group.id` can take over from us
+//! and we from it, never both at once.
+//!
+//! Entries of ours (`aqueduct-folder-…`) stand in the config topic too: Kafka Connect passes over keys that it does not know, with a line in its log.
+
+mod broker;
+pub mod codec;
+mod offsets;
+mod table;
+mod topics;
+
+use crate::log::Shared;
+use aqueduct_config::worker_config::{KafkaSettings, StorageTopic};
+use aqueduct_core::{Batch, BatchBuilder, Payload, Record, Result, SourceOffset, Topic, TopicPartition};
+use aqueduct_log::{EncodedBatch, Store, TopicSpec};
+use async_trait::async_trait;
+use offsets::Offsets;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use table::Table;
+use tokio::sync::{Mutex, OnceCell};
+
+/// What the stores need of the log.
+#[async_trait]
+pub(crate) trait Internal: Send + Sync {
+    /// The end of each partition: also what is not committed yet lies before it.
+    ///
+    /// # Errors
+    /// `log.unknown_topic` (fatal).
+    async fn ends(&self, topic: &str) -> Result<Vec<i64>>;
+
+    /// Committed records from an offset on, and where to read on: `from` where there is nothing to be seen yet.
+    async fn read(&self, tp: &TopicPartition, from: i64) -> Result<(Batch, i64)>;
+
+    /// All or none, durable and visible on return. Who was fenced writes nothing.
+    async fn write(&self, records: Vec<Out>) -> Result<()>;
+
+    /// Of a topic that is there: how many partitions, and its `cleanup.policy`, where the broker tells.
+    async fn shape(&self, topic: &str) -> Result<Option<(i32, Option<String>)>>;
+
+    async fn create(&self, topic: &str, spec: &TopicSpec) -> Result<()>;
+
+    async fn brokers(&self) -> Result<usize>;
+}
+
+/// A record of an internal topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Out {
+    pub(crate) topic: Topic,
+    pub(crate) partition: i32,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+impl Out {
+    pub(crate) fn batch(records: Vec<Self>) -> Result<EncodedBatch> {
+        let mut batch = BatchBuilder::new();
+        for record in records {
+            batch.push(Record {
+                partition: Some(record.partition),
+                key: Payload::Bytes(record.key.into()),
+                ..Record::new(record.topic, record.value.map_or(Payload::Null, |value| Payload::Bytes(value.into())))
+            });
+        }
+        EncodedBatch::new(batch.finish())
+    }
+}
+
+/// What is known of the topics. Each is read when it is asked for, and then only what is new.
+pub(crate) struct Stores {
+    config: Mutex<Table>,
+    status: Mutex<Table>,
+    /// By topic: the worker's, and those of connectors with `offsets.storage.topic`.
+    offsets: Mutex<HashMap<String, Arc<Mutex<Offsets>>>>,
+    offset_topic: StorageTopic,
+    pub(crate) writer: broker::StoreWriter,
+    /// The topics are there and compacted, and nobody else writes them.
+    ready: OnceCell<()>,
+}
+
+impl Stores {
+    pub(crate) fn new(settings: &KafkaSettings) -> Self {
+        Self {
+            config: Mutex::new(Table::new(&settings.config_topic.topic)),
+            status: Mutex::new(Table::new(&settings.status_topic.topic)),
+            offsets: Mutex::default(),
+            offset_topic: settings.offset_topic.clone(),
+            writer: broker::StoreWriter::default(),
+            ready: OnceCell::new(),
+        }
+    }
+
+    fn table(&self, store: Store) -> &Mutex<Table> {
+        match store {
+            Store::Config => &self.config,
+            Store::Status => &self.status,
+        }
+    }
+
+    async fn load(&self, store: Store, log: &dyn Internal) -> Result<BTreeMap<String, Vec<u8>>> {
+        let mut table = self.table(store).lock().await;
+        table.refresh(log).await?;
+        let entries = table.entries.iter().filter_map(|(key, value)| match store {
+            Store::Config => codec::config_entry(key, value),
+            Store::Status => Some((key.clone(), value.clone())),
+        });
+        Ok(entries.collect())
+    }
+
+    async fn save(&self, store: Store, entries: Vec<(String, Option<Vec<u8>>)>, log: &dyn Internal) -> Result<()> {
+        let mut table = self.table(store).lock().await;
+        table.refresh(log).await?;
+        let records = match store {
+            Store::Config => codec::config_records(&entries, |key| table.entries.get(key).map(Vec::as_slice))?,
+            Store::Status => entries,
+        };
+        let topic = table.topic().clone();
+        let partitions = log.ends(&topic).await?.len() as i32;
+        let out = records.iter().map(|(key, value)| Out {
+            topic: topic.clone(),
+            partition: aqueduct_log::partitioner::partition_for_key(key.as_bytes(), partitions),
+            key: key.clone().into_bytes(),
+            value: value.clone(),
+        });
+        log.write(out.collect()).await?;
+        table.set(records);
+        Ok(())
+    }
+
+    /// `offsets.storage.topic` of a connector, as its stored config says; the worker's otherwise.
+    async fn offset_topics(&self, connector: &str, log: &dyn Internal) -> Result<(Option<String>, String)> {
+        let mut config = self.config.lock().await;
+        config.refresh(log).await?;
+        let own = config.entries.get(&format!("connector-{connector}")).and_then(|value| codec::offsets_topic(value));
+        let of_worker = self.offset_topic.topic.clone();
+        Ok((own.filter(|own| *own != of_worker), of_worker))
+    }
+
+    async fn offsets(&self, topic: &str) -> Arc<Mutex<Offsets>> {
+        let mut offsets = self.offsets.lock().await;
+        offsets.entry(topic.to_owned()).or_insert_with(|| Arc::new(Mutex::new(Offsets::new(topic)))).clone()
+    }
+
+    /// What the connector's own topic says goes before what the worker's says, as in Kafka Connect.
+    async fn source_offsets(&self, connector: &str, log: &dyn Internal) -> Result<Vec<SourceOffset>> {
+        let (own, of_worker) = self.offset_topics(connector, log).await?;
+        let mut found: BTreeMap<String, SourceOffset> = BTreeMap::new();
+        for topic in [Some(of_worker), own].into_iter().flatten() {
+            let offsets = self.offsets(&topic).await;
+            match offsets.lock().await.of(connector, log).await {
+                Ok(offsets) => found.extend(offsets.into_iter().map(|offset| (offset.partition_key(), offset))),
+                // The connector's own is created with its first writer.
+                Err(error) if error.code() == "log.unknown_topic" && topic != self.offset_topic.topic => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    async fn alter_source_offsets(&self, connector: &str, offsets: &[SourceOffset], log: &dyn Internal) -> Result<()> {
+        let (own, of_worker) = self.offset_topics(connector, log).await?;
+        let target = own.as_ref().unwrap_or(&of_worker);
+        topics::ensure_offsets(target, &self.offset_topic, log).await?;
+        let mut records = self.offsets(target).await.lock().await.records(connector, offsets, log).await?;
+        if own.is_some() {
+            // What is forgotten in one must not come back from the other.
+            let forgotten: Vec<SourceOffset> = offsets.iter().filter(|offset| offset.offset.is_none()).cloned().collect();
+            records.extend(self.offsets(&of_worker).await.lock().await.records(connector, &forgotten, log).await?);
+        }
+        log.write(records).await
+    }
+
+    /// The topic that a connector's offsets go to, created where it is not there, and its number of partitions.
+    async fn offset_target(&self, connector: &str, log: &dyn Internal) -> Result<(Topic, i32)> {
+        let (own, of_worker) = self.offset_topics(connector, log).await?;
+        let topic = own.unwrap_or(of_worker);
+        let partitions = topics::ensure_offsets(&topic, &self.offset_topic, log).await?;
+        Ok((topic.into(), partitions))
+    }
+}
+
+/// At the first use: creates the topics where they are not there, refuses those that would lose entries, and makes sure that no other worker writes them.
+///
+/// # Errors
+/// `kafka.internal_topic` (fatal): not compacted, or the config topic has several partitions. `kafka.group_active` (retriable): Kafka Connect runs.
+async fn ready(shared: &Arc<Shared>) -> Result<()> {
+    let prepare = || async {
+        broker::refuse_connect(shared).await?;
+        topics::ensure(&shared.options.settings, shared).await?;
+        shared.stores.writer.claim(shared).await
+    };
+    shared.stores.ready.get_or_try_init(prepare).await.map(drop)
+}
+
+pub(crate) async fn load(shared: &Arc<Shared>, store: Store) -> Result<BTreeMap<String, Vec<u8>>> {
+    ready(shared).await?;
+    shared.stores.load(store, shared).await
+}
+
+pub(crate) async fn save(shared: &Arc<Shared>, store: Store, entries: Vec<(String, Option<Vec<u8>>)>) -> Result<()> {
+    ready(shared).await?;
+    shared.stores.save(store, entries, shared).await
+}
+
+pub(crate) async fn source_offsets(shared: &Arc<Shared>, connector: &str) -> Result<Vec<SourceOffset>> {
+    ready(shared).await?;
+    shared.stores.source_offsets(connector, shared).await
+}
+
+pub(crate) async fn alter_source_offsets(shared: &Arc<Shared>, connector: &str, offsets: &[SourceOffset]) -> Result<()> {
+    ready(shared).await?;
+    shared.stores.alter_source_offsets(connector, offsets, shared).await
+}
+
+/// For writers: where the source offsets of a connector go, and into how many partitions. The record of an offset is
+/// [`codec::offset_key`] and [`codec::offset_value`], placed by the key.
+pub(crate) async fn offset_target(shared: &Arc<Shared>, connector: &str) -> Result<(Topic, i32)> {
+    ready(shared).await?;
+    shared.stores.offset_target(connector, shared).await
+}
+
+#[cfg(test)]
+mod tests;
