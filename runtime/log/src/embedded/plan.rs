@@ -1,5 +1,6 @@
 //! Decides what a round of requests changes. Pure: no disk.
 
+use super::compact::Cleaned;
 use super::encode::{Part, Wire};
 use super::request::{Ask, Link, NewPosition, Request};
 use super::segment::{Segment, partition_dir};
@@ -126,9 +127,7 @@ impl<'a> Planner<'a> {
                 self.round.changes.extend(entries);
                 (reply, Ok(()))
             }
-            Ask::Compacted { topic, partition, base, from_len, len, reply } => {
-                (reply, self.compacted(topic, partition, base, from_len, len))
-            }
+            Ask::Compacted { topic, partition, cleaned, reply } => (reply, self.compacted(topic, partition, &cleaned)),
             Ask::CleanedTo { topic, partition, offset, reply } => {
                 self.round.changes.push(Change::CleanedTo { t: topic, p: partition, offset });
                 (reply, Ok(()))
@@ -321,15 +320,19 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Refused when the segment is not what was compacted any more.
-    fn compacted(&mut self, t: Uuid, p: i32, base: i64, from_len: u64, len: u64) -> Result<()> {
-        let segment =
-            self.state.partition(t, p).and_then(|partition| partition.segments.iter().find(|segment| segment.base == base));
-        if self.deleted.contains(&t) || !segment.is_some_and(|segment| segment.sealed && !segment.swap && segment.len == from_len)
-        {
-            return Err(Error::retriable("log.compaction", "the segment changed during its compaction"));
+    /// Refused when the segments are not what was compacted any more.
+    fn compacted(&mut self, t: Uuid, p: i32, cleaned: &Cleaned) -> Result<()> {
+        let Cleaned { base, from, len } = cleaned;
+        let known = self.state.partition(t, p).map_or(&[][..], |partition| &partition.segments);
+        let known = known.iter().skip_while(|segment| segment.base < *base).map(Some).chain(std::iter::repeat(None));
+        let same = from.iter().zip(known).all(|((base, len), segment)| {
+            segment.is_some_and(|segment| segment.base == *base && segment.len == *len && segment.sealed && !segment.swap)
+        });
+        if self.deleted.contains(&t) || !same {
+            return Err(Error::retriable("log.compaction", "a segment changed during its compaction"));
         }
-        self.round.changes.push(Change::Compacted { t, p, base, len });
+        let merged = from.len() as u32 - 1;
+        self.round.changes.push(Change::Compacted { t, p, base: *base, len: *len, merged });
         Ok(())
     }
 }

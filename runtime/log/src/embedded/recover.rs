@@ -228,6 +228,8 @@ impl Recovery<'_> {
                 Some((segment, "log.cleaned")) if segment.swap => {
                     self.disk.rename(&cleaned_path(dir, segment.base), &segment_file(dir, segment.base, "log"))?;
                 }
+                // Of the file that is replaced: as hints they would lead astray.
+                Some((segment, "index" | "timeindex")) if segment.swap => warn(&path, self.disk.unlink(&path)),
                 Some((_, "log" | "index" | "timeindex")) => {}
                 _ => warn(&path, self.disk.unlink(&path)),
             }

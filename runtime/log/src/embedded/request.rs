@@ -1,5 +1,6 @@
 //! What is asked of the commit thread, and the queue to it.
 
+use super::compact::Cleaned;
 use super::encode::Part;
 use super::shared::{again, closed};
 use super::state::Position;
@@ -62,13 +63,11 @@ pub(crate) enum Ask {
         entries: Vec<(String, Option<Vec<u8>>)>,
         reply: Reply<()>,
     },
-    /// `<base>.log.cleaned` is written and synced: `len` bytes that are to take the place of the segment.
+    /// `<base>.log.cleaned` is written and synced, and is to take the place of these segments.
     Compacted {
         topic: Uuid,
         partition: i32,
-        base: i64,
-        from_len: u64,
-        len: u64,
+        cleaned: Cleaned,
         reply: Reply<()>,
     },
     CleanedTo {

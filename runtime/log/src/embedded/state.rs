@@ -116,6 +116,9 @@ pub(crate) enum Change {
         p: i32,
         base: i64,
         len: u64,
+        /// So many segments behind it are in its file now.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        merged: u32,
     },
     Swapped {
         t: Uuid,
@@ -127,6 +130,11 @@ pub(crate) enum Change {
         p: i32,
         offset: i64,
     },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// Bytes `from..to` of a segment are records `first..next`.
@@ -222,11 +230,15 @@ impl State {
                     last.sealed = true;
                 }
             }
-            Change::Compacted { t, p, base, len } => {
-                if let Some(segment) = self.segment_mut(*t, *p, *base) {
-                    segment.len = *len;
-                    segment.swap = true;
-                }
+            Change::Compacted { t, p, base, len, merged } => {
+                let Some(partition) = self.partition_mut(*t, *p) else { return };
+                let Some(at) = partition.segments.iter().position(|segment| segment.base == *base) else { return };
+                let behind = at + 1..(at + 1 + *merged as usize).min(partition.segments.len());
+                let ts = partition.segments.drain(behind).map(|segment| segment.ts).max();
+                let segment = &mut partition.segments[at];
+                segment.len = *len;
+                segment.ts = segment.ts.max(ts.unwrap_or(-1));
+                segment.swap = true;
             }
             Change::CleanedTo { t, p, offset } => {
                 if let Some(partition) = self.partition_mut(*t, *p) {

@@ -47,7 +47,7 @@ impl Stepper {
         let shared = self.core.shared.clone();
         let due = Job::next(&shared, &shared.state.read()).filter(|_| self.core.broken.is_none());
         let Some(job) = due else { return };
-        let cleaned_to = job.run(&shared, |cleaned| self.answer(|reply| compacted(&job, &cleaned, reply)));
+        let cleaned_to = job.run(&shared, |cleaned| self.answer(|reply| compacted(&job, cleaned, reply)));
         done(&shared, &job, cleaned_to.and_then(|offset| self.answer(|reply| cleaned_up_to(&job, offset, reply))));
     }
 
@@ -77,7 +77,7 @@ impl Stepper {
         let run = move || {
             let next = || Job::next(&shared, &shared.state.read());
             while let Some(job) = next() {
-                let cleaned_to = job.run(&shared, |cleaned| queue.ask_blocking(|reply| compacted(&job, &cleaned, reply)));
+                let cleaned_to = job.run(&shared, |cleaned| queue.ask_blocking(|reply| compacted(&job, cleaned, reply)));
                 if !done(
                     &shared,
                     &job,
@@ -166,9 +166,8 @@ impl Drop for Stepper {
     }
 }
 
-fn compacted(job: &Job, cleaned: &Cleaned, reply: Reply<()>) -> Ask {
-    let Cleaned { base, from_len, len } = *cleaned;
-    Ask::Compacted { topic: job.topic, partition: job.partition, base, from_len, len, reply }
+fn compacted(job: &Job, cleaned: Cleaned, reply: Reply<()>) -> Ask {
+    Ask::Compacted { topic: job.topic, partition: job.partition, cleaned, reply }
 }
 
 fn cleaned_up_to(job: &Job, offset: i64, reply: Reply<()>) -> Ask {

@@ -434,6 +434,125 @@ async fn compaction_keeps_the_last_of_each_key_at_its_offset() {
     assert_eq!(read(&log), after);
 }
 
+/// Base offsets of a partition's segment files.
+fn segments(dir: &TempDir, partition: &str) -> Vec<i64> {
+    let names = std::fs::read_dir(dir.path().join("topics").join(partition)).into_iter().flatten();
+    let base = |name: std::io::Result<std::fs::DirEntry>| name.unwrap().file_name().to_str()?.strip_suffix(".log")?.parse().ok();
+    let mut bases: Vec<i64> = names.filter_map(base).collect();
+    bases.sort_unstable();
+    bases
+}
+
+fn key_of(what: &str) -> String {
+    what.split_once(") ").unwrap().0.to_owned()
+}
+
+#[test]
+fn compaction_puts_what_is_left_of_many_segments_into_few_files() {
+    const SEGMENT_BYTES: usize = 4000;
+    for (compression, tombstones) in [("none", false), ("lz4", true), ("zstd", false)] {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = SEGMENT_BYTES.to_string();
+        let configs = [("segment.bytes", &*bytes), ("cleanup.policy", "compact"), ("compression.type", compression)];
+        let spec = TopicSpec { configs: configs.map(|(k, v)| (k.to_owned(), v.to_owned())).into(), ..TopicSpec::default() };
+        let disk = || Arc::new(RealDisk::new(dir.path()));
+        let (log, mut stepper) = EmbeddedLog::stepped(disk(), EmbeddedOptions::default()).unwrap();
+        stepper.drive(log.create_topic("t", &spec)).unwrap();
+        let mut writer = stepper.drive(log.writer(&TaskId::new("c", 0))).unwrap();
+        // Young tombstones stay.
+        let now = (EmbeddedOptions::default().now_ms)();
+        let mut n = 0i64;
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut update = |stepper: &mut Stepper, segments: usize| {
+            while self::segments(&dir, "t-0").len() <= segments {
+                // Most values are as hard to compress as in life; each batch has a few keys, so that none is whole afterwards.
+                let record = |n: i64, random: &mut fastrand::Rng| Record {
+                    key: format!("key {}", n * 7 % 50).into(),
+                    value: if tombstones && n % 13 == 0 {
+                        aqueduct_core::Payload::Null
+                    } else {
+                        (0..150).map(|_| random.alphanumeric()).collect::<String>().into()
+                    },
+                    timestamp: Some(if tombstones { now } else { 1_000_000 } + n),
+                    ..Record::new("t", "")
+                };
+                let records = (n..n + 5).map(|n| record(n, &mut random)).collect();
+                n += 5;
+                let commit = stepper.drive(writer.append(EncodedBatch::new(records).unwrap(), vec![])).unwrap();
+                stepper.drive(commit).unwrap();
+            }
+        };
+        update(&mut stepper, 100);
+        let all = |log: &EmbeddedLog, mut from: i64| {
+            let mut found = Vec::new();
+            loop {
+                let (batch, next) = log.read_now(&tp("t", 0), from, 700).unwrap();
+                if next == from {
+                    return found;
+                }
+                found.extend(
+                    batch.iter().map(|r| (r.origin().unwrap().1, format!("{:?} {:?}", r.key(), r.value()), r.timestamp())),
+                );
+                from = next;
+            }
+        };
+        let before = all(&log, 0);
+        let active = *segments(&dir, "t-0").last().unwrap();
+        // In the midst, with the files as they were; and each segment is held by somebody.
+        let view = log.shared.view(&tp("t", 0)).unwrap().1;
+        let (held, reader_at) = (view.segments(), before[before.len() / 2].0);
+        let open: Vec<_> = held.iter().map(|segment| log.shared.files.get(segment).unwrap()).collect();
+        let (read, next) = log.read_now(&tp("t", 0), reader_at, 1).unwrap();
+        stepper.maintain();
+        let newest: BTreeMap<_, _> =
+            before.iter().filter(|(at, ..)| *at < active).map(|(at, what, _)| (key_of(what), *at)).collect();
+        let expected: Vec<_> =
+            before.iter().filter(|(at, what, _)| *at >= active || newest[&key_of(what)] == *at).cloned().collect();
+        let after = all(&log, 0);
+        assert_eq!(after, expected, "{compression}");
+        // The reader goes on: all that survives behind it, once and in order.
+        assert_eq!(all(&log, next), expected.iter().filter(|(at, ..)| *at >= next).cloned().collect::<Vec<_>>());
+        assert!(!read.is_empty());
+        for (file, segment) in open.iter().zip(&held) {
+            let mut bytes = Vec::new();
+            file.read_at(0, 8, &mut bytes).unwrap();
+            assert_eq!(bytes, segment.base.to_be_bytes(), "what was open stays readable");
+        }
+        let files = segments(&dir, "t-0");
+        assert!(files.len() <= 2 + 50 * 200 / SEGMENT_BYTES + 1, "{compression}: {files:?}");
+        for base in &files {
+            let len = std::fs::metadata(dir.path().join(format!("topics/t-0/{base:020}.log"))).unwrap().len();
+            assert!(len <= SEGMENT_BYTES as u64, "{compression}: {len} bytes in {base}");
+        }
+        // Offsets and times are found, also from the files of the indexes.
+        stepper.drive(log.save(Store::Config, vec![])).unwrap();
+        let crashed = crash(&dir);
+        let (again, mut other) =
+            EmbeddedLog::stepped(Arc::new(RealDisk::new(crashed.path())), EmbeddedOptions::default()).unwrap();
+        for log in [&log, &again] {
+            for (at, _, timestamp) in &expected {
+                assert_eq!(log.read_now(&tp("t", 0), *at, 1).unwrap().0.iter().next().unwrap().origin().unwrap().1, *at);
+                let view = log.shared.view(&tp("t", 0)).unwrap().1;
+                let found = view.offset_for_timestamp(&log.shared.files, timestamp.unwrap()).unwrap();
+                assert_eq!(found, Some(*at), "{compression}");
+            }
+            assert_eq!(all(log, 0), expected);
+        }
+        // Again and again: updates that follow go into the same few files.
+        update(&mut stepper, 60);
+        let newest_of = |found: &[(i64, String, Option<i64>)]| -> BTreeMap<String, i64> {
+            found.iter().map(|(at, what, _)| (key_of(what), *at)).collect()
+        };
+        let newest = newest_of(&all(&log, 0));
+        stepper.maintain();
+        assert_eq!(newest_of(&all(&log, 0)), newest);
+        assert!(segments(&dir, "t-0").len() <= 6, "{compression}: {:?}", segments(&dir, "t-0"));
+        other.close();
+        std::fs::write(crashed.path().join("format"), "").unwrap();
+        assert_eq!(verify::verify(crashed.path(), |_, _| {}).unwrap().damage, []);
+    }
+}
+
 /// Everything at once, with a handful of open files: writers, readers that come and go, rolling, retention that finds nothing, compaction of another topic.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn under_load_each_reader_sees_each_line_once_and_in_order() {
