@@ -95,7 +95,7 @@ pub(super) struct CommonOptions {
     #[serde(rename = "aqueduct.restart.backoff.max.ms", default = "five_minutes")]
     #[schemars(range(min = 1, max = 86_400_000), extend("x-group" = "Restarts"))]
     pub restart_max: Millis,
-    /// What one task may hold in memory: appends in flight of a source, read-ahead of a sink.
+    /// What one task may hold in memory: appends in flight of a source; of a sink the read-ahead, and as much again of dead letters until their commit.
     #[serde(rename = "aqueduct.buffer.bytes", default = "buffer")]
     #[schemars(range(min = 4096, max = 1_073_741_824), extend("x-group" = "Limits"))]
     pub buffer_bytes: ByteSize,
