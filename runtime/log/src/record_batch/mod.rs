@@ -45,12 +45,14 @@ const CONTROL: i16 = 1 << 5;
 /// Kafka's "no timestamp".
 const NO_TIMESTAMP: i64 = -1;
 
-/// `compression.type` of a topic.
+/// `compression.type`. The embedded log's topics do without gzip and snappy; Kafka's have them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     #[default]
     None,
+    Gzip,
+    Snappy,
     Lz4,
     Zstd,
 }
@@ -103,7 +105,7 @@ pub enum Damage {
         stored: u32,
         computed: u32,
     },
-    /// Sound, but not for us: gzip and snappy.
+    /// Sound, but not for us.
     Unsupported(&'static str),
     /// Would decompress to more than any batch may have, or far more than its size makes likely.
     Bomb {
@@ -175,8 +177,8 @@ impl Header {
     pub fn compression(&self) -> Result<Compression, Damage> {
         match self.attributes & COMPRESSION_MASK {
             0 => Ok(Compression::None),
-            1 => Err(Damage::Unsupported("gzip")),
-            2 => Err(Damage::Unsupported("snappy")),
+            1 => Ok(Compression::Gzip),
+            2 => Ok(Compression::Snappy),
             3 => Ok(Compression::Lz4),
             4 => Ok(Compression::Zstd),
             _ => Err(Damage::Unsupported("an unknown")),

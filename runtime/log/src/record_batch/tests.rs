@@ -63,7 +63,13 @@ fn arbitrary_batch() -> impl Strategy<Value = Batch> {
 }
 
 fn arbitrary_compression() -> impl Strategy<Value = Compression> {
-    prop_oneof![Just(Compression::None), Just(Compression::Lz4), Just(Compression::Zstd)]
+    prop_oneof![
+        Just(Compression::None),
+        Just(Compression::Gzip),
+        Just(Compression::Snappy),
+        Just(Compression::Lz4),
+        Just(Compression::Zstd)
+    ]
 }
 
 proptest! {
@@ -81,9 +87,10 @@ proptest! {
     }
 
     #[test]
-    fn what_kafka_protocol_encodes_we_decode(batch in arbitrary_batch(), codec in 0..3) {
+    fn what_kafka_protocol_encodes_we_decode(batch in arbitrary_batch(), codec in 0..5) {
         let records: Vec<theirs::Record> = batch.iter().enumerate().map(|(index, record)| their_record(index as i64, record)).collect();
-        let compression = [theirs::Compression::None, theirs::Compression::Lz4, theirs::Compression::Zstd][codec as usize];
+        use theirs::Compression::{Gzip, Lz4, None, Snappy, Zstd};
+        let compression = [None, Gzip, Snappy, Lz4, Zstd][codec as usize];
         let mut bytes = bytes::BytesMut::new();
         theirs::RecordBatchEncoder::encode(&mut bytes, &records, &theirs::RecordEncodeOptions { version: 2, compression }).unwrap();
         let back = decoded(bytes.to_vec()).unwrap();
@@ -278,16 +285,23 @@ fn a_bomb_is_refused_and_never_written() {
 }
 
 #[test]
-fn gzip_and_snappy_are_named() {
-    for (codec, name) in [(1, "gzip"), (2, "snappy")] {
-        let batch: Batch = [record(None, Some(b"x"), Some(1))].into_iter().collect();
-        let mut bytes = encoded(&batch, Compression::None);
+fn snappy_as_librdkafka_writes_it_and_codecs_that_nobody_knows() {
+    let plain = encoded(&[record(None, Some(b"x"), Some(1))].into_iter().collect(), Compression::None);
+    let packed = |codec: u8, records: &[u8]| {
+        let mut bytes = [&plain[..HEADER_BYTES], records].concat();
         bytes[CRC_FROM + 1] = codec;
         seal(&mut bytes);
-        let damage = decoded(bytes).unwrap_err();
-        assert_eq!(damage, Damage::Unsupported(name));
-        assert!(damage.to_string().contains(name));
-    }
+        bytes
+    };
+    let bare = snap::raw::Encoder::new().compress_vec(&plain[HEADER_BYTES..]).unwrap();
+    assert_eq!(decoded(packed(2, &bare)).unwrap().len(), 1);
+    assert_eq!(decoded(packed(5, &bare)).unwrap_err(), Damage::Unsupported("an unknown"));
+    // A length of 4 GiB, in snappy's own header; in gzip 40 MiB of zeros.
+    let huge = [&[0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0; 20]].concat();
+    assert!(matches!(decoded(packed(2, &huge)), Err(Damage::Bomb { .. })));
+    let mut zeros = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut zeros, &vec![0; 40 << 20]).unwrap();
+    assert!(matches!(decoded(packed(1, &zeros.finish().unwrap())), Err(Damage::Bomb { .. })));
 }
 
 #[test]
