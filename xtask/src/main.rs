@@ -51,9 +51,9 @@ enum Services {
 }
 
 fn main() -> Result<()> {
-    let sh = Sh::new()?;
+    let mut sh = Sh::new()?;
     match Xtask::parse() {
-        Xtask::Test(args) => test::run(&sh, &args),
+        Xtask::Test(args) => test::run(&mut sh, &args),
         Xtask::Check => check::run(&sh),
         Xtask::Reference { check } => reference::run(&sh, check),
         Xtask::Bench { profile, args } => bench(&sh, &profile, &args),

@@ -77,7 +77,12 @@ pub(crate) fn kafka_home() -> Result<PathBuf> {
     if let Some(home) = std::env::var_os("AQUEDUCT_KAFKA_HOME") {
         return Ok(home.into());
     }
-    let cache = std::env::var_os("AQUEDUCT_CI_CACHE").map(PathBuf::from);
+    Ok(cache()?.join("kafka"))
+}
+
+/// Of what is installed for the tests.
+pub(crate) fn cache() -> Result<PathBuf> {
+    let ci = std::env::var_os("AQUEDUCT_CI_CACHE").map(PathBuf::from);
     let user = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache/aqueduct"));
-    Ok(cache.or_else(user).context("neither HOME nor AQUEDUCT_KAFKA_HOME is set")?.join("kafka"))
+    ci.or_else(user).context("neither HOME nor AQUEDUCT_CI_CACHE is set")
 }

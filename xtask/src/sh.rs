@@ -1,20 +1,80 @@
 //! Commands, run at the top of the checkout and shown before they run.
 
 use anyhow::{Context, Result, bail};
+use std::collections::VecDeque;
 use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What a log that was cut short must still tell of a failed step.
+const TAIL_LINES: usize = 40;
+/// A process that was left behind may hold the pipe open for ever.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+type Tail = Arc<Mutex<VecDeque<String>>>;
 
 pub(crate) struct Sh {
     pub(crate) root: PathBuf,
     target: PathBuf,
+    /// The last lines of what ran, once [`Sh::keep_tail`] was called.
+    tail: Option<Tail>,
 }
 
 impl Sh {
     pub(crate) fn new() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the checkout")?.to_path_buf();
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-        Ok(Self { root, target })
+        Ok(Self { root, target, tail: None })
+    }
+
+    /// From now on what commands print passes through here, so that its end can be told again.
+    pub(crate) fn keep_tail(&mut self) {
+        self.tail = Some(Tail::default());
+    }
+
+    /// The last lines that were printed since this was called before.
+    pub(crate) fn take_tail(&self) -> Vec<String> {
+        let Some(tail) = &self.tail else { return Vec::new() };
+        tail.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+    }
+
+    /// Starts a command. Its stderr, and its stdout if `all`, pass through here when tails are kept.
+    fn spawn(&self, command: &mut Command, all: bool) -> Result<(Child, Option<Receiver<()>>)> {
+        let text = text_of(command);
+        let mut passed = None;
+        if let Some(tail) = &self.tail {
+            let (reader, writer) = std::io::pipe()?;
+            if all {
+                command.stdout(writer.try_clone()?);
+            }
+            command.stderr(writer);
+            let (done, receiver) = channel();
+            let tail = tail.clone();
+            #[allow(clippy::disallowed_methods, reason = "ends with the pipe, and says so on its channel")]
+            std::thread::spawn(move || {
+                pass(reader, &tail);
+                let _ = done.send(());
+            });
+            passed = Some(receiver);
+        }
+        let child = command.spawn().with_context(|| format!("cannot start {text}"))?;
+        // Our ends of the pipe, which would keep it open.
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Ok((child, passed))
+    }
+
+    /// Runs a command for at most this long; `None` when it had to be killed.
+    pub(crate) fn run_within(&self, command: &mut Command, limit: Duration) -> Result<Option<ExitStatus>> {
+        let (mut child, passed) = self.spawn(command, true)?;
+        let status = wait(&mut child, limit)?;
+        if let Some(passed) = passed {
+            let _ = passed.recv_timeout(LAST_WORDS);
+        }
+        Ok(status)
     }
 
     /// Where cargo puts the binaries of a profile.
@@ -33,14 +93,13 @@ impl Sh {
     }
 
     pub(crate) fn run(&self, command: &mut Command) -> Result<()> {
-        let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
-        let text = words.collect::<Vec<_>>().join(" ");
+        let text = text_of(command);
         eprintln!("$ {text}");
-        let status = command.status().with_context(|| format!("cannot start {text}"))?;
-        if !status.success() {
-            bail!("{text} ended with {status}");
+        let status = self.run_within(command, Duration::MAX)?;
+        match status {
+            Some(status) if status.success() => Ok(()),
+            status => bail!("{text} ended with {}", status.unwrap_or_default()),
         }
-        Ok(())
     }
 
     pub(crate) fn cargo(&self, args: &[&str]) -> Result<()> {
@@ -49,9 +108,14 @@ impl Sh {
 
     /// Its stdout; stderr passes through.
     pub(crate) fn output(&self, command: &mut Command) -> Result<String> {
-        let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start {command:?}"))?;
+        let text = text_of(command);
+        let (child, passed) = self.spawn(command.stdout(Stdio::piped()), false)?;
+        let output = child.wait_with_output().with_context(|| text.clone())?;
+        if let Some(passed) = passed {
+            let _ = passed.recv_timeout(LAST_WORDS);
+        }
         if !output.status.success() {
-            bail!("{command:?} ended with {}", output.status);
+            bail!("{text} ended with {}", output.status);
         }
         Ok(String::from_utf8(output.stdout)?)
     }
@@ -68,6 +132,45 @@ impl Sh {
     }
 }
 
+fn text_of(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(OsStr::to_string_lossy);
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Shows every line as it comes, and keeps the last.
+fn pass(reader: PipeReader, tail: &Tail) {
+    let mut reader = BufReader::new(reader);
+    let mut line = Vec::new();
+    while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        let _ = std::io::stderr().write_all(&line);
+        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() == TAIL_LINES {
+            tail.pop_front();
+        }
+        tail.push_back(String::from_utf8_lossy(&line).trim_end().to_owned());
+        line.clear();
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the standard library cannot wait for a child with a deadline; this is the poll's interval"
+)]
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let begin = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if begin.elapsed() > limit {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 pub(crate) fn cargo() -> String {
     std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned())
 }
@@ -77,4 +180,23 @@ pub(crate) fn which(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
     std::env::split_paths(&path).chain(system).map(|dir| dir.join(program)).find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_what_was_printed_is_kept() {
+        let mut sh = Sh::new().unwrap();
+        sh.keep_tail();
+        let error = sh.run(sh.command("sh").args(["-c", "seq 1 100; echo on stderr >&2; exit 3"])).unwrap_err();
+        assert!(error.to_string().contains("exit status: 3"), "{error}");
+        let tail = sh.take_tail();
+        assert_eq!((tail.len(), tail.first().unwrap().as_str(), tail.last().unwrap().as_str()), (TAIL_LINES, "62", "on stderr"));
+        assert!(sh.take_tail().is_empty());
+        assert_eq!(sh.output(sh.command("sh").args(["-c", "echo out; echo err >&2"])).unwrap(), "out\n");
+        assert_eq!(sh.take_tail(), ["err"]);
+        assert!(sh.run_within(sh.command("sleep").arg("60"), Duration::from_millis(50)).unwrap().is_none());
+    }
 }

@@ -4,7 +4,6 @@ use crate::sh::{Sh, cargo};
 use crate::{arrows, check, invariants, links, reference, services};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -33,8 +32,10 @@ struct Program {
     package_name: String,
 }
 
-pub(crate) fn run(sh: &Sh, args: &Args) -> Result<()> {
-    let mut steps = Steps::default();
+pub(crate) fn run(sh: &mut Sh, args: &Args) -> Result<()> {
+    sh.keep_tail();
+    let sh = &*sh;
+    let mut steps = Steps { sh, done: Vec::new() };
     if !args.no_install {
         // What cannot be installed here fails its own tests by name, in the end.
         steps.note("what the tests need", || services::install(sh));
@@ -67,6 +68,7 @@ pub(crate) fn run(sh: &Sh, args: &Args) -> Result<()> {
     if args.only.is_none() {
         steps.note("documentation tests", || sh.cargo(&["test", "--quiet", "--workspace", "--doc"]));
         steps.note("lints", || check::lints(sh));
+        steps.note("licences and bans", || check::deny(sh, !args.no_install));
     }
     steps.report()
 }
@@ -102,46 +104,42 @@ fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
     if program.black_box {
         command.env("AQUEDUCT_KAFKA_HOME", services::kafka_home()?).env("AQUEDUCT_BIN", sh.bin_dir("dev").join("aqueduct"));
     }
-    let mut child = command.stdin(Stdio::null()).spawn().with_context(|| program.executable.display().to_string())?;
-    match wait(&mut child, Duration::from_secs(args.minutes * 60))? {
+    match sh.run_within(&mut command, Duration::from_secs(args.minutes * 60))? {
         Some(status) if status.success() => Ok(()),
         Some(status) => bail!("{status}"),
         None => bail!("not done within {} minutes", args.minutes),
     }
 }
 
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the standard library cannot wait for a child with a deadline; this is the poll's interval"
-)]
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    let begin = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        if begin.elapsed() > limit {
-            child.kill()?;
-            child.wait()?;
-            return Ok(None);
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+struct Steps<'a> {
+    sh: &'a Sh,
+    done: Vec<Step>,
 }
 
-#[derive(Default)]
-struct Steps(Vec<(String, Duration, Option<String>)>);
+struct Step {
+    name: String,
+    time: Duration,
+    failure: Option<Failure>,
+}
 
-impl Steps {
+struct Failure {
+    error: String,
+    /// The last lines of what it printed.
+    tail: Vec<String>,
+}
+
+impl Steps<'_> {
     /// Goes on after a failure; [`Steps::report`] fails in the end.
     fn note(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> bool {
         let begin = Instant::now();
-        let failure = step().err().map(|error| format!("{error:#}"));
+        self.sh.take_tail();
+        let error = step().err().map(|error| format!("{error:#}"));
+        let failure = error.map(|error| Failure { error, tail: self.sh.take_tail() });
         if let Some(failure) = &failure {
-            eprintln!("✗ {name}: {failure}");
+            eprintln!("✗ {name}: {}", failure.error);
         }
         let ok = failure.is_none();
-        self.0.push((name.to_owned(), begin.elapsed(), failure));
+        self.done.push(Step { name: name.to_owned(), time: begin.elapsed(), failure });
         ok
     }
 
@@ -149,19 +147,24 @@ impl Steps {
         if self.note(name, step) { Ok(()) } else { self.report() }
     }
 
+    /// What failed comes last, in one block: the log of a CI run may be cut short at its beginning.
     fn report(&self) -> Result<()> {
-        let width = self.0.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
+        let width = self.done.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
         println!("\n{:width$}  seconds", "step");
-        for (name, time, failure) in &self.0 {
-            let mark = failure.as_ref().map_or("", |_| "  FAILED");
-            println!("{name:width$}  {:7.1}{mark}", time.as_secs_f64());
+        for step in &self.done {
+            let mark = step.failure.as_ref().map_or("", |_| "  FAILED");
+            println!("{:width$}  {:7.1}{mark}", step.name, step.time.as_secs_f64());
         }
-        let total: Duration = self.0.iter().map(|(_, time, _)| *time).sum();
+        let total: Duration = self.done.iter().map(|step| step.time).sum();
         println!("{:width$}  {:7.1}", "all", total.as_secs_f64());
-        let failed: Vec<&str> = self.0.iter().filter(|(.., failure)| failure.is_some()).map(|(name, ..)| name.as_str()).collect();
-        if !failed.is_empty() {
-            bail!("failed: {}", failed.join(", "));
+        let failed: Vec<_> = self.done.iter().filter_map(|step| Some((step.name.as_str(), step.failure.as_ref()?))).collect();
+        if failed.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        for (name, failure) in &failed {
+            println!("\n──── FAILED: {name}: {}\n{}", failure.error, failure.tail.join("\n"));
+        }
+        let names: Vec<&str> = failed.into_iter().map(|(name, _)| name).collect();
+        bail!("{} of {} steps failed: {}", names.len(), self.done.len(), names.join(", "));
     }
 }
