@@ -67,8 +67,21 @@ fn whatever_is_lost_was_never_committed() {
     let seeds = number("AQUEDUCT_SEEDS").unwrap_or(SEEDS);
     let tally = search(seeds, Planted::default()).unwrap_or_else(|(seed, failure)| panic!("AQUEDUCT_SEED={seed}: {failure}"));
     println!("{seeds} seeds in {:.1?}: {tally:?}", began.elapsed());
-    let Tally { power_cuts, kills, stops_in_recovery, commits, doubtful_kept, doubtful_lost, syncs_failed, cleaned } = tally;
-    for met in [power_cuts, kills, stops_in_recovery, commits, doubtful_kept, doubtful_lost, syncs_failed, cleaned] {
+    let Tally {
+        power_cuts,
+        kills,
+        stops_in_recovery,
+        commits,
+        doubtful_kept,
+        doubtful_lost,
+        syncs_failed,
+        cleaned,
+        letters,
+        merged,
+    } = tally;
+    for met in
+        [power_cuts, kills, stops_in_recovery, commits, doubtful_kept, doubtful_lost, syncs_failed, cleaned, letters, merged]
+    {
         assert!(met > seeds / 100, "the workload hardly meets what it should: {tally:?}");
     }
 }
@@ -101,6 +114,7 @@ fn planted_bugs_are_caught() {
         bug::ACK_BEFORE_WRITE,
         bug::ACK_BEFORE_SYNC,
         bug::OFFSET_BEFORE_RECORD,
+        bug::POSITION_BEFORE_LETTER,
         bug::SKIP_DIR_SYNC,
         bug::TAIL_NOT_CUT,
         bug::TAIL_LOST,

@@ -1,13 +1,15 @@
 //! A random workload on a log whose disk loses power, and what must be true after each start.
 
 use crate::disk::{Lie, Plan, SimDisk};
-use aqueduct_core::{PayloadRef, Record, SourceOffset, TaskId, TopicPartition};
+use aqueduct_core::{LogPosition, PayloadRef, Record, SourceOffset, TaskId, TopicPartition, Topics};
+use aqueduct_log::disk::Disk;
 use aqueduct_log::embedded::Stepper;
-use aqueduct_log::{EmbeddedLog, EmbeddedOptions, EncodedBatch, Log, LogWriter, Store, TopicSpec};
+use aqueduct_log::{EmbeddedLog, EmbeddedOptions, EncodedBatch, Fetch, Log, LogReader, LogWriter, Store, TopicSpec};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 use uuid::Uuid;
 
 pub type Check = Result<(), String>;
@@ -15,6 +17,8 @@ pub type Check = Result<(), String>;
 const TOPICS: [&str; 3] = ["a", "b", COMPACTED];
 const COMPACTED: &str = "compacted";
 const GROUP: &str = "connect-sink";
+/// Moved only by its member, together with letters.
+const SINK: &str = "connect-dead-letters";
 const CONNECTOR: &str = "source";
 const WRITERS: usize = 2;
 
@@ -39,6 +43,10 @@ pub struct Tally {
     pub syncs_failed: u64,
     /// Records that compaction or retention took away.
     pub cleaned: u64,
+    /// Segments that compaction put into the file of another.
+    pub merged: u64,
+    /// Commits of positions with letters.
+    pub letters: u64,
 }
 
 impl std::ops::AddAssign for Tally {
@@ -51,6 +59,8 @@ impl std::ops::AddAssign for Tally {
         self.doubtful_lost += other.doubtful_lost;
         self.syncs_failed += other.syncs_failed;
         self.cleaned += other.cleaned;
+        self.merged += other.merged;
+        self.letters += other.letters;
     }
 }
 
@@ -60,6 +70,8 @@ struct Model {
     topics: BTreeMap<String, Vec<Partition>>,
     offsets: BTreeMap<String, i64>,
     positions: BTreeMap<(String, i32), i64>,
+    /// Of the group that commits letters.
+    passed: BTreeMap<(String, i32), i64>,
     config: BTreeMap<String, Vec<u8>>,
 }
 
@@ -73,10 +85,20 @@ struct Partition {
 
 #[derive(Clone, Debug)]
 enum Op {
-    Append { writer: usize, records: Vec<(&'static str, i32, String)>, offset: (String, i64) },
+    Append {
+        writer: usize,
+        records: Vec<(&'static str, i32, String)>,
+        offset: (String, i64),
+    },
     Create(&'static str, i32),
     Delete(&'static str),
     Position(&'static str, i32, Option<i64>),
+    /// `unassigned`: topics that are deleted or created before it in the same round get no position.
+    Letters {
+        records: Vec<(&'static str, i32, String)>,
+        at: i64,
+        unassigned: Vec<&'static str>,
+    },
     Offsets(Vec<(String, Option<i64>)>),
     Save(Vec<(String, Option<Vec<u8>>)>),
 }
@@ -85,12 +107,16 @@ impl Model {
     fn apply(&mut self, op: &Op) {
         match op {
             Op::Append { records, offset, .. } => {
-                for (topic, partition, value) in records {
-                    if let Some(partitions) = self.topics.get_mut(*topic) {
-                        partitions[*partition as usize].values.push(value.clone());
-                    }
-                }
+                self.push(records);
                 self.offsets.insert(offset.0.clone(), offset.1);
+            }
+            Op::Letters { records, at, unassigned } => {
+                self.push(records);
+                let partitions = |(topic, partitions): (&String, &Vec<Partition>)| {
+                    (0..partitions.len() as i32).map(|partition| (topic.clone(), partition)).collect::<Vec<_>>()
+                };
+                let kept = self.topics.iter().filter(|(topic, _)| !unassigned.contains(&topic.as_str()));
+                self.passed.extend(kept.flat_map(partitions).map(|partition| (partition, *at)));
             }
             Op::Create(topic, partitions) => {
                 self.topics.insert((*topic).to_owned(), vec![Partition::default(); *partitions as usize]);
@@ -98,10 +124,19 @@ impl Model {
             Op::Delete(topic) => {
                 self.topics.remove(*topic);
                 self.positions.retain(|(name, _), _| name != topic);
+                self.passed.retain(|(name, _), _| name != topic);
             }
             Op::Position(topic, partition, at) => set(&mut self.positions, ((*topic).to_owned(), *partition), *at),
             Op::Offsets(offsets) => offsets.iter().for_each(|(key, at)| set(&mut self.offsets, key.clone(), *at)),
             Op::Save(entries) => entries.iter().for_each(|(key, value)| set(&mut self.config, key.clone(), value.clone())),
+        }
+    }
+
+    fn push(&mut self, records: &[(&'static str, i32, String)]) {
+        for (topic, partition, value) in records {
+            if let Some(partitions) = self.topics.get_mut(*topic) {
+                partitions[*partition as usize].values.push(value.clone());
+            }
         }
     }
 
@@ -119,7 +154,8 @@ impl Model {
         };
         self.topics.len() == seen.topics.len()
             && self.topics.iter().all(|(name, mine)| seen.topics.get(name).is_some_and(|seen| topic(mine, seen)))
-            && (&self.offsets, &self.positions, &self.config) == (&seen.offsets, &seen.positions, &seen.config)
+            && (&self.offsets, &self.positions, &self.passed, &self.config)
+                == (&seen.offsets, &seen.positions, &seen.passed, &seen.config)
     }
 
     /// Retention and compaction do not go back.
@@ -166,6 +202,8 @@ struct Life {
     log: EmbeddedLog,
     stepper: Stepper,
     writers: [Option<Box<dyn LogWriter>>; WRITERS],
+    /// The member of the group `SINK`, and what is assigned to it: for one commit.
+    reader: Option<(Box<dyn LogReader>, Vec<LogPosition>)>,
 }
 
 /// One seed, from an empty disk on.
@@ -272,7 +310,7 @@ impl World {
             self.base = self.recovered(&seen)?;
             self.maybe.clear();
             let writers = [const { None }; WRITERS];
-            return Ok(Some(Life { log, stepper, writers }));
+            return Ok(Some(Life { log, stepper, writers, reader: None }));
         }
         unreachable!("the last attempt returns")
     }
@@ -349,15 +387,27 @@ impl World {
                 }
             }
         }
+        life.reader = if self.rng.bool() { join(&life.log, &mut life.stepper)? } else { None };
         let ops = (0..self.rng.usize(1..5)).map(|_| self.op()).collect();
         self.round(life, ops, faulty)?;
         match self.rng.u8(..12) {
             0..2 => life.stepper.seal(),
-            2..5 => life.stepper.maintain(),
+            2..5 => {
+                let before = self.compacted_segments();
+                life.stepper.maintain();
+                // Retention does not touch this topic.
+                self.tally.merged += before.saturating_sub(self.compacted_segments());
+            }
             5..8 => self.look(&life.log, "while it runs")?,
             _ => {}
         }
         Ok(())
+    }
+
+    fn compacted_segments(&self) -> u64 {
+        let dirs = (0..2).map(|partition| format!("topics/{COMPACTED}-{partition}"));
+        let names = dirs.flat_map(|dir| self.disk.list(&dir).unwrap_or_default());
+        names.filter(|name| name.ends_with(".log")).count() as u64
     }
 
     fn may_fail(&self, code: &str, faulty: bool) -> Check {
@@ -365,12 +415,21 @@ impl World {
     }
 
     /// All of them in one round of the log.
-    fn round(&mut self, life: &mut Life, ops: Vec<Op>, faulty: bool) -> Check {
+    fn round(&mut self, life: &mut Life, mut ops: Vec<Op>, faulty: bool) -> Check {
+        let mut changed = Vec::new();
+        for op in &mut ops {
+            match op {
+                Op::Delete(topic) => changed.push(*topic),
+                Op::Create(topic, _) if !self.base.topics.contains_key(*topic) => changed.push(*topic),
+                Op::Letters { unassigned, .. } => unassigned.clone_from(&changed),
+                _ => {}
+            }
+        }
         if self.trace {
             println!(" round {ops:?}");
         }
-        let Life { log, stepper, writers } = life;
-        let asked: Vec<_> = ops.into_iter().filter_map(|op| Some((ask(log, writers, &op)?, op))).collect();
+        let Life { log, stepper, writers, reader } = life;
+        let asked: Vec<_> = ops.into_iter().filter_map(|op| Some((ask(log, writers, reader, &op)?, op))).collect();
         stepper.round();
         let (mut good, mut doubtful) = (Vec::new(), Vec::new());
         for ((early, answer), op) in asked {
@@ -392,6 +451,7 @@ impl World {
             self.maybe.clear();
             good.iter().for_each(|op| self.base.apply(op));
             self.tally.commits += good.len() as u64;
+            self.tally.letters += good.iter().filter(|op| matches!(op, Op::Letters { .. })).count() as u64;
         }
         if !doubtful.is_empty() {
             self.maybe.push(doubtful);
@@ -402,7 +462,7 @@ impl World {
     fn op(&mut self) -> Op {
         let topic = TOPICS[self.rng.usize(..TOPICS.len())];
         let partitions = self.base.topics.get(topic).map_or(1, Vec::len) as i32;
-        match self.rng.u8(..20) {
+        match self.rng.u8(..22) {
             _ if self.base.topics.is_empty() => Op::Create(topic, self.rng.i32(1..3)),
             0..2 => Op::Create(topic, self.rng.i32(1..3)),
             2 => Op::Delete(topic),
@@ -411,6 +471,11 @@ impl World {
             6..8 => Op::Save(
                 (0..2).map(|_| (self.key(), self.rng.bool().then(|| vec![self.rng.u8(..); self.rng.usize(..90)]))).collect(),
             ),
+            8..11 => {
+                let records = self.records();
+                self.next_value += 1;
+                Op::Letters { records, at: self.next_value as i64, unassigned: Vec::new() }
+            }
             _ => {
                 let writer = self.rng.usize(..WRITERS);
                 self.append(writer)
@@ -423,6 +488,12 @@ impl World {
     }
 
     fn append(&mut self, writer: usize) -> Op {
+        let records = self.records();
+        self.next_value += 1;
+        Op::Append { writer, records, offset: (format!("w{writer}"), self.next_value as i64) }
+    }
+
+    fn records(&mut self) -> Vec<(&'static str, i32, String)> {
         let mut records = Vec::new();
         for _ in 0..self.rng.usize(..4) {
             let Some((topic, partitions)) = self.rng.choice(&self.base.topics) else { break };
@@ -434,9 +505,34 @@ impl World {
             let key = if topic == COMPACTED { format!("k{}:", self.rng.u8(..5)) } else { String::new() };
             records.push((topic, partition, format!("{key}{}{}", self.next_value, ".".repeat(padding))));
         }
-        self.next_value += 1;
-        Op::Append { writer, records, offset: (format!("w{writer}"), self.next_value as i64) }
+        records
     }
+}
+
+/// The group `SINK` has this member from now on, and all partitions are its own. `None` without a topic.
+fn join(log: &EmbeddedLog, stepper: &mut Stepper) -> Result<Option<(Box<dyn LogReader>, Vec<LogPosition>)>, String> {
+    let topics: Vec<_> = match at_once(log.topics()) {
+        Ok(topics) if !topics.is_empty() => topics.into_iter().map(|topic| topic.name).collect(),
+        _ => return Ok(None),
+    };
+    let joined = stepper.drive(async {
+        let mut reader = log.reader(SINK, "0", &Topics::Names(topics)).await?;
+        Ok::<_, aqueduct_core::Error>((reader.next(1, Duration::ZERO).await?, reader))
+    });
+    match joined {
+        Ok((Fetch::Assigned(positions), reader)) => Ok(Some((reader, positions))),
+        Ok((other, _)) => Err(format!("not assigned, but {other:?}")),
+        Err(error) => Err(format!("cannot join the group: {error}")),
+    }
+}
+
+fn batch(records: &[(&'static str, i32, String)]) -> EncodedBatch {
+    let record = |(topic, partition, value): &(&'static str, i32, String)| Record {
+        partition: Some(*partition),
+        key: value.split_once(':').map_or(aqueduct_core::Payload::Null, |(key, _)| key.to_owned().into()),
+        ..Record::new(*topic, value.clone())
+    };
+    EncodedBatch::new(records.iter().map(record).collect()).unwrap()
 }
 
 fn is_of_the_disk(code: &str) -> bool {
@@ -453,21 +549,23 @@ fn told<T>(result: aqueduct_core::Result<T>) -> Told {
 fn ask<'a>(
     log: &'a EmbeddedLog,
     writers: &mut [Option<Box<dyn LogWriter>>; WRITERS],
+    reader: &mut Option<(Box<dyn LogReader>, Vec<LogPosition>)>,
     op: &Op,
 ) -> Option<(Option<Told>, BoxFuture<'a, Told>)> {
     let mut answer = match op {
         Op::Append { writer, records, offset } => {
-            let record = |(topic, partition, value): &(&'static str, i32, String)| Record {
-                partition: Some(*partition),
-                key: value.split_once(':').map_or(aqueduct_core::Payload::Null, |(key, _)| key.to_owned().into()),
-                ..Record::new(*topic, value.clone())
-            };
-            let batch = EncodedBatch::new(records.iter().map(record).collect()).unwrap();
-            let begun = writers[*writer].as_mut()?.append(batch, vec![source_offset(&offset.0, Some(offset.1))]).now_or_never();
+            let resume = vec![source_offset(&offset.0, Some(offset.1))];
+            let begun = writers[*writer].as_mut()?.append(batch(records), resume).now_or_never();
             match begun.expect("there is room") {
                 Ok(commit) => commit.map(told).boxed(),
                 Err(error) => return Some((Some(told::<()>(Err(error))), std::future::pending().boxed())),
             }
+        }
+        Op::Letters { records, at, .. } => {
+            let (mut reader, mut positions) = reader.take()?;
+            positions.iter_mut().for_each(|position| position.offset = *at);
+            let letters = batch(records);
+            async move { told(reader.commit(&positions, letters).await) }.boxed()
         }
         Op::Create(topic, partitions) => {
             let topic = *topic;
@@ -550,6 +648,9 @@ fn read(log: &EmbeddedLog) -> Result<Model, String> {
     }
     for position in at_once(log.group_positions(GROUP))? {
         seen.positions.insert((position.topic.to_string(), position.partition), position.offset);
+    }
+    for position in at_once(log.group_positions(SINK))? {
+        seen.passed.insert((position.topic.to_string(), position.partition), position.offset);
     }
     seen.config = at_once(log.load(Store::Config))?;
     Ok(seen)
