@@ -40,7 +40,7 @@ pub(crate) struct Place {
 /// What [`Walk::next`] met.
 #[derive(Debug)]
 pub(crate) enum Found {
-    /// Its CRC is right and so is its offset.
+    /// Sound: its offset, its CRC and its records.
     Batch(Header),
     /// What it is; the walk goes on at `until`.
     Damaged { damage: Damage, until: Place },
@@ -69,11 +69,15 @@ impl<'a> Walk<'a> {
             return Ok(None);
         }
         let damage = match self.slices.sound(at.position, self.end.position)? {
-            Ok(header) if header.base_offset == at.offset => {
-                self.at = Place { position: at.position + header.bytes as u64, offset: header.next_offset() };
-                return Ok(Some((at, Found::Batch(header))));
-            }
-            Ok(_) => Damage::Malformed("the batch has the wrong offset"),
+            Ok(header) if header.base_offset != at.offset => Damage::Malformed("the batch has the wrong offset"),
+            // The CRC alone does not tell where it ends: the length is not covered.
+            Ok(header) => match decoded(self.slices.bytes(at.position, header.bytes)?) {
+                Ok(_) => {
+                    self.at = Place { position: at.position + header.bytes as u64, offset: header.next_offset() };
+                    return Ok(Some((at, Found::Batch(header))));
+                }
+                Err(damage) => damage,
+            },
             Err(damage) => damage,
         };
         self.at = self.resync()?;
@@ -183,21 +187,24 @@ impl<'a> Walk<'a> {
     }
 
     /// True when the batch that begins here is whole and sound if it ends at `end`, whatever its prefix says.
-    fn decodes(&self, end: u64, decodes: &mut usize) -> io::Result<bool> {
+    fn decodes(&mut self, end: u64, decodes: &mut usize) -> io::Result<bool> {
         *decodes += 1;
         if *decodes > DECODES_MAX {
             return Ok(false);
         }
         let len = (end - self.at.position) as usize;
-        let mut bytes = Vec::new();
-        self.slices.file.read_at(self.at.position, len, &mut bytes)?;
+        let mut bytes = self.slices.bytes(self.at.position, len)?;
         if bytes.len() < len || len < HEADER_BYTES {
             return Ok(false);
         }
         restore(&mut bytes, self.at.offset, len);
-        let nowhere = Arc::new(TopicPartition::new("", 0));
-        Ok(decode_into(&Bytes::from(bytes), 0, &nowhere, 0, &mut Batch::new()).is_ok())
+        Ok(decoded(bytes).is_ok())
     }
+}
+
+fn decoded(bytes: Vec<u8>) -> Result<usize, Damage> {
+    let nowhere = Arc::new(TopicPartition::new("", 0));
+    decode_into(&Bytes::from(bytes), 0, &nowhere, 0, &mut Batch::new())
 }
 
 /// The header with the prefix that it should have, if it is one then.
@@ -241,6 +248,16 @@ impl<'a> Slices<'a> {
         Ok(&self.bytes[at..(at + len).min(self.bytes.len())])
     }
 
+    /// As [`Slices::get`], of any length and to keep.
+    fn bytes(&mut self, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        if len <= SLICE_BYTES {
+            return Ok(self.get(position, len)?.to_vec());
+        }
+        let mut bytes = Vec::new();
+        self.file.read_at(position, len, &mut bytes)?;
+        Ok(bytes)
+    }
+
     /// `None` when the file ends before.
     fn crc(&mut self, from: u64, to: u64) -> io::Result<Option<u32>> {
         let (mut crc, mut at) = (0, from);
@@ -275,5 +292,190 @@ impl<'a> Slices<'a> {
             Some(computed) => Err(Damage::Crc { stored: header.crc, computed }),
             None => Err(torn),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record_batch::{Compression, encode, stamp_base_offset};
+    use aqueduct_core::{Header as RecordHeader, Payload, Record};
+
+    struct Bytes(Vec<u8>);
+
+    impl DiskFile for Bytes {
+        fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn read_at(&self, position: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
+            let from = (position as usize).min(self.0.len());
+            out.extend_from_slice(&self.0[from..(from + len).min(self.0.len())]);
+            Ok(())
+        }
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.0.len() as u64)
+        }
+        fn truncate(&self, _: u64) -> io::Result<()> {
+            Err(io::ErrorKind::Unsupported.into())
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A batch whose last bytes but `00`, or all but the last, are those of `inner`: a value, or the value of a header.
+    fn batch(offset: i64, records: usize, inner: &[u8], in_header: bool, compression: Compression) -> Vec<u8> {
+        let mut batch: Batch = (1..records).map(|n| Record::new("t", format!("record {n}"))).collect();
+        let mut last = Record::new("t", "last");
+        if in_header {
+            last.headers.push(RecordHeader { name: "h".into(), value: Payload::Bytes(inner.to_vec().into()) });
+        } else {
+            last.value = Payload::Bytes(inner.to_vec().into());
+        }
+        batch.append([last].into_iter().collect());
+        let mut out = Vec::new();
+        encode(batch.iter(), 1000, compression, &mut out).unwrap();
+        stamp_base_offset(&mut out, offset);
+        out
+    }
+
+    /// Where each batch begins that is found; asserts that all of them are of the log.
+    fn walk(bytes: &[u8], starts: &[(u64, i64)], hints: &[(i32, u32)], case: &str) -> Vec<usize> {
+        let file = Bytes(bytes.to_vec());
+        let end = starts[starts.len() - 1];
+        let (start, end) = (Place { position: 0, offset: 0 }, Place { position: end.0, offset: end.1 });
+        let mut walk = Walk::new(&file, start, end, 0, hints);
+        let mut found = Vec::new();
+        while let Some((at, what)) = walk.next().unwrap() {
+            let index = starts.iter().position(|start| *start == (at.position, at.offset));
+            let index = index.unwrap_or_else(|| panic!("{case}: {what:?} at {at:?}, which is none of {starts:?}"));
+            if let Found::Batch(_) = what {
+                found.push(index);
+            }
+        }
+        assert_eq!(walk.at, end, "{case}");
+        found
+    }
+
+    /// Batches of offsets 0..3, 3..7, 7..10, 10..12, the second with `inner`. With their places, and the end's.
+    fn segment(inner: &[u8], in_header: bool, compression: Compression) -> (Vec<u8>, Vec<(u64, i64)>) {
+        let (mut bytes, mut starts, mut offset) = (Vec::new(), Vec::new(), 0);
+        for (index, records) in [3, 4, 3, 2].into_iter().enumerate() {
+            starts.push((bytes.len() as u64, offset));
+            let inner = if index == 1 { inner } else { b"plain" };
+            bytes.extend(batch(offset, records, inner, in_header, compression));
+            offset += records as i64;
+        }
+        starts.push((bytes.len() as u64, offset));
+        (bytes, starts)
+    }
+
+    /// Batches that a record of offset 6 (in a batch 3..7) may hold: with every offset that could fit, also so long that the next real batch follows.
+    fn forgeries() -> Vec<Vec<u8>> {
+        let mut forged = Vec::new();
+        for offset in 3..12 {
+            for records in 1..4 {
+                forged.push(batch(offset, records, b"forged", false, Compression::None));
+            }
+        }
+        // Two that follow each other.
+        forged
+            .push([batch(5, 1, b"forged", false, Compression::None), batch(6, 1, b"forged", false, Compression::None)].concat());
+        forged
+    }
+
+    #[test]
+    fn a_forged_batch_within_a_damaged_one_is_never_taken() {
+        for compression in [Compression::None, Compression::Lz4, Compression::Zstd] {
+            for (forged, in_header) in forgeries().into_iter().flat_map(|f| [(f.clone(), true), (f, false)]) {
+                let (bytes, starts) = segment(&forged, in_header, compression);
+                let (from, to) = (starts[1].0 as usize, starts[2].0 as usize);
+                let inner = bytes[from..to].windows(forged.len()).position(|window| window == forged);
+                assert!(inner.is_some() || compression != Compression::None);
+                // Any byte of the batch: all others are found.
+                for at in from..to {
+                    for bit in 0..if at - from < HEADER_BYTES { 8 } else { 1 } {
+                        let mut damaged = bytes.clone();
+                        damaged[at] ^= 1 << bit;
+                        let expected: &[usize] = if (12..16).contains(&(at - from)) { &[0, 1, 2, 3] } else { &[0, 2, 3] };
+                        let case = format!("{compression:?}, byte {} of {}, bit {bit}", at - from, to - from);
+                        assert_eq!(walk(&damaged, &starts, &[], &case), expected, "{case}");
+                    }
+                }
+                let Some(inner) = inner else { continue };
+                // A length that leads to the forged batch, and headers of which nothing is left.
+                let mut leads = bytes.clone();
+                leads[from + 8..from + 12].copy_from_slice(&((inner - PREFIX_BYTES) as i32).to_be_bytes());
+                assert_eq!(walk(&leads, &starts, &[], "a length"), [0, 2, 3]);
+                let third = [((starts[3].1 - 1) as i32, starts[2].0 as u32)];
+                for wiped in [0, 0xff, b'x'] {
+                    for len in [4, 17, 30, HEADER_BYTES, inner.max(HEADER_BYTES)] {
+                        for begin in [0, 8, 16] {
+                            let mut damaged = bytes.clone();
+                            damaged[from + begin..from + len.max(begin + 2)].fill(wiped);
+                            // Without an index it may be that nothing behind can be trusted. `walk` asserts that nothing else is.
+                            let found = walk(&damaged, &starts, &[], "wiped");
+                            assert!(found == [0] || found == [0, 2, 3] || found == [0, 1, 2, 3], "{found:?}");
+                            let found = walk(&damaged, &starts, &third, "wiped, with an index");
+                            assert!(found == [0, 2, 3] || found == [0, 1, 2, 3], "{found:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// What `f`, linear but for a constant as CRCs are, takes to `wanted`.
+    fn solve(f: impl Fn(u32) -> u32, wanted: u32) -> u32 {
+        let zero = f(0);
+        let (mut goal, mut solution) = (wanted ^ zero, 0);
+        let mut rows: Vec<(u32, u32)> = (0..32).map(|bit| (f(1 << bit) ^ zero, 1 << bit)).collect();
+        for bit in 0..32 {
+            let Some(pivot) = rows.iter().position(|(value, _)| value >> bit & 1 == 1) else { continue };
+            let (value, mask) = rows.swap_remove(pivot);
+            rows.iter_mut().filter(|(other, _)| other >> bit & 1 == 1).for_each(|row| *row = (row.0 ^ value, row.1 ^ mask));
+            if goal >> bit & 1 == 1 {
+                (goal, solution) = (goal ^ value, solution ^ mask);
+            }
+        }
+        solution
+    }
+
+    /// The worst that a writer can do: the batch up to the forged one has the CRC of the whole.
+    #[test]
+    fn a_forged_batch_is_not_taken_when_the_crc_up_to_it_was_made_to_fit() {
+        let forged = batch(7, 3, b"forged", false, Compression::None);
+        let inner = [&forged[..], &[0; 4]].concat();
+        let (bytes, starts) = segment(&inner, false, Compression::None);
+        let (from, to) = (starts[1].0 as usize, starts[2].0 as usize);
+        let at = from + bytes[from..to].windows(forged.len()).position(|window| window == forged).unwrap();
+        // Four bytes behind the forged batch, and one of zeros for the record's headers, take the CRC back to what it was.
+        let wanted = crc32c::crc32c(&bytes[from + 21..at]);
+        let until_forged = crc32c::crc32c(&bytes[from + 21..at + forged.len()]);
+        let patch = solve(|patch| crc32c::crc32c_append(crc32c::crc32c_append(until_forged, &patch.to_le_bytes()), &[0]), wanted);
+        let inner = [&forged[..], &patch.to_le_bytes()].concat();
+        let (bytes, starts) = segment(&inner, false, Compression::None);
+        let stored = Header::parse(&bytes[from..]).unwrap().unwrap().crc;
+        assert_eq!((crc32c::crc32c(&bytes[from + 21..at]), crc32c::crc32c(&bytes[from + 21..to])), (stored, stored));
+        for length in [[0, 0, 0, 0], [0xff; 4], ((at - from - PREFIX_BYTES) as i32).to_be_bytes()] {
+            let mut damaged = bytes.clone();
+            damaged[from + 8..from + 12].copy_from_slice(&length);
+            assert_eq!(walk(&damaged, &starts, &[], "a made CRC"), [0, 2, 3]);
+        }
+    }
+
+    /// Eight megabytes of nothing but what a batch behind it would begin with.
+    #[test]
+    fn hostile_bytes_cost_no_more_than_their_length() {
+        let inner = 7i64.to_be_bytes().repeat(1 << 20);
+        let (bytes, starts) = segment(&inner, false, Compression::None);
+        let from = starts[1].0 as usize;
+        for at in [8, 9, 10, 11, 40, 100] {
+            let mut damaged = bytes.clone();
+            damaged[from + at] ^= 1;
+            let began = std::time::Instant::now();
+            assert_eq!(walk(&damaged, &starts, &[], "many candidates"), [0, 2, 3]);
+            assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+        }
     }
 }

@@ -3,6 +3,7 @@
 use crate::disk::{Lie, Plan, SimDisk};
 use aqueduct_core::{LogPosition, PayloadRef, Record, SourceOffset, TaskId, TopicPartition, Topics};
 use aqueduct_log::disk::Disk;
+use aqueduct_log::disk::Disk;
 use aqueduct_log::embedded::Stepper;
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, EncodedBatch, Fetch, Log, LogReader, LogWriter, Store, TopicSpec};
 use futures_util::FutureExt;
@@ -45,6 +46,8 @@ pub struct Tally {
     pub cleaned: u64,
     /// Segments that compaction put into the file of another.
     pub merged: u64,
+    /// Segments that compaction put into the file of another.
+    pub merged: u64,
     /// Commits of positions with letters.
     pub letters: u64,
 }
@@ -59,6 +62,7 @@ impl std::ops::AddAssign for Tally {
         self.doubtful_lost += other.doubtful_lost;
         self.syncs_failed += other.syncs_failed;
         self.cleaned += other.cleaned;
+        self.merged += other.merged;
         self.merged += other.merged;
         self.letters += other.letters;
     }
@@ -402,6 +406,12 @@ impl World {
             _ => {}
         }
         Ok(())
+    }
+
+    fn compacted_segments(&self) -> u64 {
+        let dirs = (0..2).map(|partition| format!("topics/{COMPACTED}-{partition}"));
+        let names = dirs.flat_map(|dir| self.disk.list(&dir).unwrap_or_default());
+        names.filter(|name| name.ends_with(".log")).count() as u64
     }
 
     fn compacted_segments(&self) -> u64 {
