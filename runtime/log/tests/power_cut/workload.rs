@@ -3,7 +3,6 @@
 use crate::disk::{Lie, Plan, SimDisk};
 use aqueduct_core::{LogPosition, PayloadRef, Record, SourceOffset, TaskId, TopicPartition, Topics};
 use aqueduct_log::disk::Disk;
-use aqueduct_log::disk::Disk;
 use aqueduct_log::embedded::Stepper;
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, EncodedBatch, Fetch, Log, LogReader, LogWriter, Store, TopicSpec};
 use futures_util::FutureExt;
@@ -46,8 +45,6 @@ pub struct Tally {
     pub cleaned: u64,
     /// Segments that compaction put into the file of another.
     pub merged: u64,
-    /// Segments that compaction put into the file of another.
-    pub merged: u64,
     /// Commits of positions with letters.
     pub letters: u64,
 }
@@ -62,7 +59,6 @@ impl std::ops::AddAssign for Tally {
         self.doubtful_lost += other.doubtful_lost;
         self.syncs_failed += other.syncs_failed;
         self.cleaned += other.cleaned;
-        self.merged += other.merged;
         self.merged += other.merged;
         self.letters += other.letters;
     }
@@ -406,12 +402,6 @@ impl World {
             _ => {}
         }
         Ok(())
-    }
-
-    fn compacted_segments(&self) -> u64 {
-        let dirs = (0..2).map(|partition| format!("topics/{COMPACTED}-{partition}"));
-        let names = dirs.flat_map(|dir| self.disk.list(&dir).unwrap_or_default());
-        names.filter(|name| name.ends_with(".log")).count() as u64
     }
 
     fn compacted_segments(&self) -> u64 {
