@@ -209,3 +209,36 @@ fn a_stack_trace_is_one_record() {
     assert_eq!(values, ["Error one\n  at a\n  at b", "Info two", "Error three\n  at c"]);
     assert!(records.iter().all(|record| record["key"].as_str().is_some_and(|key| key.ends_with("a.log"))));
 }
+
+/// `aqueduct_source_lost_bytes_total` of the source.
+fn lost_bytes(site: &Site) -> u64 {
+    let text = site.client().get("/metrics").expect(200).text.clone();
+    let line = text.lines().find(|line| line.starts_with("aqueduct_source_lost_bytes_total{") && line.contains("\"source\""));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or_else(|| panic!("no such metric:\n{text}"))
+}
+
+#[test]
+fn what_is_gone_before_it_was_read_is_counted() {
+    let site = begin("*.log", "poll.interval: 1 s\n");
+    // A line that is not whole is not read yet.
+    let (cut, gone) = (site.path("in/cut.log"), site.path("in/gone.log"));
+    append(&cut, "a 0\nunfinished");
+    append(&gone, "b 0\n");
+    arrives(&site, "a 0");
+    arrives(&site, "b 0");
+    assert_eq!(lost_bytes(&site), 0);
+    OpenOptions::new().write(true).open(&cut).unwrap().set_len(0).unwrap();
+    append(&cut, "a 1\n");
+    arrives(&site, "a 1");
+    wait_until(SOON, "the cut bytes are counted", || (lost_bytes(&site) == "unfinished".len() as u64).then_some(()));
+    // What was read, and what copytruncate saves in a copy, is not lost.
+    fs::copy(&cut, site.path("in/cut.log.1")).unwrap();
+    OpenOptions::new().write(true).open(&cut).unwrap().set_len(0).unwrap();
+    append(&cut, "a 2\n");
+    arrives(&site, "a 2");
+    fs::remove_file(&gone).unwrap();
+    append(&cut, "a 3\n");
+    arrives(&site, "a 3");
+    assert_eq!(lost_bytes(&site), "unfinished".len() as u64);
+    assert!(site.log().contains("file.lost"));
+}

@@ -22,6 +22,7 @@ use aqueduct_config::options::invalid;
 use aqueduct_core::{Error, Issue, Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
 use async_trait::async_trait;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tailer::{Limits, Tailer};
 use tokio::task::JoinHandle;
@@ -59,6 +60,7 @@ impl SourceConnector for FileSource {
         let tailer = Tailer::new(settings, &resume);
         Ok(FileSourceTask {
             news: tailer.watch.news.clone(),
+            lost: tailer.lost.clone(),
             state: State::Idle(Box::new(tailer)),
             rested: Instant::now(),
             began: Instant::now(),
@@ -78,6 +80,8 @@ enum State {
 pub struct FileSourceTask {
     state: State,
     news: Arc<News>,
+    /// Bytes; the tailer may be reading when it is asked for.
+    lost: Arc<AtomicU64>,
     /// When the last batch was handed over.
     rested: Instant,
     /// When the round began that is under way.
@@ -119,6 +123,10 @@ impl SourceTask for FileSourceTask {
                 return Ok(Polled::default());
             }
         }
+    }
+
+    fn take_lost_bytes(&mut self) -> u64 {
+        self.lost.swap(0, Relaxed)
     }
 
     async fn close(&mut self) -> Result<()> {

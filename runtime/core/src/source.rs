@@ -29,6 +29,12 @@ pub trait SourceTask: Send {
         Ok(())
     }
 
+    /// Bytes that were gone before they could be read, as far as that is known, since this was asked last.
+    /// The worker asks after each poll and shows the sum as `aqueduct_source_lost_bytes_total`.
+    fn take_lost_bytes(&mut self) -> u64 {
+        0
+    }
+
     /// Releases what `open` took. Called once; the task is dropped after it.
     async fn close(&mut self) -> Result<()> {
         Ok(())

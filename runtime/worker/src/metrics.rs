@@ -221,6 +221,14 @@ impl TaskMetrics {
 }
 
 fn own_metrics(registry: &mut Registry, worker: &Worker) {
+    let lost: Counters<TaskLabels> =
+        register(registry, "source_lost_bytes", "Bytes that were gone before the source could read them: truncated, deleted");
+    for (connector, view, ..) in worker.views().into_iter().filter(|(_, _, kind, ..)| *kind == ConnectorType::Source) {
+        for (task, view) in (0..).zip(&view.tasks) {
+            let labels = TaskLabels { connector: connector.clone(), task };
+            lost.get_or_create(&labels).inc_by(view.stats.source_lost_bytes.load(Relaxed));
+        }
+    }
     let stats = worker.log().stats();
     register::<Counter>(registry, "log_commits", "Commits of the log").inc_by(stats.commits);
     register::<Counter>(registry, "log_syncs", "Rounds of group commit, each with its fdatasyncs").inc_by(stats.syncs);

@@ -53,7 +53,9 @@ impl SourceLoop {
     async fn pump(&mut self) -> Result<()> {
         while !self.run.stop.is_cancelled() {
             self.make_room().await?;
-            let polled = self.poll().await?;
+            let polled = self.poll().await;
+            self.run.stats.source_lost_bytes.fetch_add(self.source.take_lost_bytes(), Relaxed);
+            let polled = polled?;
             failpoint::hit(point::SOURCE_POLLED);
             self.forward(polled).await?;
         }

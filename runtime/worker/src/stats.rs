@@ -23,6 +23,8 @@ pub struct TaskStats {
     pub records_dead_lettered: AtomicU64,
     pub records_skipped: AtomicU64,
     pub errors_logged: AtomicU64,
+    /// What the source says was gone before it could be read.
+    pub source_lost_bytes: AtomicU64,
     pub retries: AtomicU64,
     pub restarts: AtomicU64,
     pub batches: AtomicU64,
@@ -113,6 +115,7 @@ impl TaskStats {
             records_dead_lettered: copy(&self.records_dead_lettered),
             records_skipped: copy(&self.records_skipped),
             errors_logged: copy(&self.errors_logged),
+            source_lost_bytes: copy(&self.source_lost_bytes),
             retries: copy(&self.retries),
             restarts: copy(&self.restarts),
             batches: copy(&self.batches),

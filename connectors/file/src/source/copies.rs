@@ -141,6 +141,7 @@ impl Tailer {
             Source::Former(key) => {
                 if let Some(file) = self.files.get_mut(&key) {
                     file.former = None;
+                    file.unread = None;
                     self.touched.insert(key);
                 }
                 None

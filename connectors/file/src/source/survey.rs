@@ -15,12 +15,15 @@ use serde_json::{Value, json};
 use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Two scans are at least this far apart, and five times what one takes: names may change faster than we can look.
 const SCAN_GAP: Duration = Duration::from_millis(50);
 /// Paths that files were rotated from; without them only the order of rotated files may be lost.
 const BASES_MAX: usize = 100_000;
+/// How long a copy of what was cut off may take to turn up: two scans at the default `poll.interval`.
+const COPY_WAIT: Duration = Duration::from_secs(10);
 /// Paths that a warning was given for.
 const WARNED_MAX: usize = 10_000;
 
@@ -97,6 +100,7 @@ impl Tailer {
         }
         self.forget_ghosts();
         self.forget_foreign();
+        self.count_lost();
         self.waiting.retain(|inode, _| self.seen_waiting.contains(inode));
         let after = Instant::now();
         self.scan_earliest = after + SCAN_GAP.max(5 * (after - now));
@@ -347,6 +351,9 @@ impl Tailer {
         // A copy that was compressed meanwhile has the rest; of one of which no byte was read, only the name tells it.
         let copied = self.waiting.values().any(|waiting| waiting.original == Some(key))
             || (self.settings.decompress && file.at.offset == 0 && unread > 0 && has_compressed_copy(&file.home));
+        let cut = file.unread.map_or(0, |(bytes, _)| bytes);
+        let lost = cut + if copied { 0 } else { unread };
+        self.lost.fetch_add(lost, Relaxed);
         if unread > 0 && !copied {
             tracing::warn!(file = %file.home.display(), unread, "file.lost: it vanished before it was read to its end");
             if self.settings.fail_on_lost {
@@ -355,6 +362,18 @@ impl Tailer {
             }
         }
         Ok(())
+    }
+
+    /// What was cut off a file unread is lost when no copy of it has turned up: logrotate makes the copy first.
+    fn count_lost(&mut self) {
+        let wait = COPY_WAIT.max(2 * self.settings.quiet);
+        for (key, file) in &mut self.files {
+            let copied = || self.waiting.values().any(|waiting| waiting.original == Some(*key));
+            if let Some((bytes, _)) = file.unread.take_if(|(_, since)| since.elapsed() >= wait && !copied()) {
+                tracing::warn!(file = %file.path.display(), bytes, "file.lost: cut off before it was read");
+                self.lost.fetch_add(bytes, Relaxed);
+            }
+        }
     }
 
     fn forget_ghosts(&mut self) {

@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 /// One read: large enough that the call does not count, small enough for the processor's cache.
@@ -46,6 +47,8 @@ pub(crate) struct Tailer {
     /// Files whose offset is part of the next batch.
     pub(crate) touched: FxHashSet<Key>,
     pub(crate) offsets: Vec<SourceOffset>,
+    /// Bytes that were gone before they could be read.
+    pub(crate) lost: Arc<AtomicU64>,
     /// Files that are gone.
     pub(crate) ghosts: FxHashMap<FileId, Ghost>,
     /// Of a single path: the last file, when it is gone.
@@ -108,6 +111,7 @@ impl Tailer {
             open: VecDeque::new(),
             touched: FxHashSet::default(),
             offsets: Vec::new(),
+            lost: Arc::default(),
             ghosts: FxHashMap::default(),
             last: None,
             legacy: FxHashMap::default(),

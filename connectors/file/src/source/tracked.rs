@@ -33,6 +33,10 @@ pub(crate) struct Tracked {
     /// `head` and `tail` are loaded, and the content up to the position is what was read.
     pub(crate) trusted: bool,
     pub(crate) size: u64,
+    /// The largest size since its beginning was read.
+    seen: u64,
+    /// What was cut off before it was read, and when: lost, if no copy turns up.
+    pub(crate) unread: Option<(u64, Instant)>,
     pub(crate) modified: i64,
     /// Also by `chmod`, `touch` and `rename`: nanoseconds since the epoch.
     pub(crate) touched: i64,
@@ -77,6 +81,8 @@ impl Tracked {
             reader: None,
             trusted: false,
             size: stat.size,
+            seen: stat.size,
+            unread: None,
             modified: stat.modified,
             touched: stat.touched,
             changed: Instant::now(),
@@ -143,6 +149,7 @@ impl Tracked {
         let news = (self.size, self.modified) != (stat.size, stat.modified);
         if news {
             (self.size, self.modified, self.touched) = (stat.size, stat.modified, stat.touched);
+            self.seen = self.seen.max(stat.size);
             self.changed = now;
             self.unsettled = false;
             self.flushed = Flush::Nothing;
@@ -165,6 +172,11 @@ impl Tracked {
 
     /// The content was replaced: what comes now has nothing to do with what was read.
     pub(crate) fn restart(&mut self) {
+        let cut = if self.is_plain() { self.seen.saturating_sub(self.at.offset) } else { 0 };
+        if cut > 0 {
+            self.unread = Some((cut + self.unread.map_or(0, |(bytes, _)| bytes), Instant::now()));
+        }
+        self.seen = self.size;
         self.former = Some(self.at.clone()).filter(|at| at.anchor.is_some());
         self.at = Position { generation: self.at.generation + 1, ..Position::default() };
         self.head.clear();
