@@ -6,6 +6,7 @@ use aqueduct_core::{Error, PayloadRef, Record, SourceOffset, TaskId, TopicPartit
 use aqueduct_log::disk::RealDisk;
 use aqueduct_log::embedded::Stepper;
 use aqueduct_log::embedded::verify::verify;
+use aqueduct_log::record_batch::{Compression, encode, stamp_base_offset};
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, EncodedBatch, Log, LogWriter, TopicSpec};
 use futures_util::FutureExt;
 use std::os::unix::fs::FileExt;
@@ -246,6 +247,100 @@ fn a_flipped_byte_of_a_segment_costs_its_batch_alone() {
         }
         assert_eq!(read_around(&log, 0, 1), (values(0..COMMITS * RECORDS), vec![]), "as before");
         assert_eq!(read(&log, 1).0, COMMITS * RECORDS);
+    }
+}
+
+/// A record may hold what looks like the log's own batch, with offsets that fit. It is a value and never a batch, whatever is damaged around it.
+#[test]
+fn a_forged_batch_in_a_damaged_one_is_never_served() {
+    for (compression, wide) in [("none", false), ("none", true), ("lz4", false), ("zstd", true)] {
+        let dir = tempdir();
+        let (log, mut stepper) = open(dir.path()).unwrap();
+        let configs = [("compression.type".to_owned(), compression.to_owned())].into();
+        stepper.drive(log.create_topic("t", &TopicSpec { configs, ..TopicSpec::default() })).unwrap();
+        let mut writer = stepper.drive(log.writer(&TaskId::new("c", 0))).unwrap();
+        let mut forged = Vec::new();
+        encode(
+            [Record::new("t", "FORGED")].into_iter().collect::<aqueduct_core::Batch>().iter(),
+            1,
+            Compression::None,
+            &mut forged,
+        )
+        .unwrap();
+        // One record a batch; the forged one claims the last offset of its own batch, so that the next real one follows it.
+        for offset in 0..40i64 {
+            stamp_base_offset(&mut forged, offset);
+            let padding = if wide { "p".repeat(5000) } else { String::new() };
+            let pad = Record { partition: Some(0), ..Record::new("t", format!("sound {padding}")) };
+            let mut bearer = Record { partition: Some(0), ..Record::new("t", "sound") };
+            let value = aqueduct_core::Payload::Bytes(forged.clone().into());
+            bearer.headers.push(aqueduct_core::Header { name: "h".into(), value });
+            let records = if offset % 2 == 0 { vec![pad] } else { vec![bearer] };
+            let commit = writer.append(EncodedBatch::new(records.into_iter().collect()).unwrap(), vec![]).now_or_never().unwrap();
+            stepper.drive(commit.unwrap()).unwrap();
+        }
+        let path = find(dir.path(), "topics/t-0", ".log");
+        let bytes = std::fs::read(&path).unwrap();
+        let starts = batches(&bytes);
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        // Who wrote the log, and who starts on it, damaged.
+        let check = |log: &EmbeddedLog, hit: i64, lost_max: i64, case: &str| {
+            let (mut next, mut damaged) = (0, 0..0);
+            while next < 40 {
+                match log.read_now(&tp(0), next, 1) {
+                    Ok((batch, after)) => {
+                        let values = batch.iter().map(|record| (record.origin().unwrap().1, record.value()));
+                        values.for_each(|(offset, value)| {
+                            assert!(offset >= next && !damaged.contains(&offset), "{case}");
+                            let PayloadRef::Bytes(value) = value else { panic!("{case}") };
+                            assert!(value.starts_with(b"sound"), "{case}: {offset} is {value:?}");
+                        });
+                        next = after;
+                    }
+                    Err(error) => {
+                        assert_eq!((error.code(), next), ("log.corrupt", hit), "{case}: {error}");
+                        let until = error.message().rsplit_once("the next good offset is ").unwrap().1.parse().unwrap();
+                        damaged = next..until;
+                        next = until;
+                    }
+                }
+            }
+            assert!(damaged.start == hit && damaged.end <= (hit + lost_max).min(40), "{case}: {damaged:?}");
+        };
+        for hit in [1i64, 21, 39] {
+            let start = starts[hit as usize];
+            // All but the offset: where it is not to be found it was compressed.
+            let batch = &bytes[start..starts[hit as usize + 1]];
+            let inner = batch[61..].windows(53).position(|window| *window == forged[8..61]).map_or(70, |at| 61 + at - 8);
+            let length = ((inner - 12) as i32).to_be_bytes();
+            let header = vec![0; 61];
+            let all = vec![b'x'; inner];
+            for (what, at, damage, exact) in [
+                ("length", 8, &length[..], true),
+                ("magic", 16, &[9][..], true),
+                ("header", 0, &header[..], false),
+                ("all", 0, &all[..], false),
+            ] {
+                file.write_all_at(damage, (start + at) as u64).unwrap();
+                let case = format!("{compression}, wide {wide}, {what} of {hit}");
+                // Where nothing is left of the header, up to the next index entry: behind 4 KiB. Only the log that wrote it has an index.
+                let indexed = wide && compression == "none";
+                check(
+                    &log,
+                    hit,
+                    if exact {
+                        1
+                    } else if indexed {
+                        2
+                    } else {
+                        40
+                    },
+                    &case,
+                );
+                check(&open(dir.path()).unwrap().0, hit, if exact { 1 } else { 40 }, &case);
+                file.write_all_at(&bytes[start..], start as u64).unwrap();
+            }
+        }
     }
 }
 
