@@ -151,6 +151,11 @@ fn partition(template: Template) -> JsonMap {
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let permit = aqueduct_core::blocking::permit().await;
+    let work = move || {
+        let _held = permit;
+        work()
+    };
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|why| Err(Error::retriable("datagen.aborted", format!("writing the file was cut short: {why}"))))
 }

@@ -25,7 +25,7 @@
 //! **What every connector has** (`settings`):
 //! - `ConnectorSettings::parse(PluginKind, &Options, &ConnectorDefaults) -> Result<ConnectorSettings, Vec<Issue>>`
 //! - `ConnectorSettings { name, class: String, tasks_max: u32, key_converter, value_converter, header_converter: ConverterSettings { class, options },
-//!   transforms, predicates: Vec<NamedPart { name, options }>, errors: Errors { tolerate, retry_timeout: Option<Duration>, retry_delay_max, log,
+//!   errors: Errors { tolerate, retry_timeout: Option<Duration>, retry_delay_max, log,
 //!   log_messages, dead_letter_queue: Option<DeadLetterQueue { topic, replication_factor: i16, context_headers }> },
 //!   restart: Restart { initial, max: Duration, attempts_max: u32 }, limits: Limits { buffer_bytes, batch_bytes, batch_records: usize,
 //!   stall_timeout, flush_interval: Duration }, role: Role::{Source(SourceSettings), Sink(SinkSettings)} }`

@@ -8,7 +8,6 @@ pub use common::{ExactlyOnce, TransactionBoundary};
 pub use overrides::{ClientOverrides, OverridePolicy};
 pub use topic_creation::{TopicCreation, TopicGroup, TopicSettings, is_topic_config};
 
-use crate::list::split_list;
 use crate::options::parse;
 use crate::shape::specs;
 use aqueduct_core::offset::is_valid_topic_name;
@@ -31,8 +30,6 @@ pub struct ConnectorSettings {
     pub value_converter: ConverterSettings,
     pub header_converter: ConverterSettings,
     /// In order.
-    pub transforms: Vec<NamedPart>,
-    pub predicates: Vec<NamedPart>,
     pub errors: Errors,
     pub restart: Restart,
     pub limits: Limits,
@@ -75,13 +72,6 @@ impl ConverterSettings {
     pub fn new(class: impl Into<String>) -> Self {
         Self { class: class.into(), options: Options::new() }
     }
-}
-
-/// A transform or predicate of the list: what follows `transforms.<name>.`, `type` among it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedPart {
-    pub name: String,
-    pub options: Options,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,8 +175,6 @@ impl ConnectorSettings {
         }
         let clients = ClientOverrides::of(options);
         issues.extend(clients.issues(defaults.kafka.as_ref()));
-        let transforms = named_parts("transforms", options);
-        let predicates = named_parts("predicates", options);
         let role = match kind {
             PluginKind::Source => source_role(options, defaults),
             PluginKind::Sink => sink_role(options),
@@ -194,7 +182,7 @@ impl ConnectorSettings {
         let role = role.map_err(|more| issues.extend(more)).ok();
         let settings = match (common, role) {
             (Some(common), Some(role)) if !issues.iter().any(Issue::is_error) => {
-                Some(common.settings(options, defaults, transforms, predicates, clients, role))
+                Some(common.settings(options, defaults, clients, role))
             }
             _ => None,
         };
@@ -207,8 +195,6 @@ impl CommonOptions {
         self,
         options: &Options,
         defaults: &ConnectorDefaults,
-        transforms: Vec<NamedPart>,
-        predicates: Vec<NamedPart>,
         clients: ClientOverrides,
         role: Role,
     ) -> ConnectorSettings {
@@ -250,8 +236,6 @@ impl CommonOptions {
             class: self.class,
             tasks_max: self.tasks_max,
             tasks_max_enforce: self.tasks_max_enforce,
-            transforms,
-            predicates,
             clients,
             role,
         }
@@ -318,15 +302,6 @@ fn converter_options(options: &Options, prefix: &str) -> Options {
 pub(crate) fn below(options: &Options, prefix: &str) -> Options {
     let range = options.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
     range.map(|(key, value)| (key[prefix.len()..].to_owned(), value.clone())).filter(|(key, _)| !key.is_empty()).collect()
-}
-
-/// Names and options only: the crate of transforms judges them.
-fn named_parts(list: &str, options: &Options) -> Vec<NamedPart> {
-    let names = options.get(list).map(|text| split_list(text)).unwrap_or_default();
-    names
-        .into_iter()
-        .map(|name| NamedPart { name: name.to_owned(), options: below(options, &format!("{list}.{name}.")) })
-        .collect()
 }
 
 fn source_role(options: &Options, defaults: &ConnectorDefaults) -> Result<Role, Vec<Issue>> {

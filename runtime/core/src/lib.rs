@@ -4,6 +4,7 @@
 //! another connector.
 
 pub mod batch;
+pub mod blocking;
 pub mod data;
 pub mod error;
 pub mod failpoint;

@@ -99,10 +99,16 @@ pub struct TaskProgress {
     pub records_filtered: u64,
     pub records_dead_lettered: u64,
     pub records_skipped: u64,
+    /// Taken in, and what becomes of them is not durable yet.
+    #[serde(default)]
+    pub records_in_flight: u64,
+    /// In flight when a try of the task ended: taken in again by the next.
+    #[serde(default)]
+    pub records_abandoned: u64,
     pub retries: u64,
     pub restarts: u64,
-    /// Records between the sink's position and the end of the log; 0 for sources.
-    pub lag: i64,
+    /// Records between the sink's position and the end of the log; none for sources and for a sink that does not run.
+    pub lag: Option<i64>,
     /// Milliseconds since something moved last; `None` when nothing has yet.
     pub idle_ms: Option<u64>,
     /// The last error, also when the task has recovered from it.

@@ -7,13 +7,13 @@ use crate::lifecycle::{self, Action, Desired, Observed, Phase, Plan, Task};
 use crate::spec::{ConnectorSpec, TaskParts};
 use crate::stats::{Call, TaskStats};
 use crate::task::{ActiveTopics, panicked};
-use aqueduct_core::{Error, Result, TaskId, TaskSpec};
+use aqueduct_core::{Error, Result, TaskId, TaskSpec, blocking};
 use aqueduct_log::Log;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -47,10 +47,11 @@ pub struct TaskView {
 }
 
 impl TaskView {
-    /// RUNNING is shown once `open` is through: before that nothing moves (invariant 7).
+    /// RUNNING is shown once `open` is through: before that nothing moves (invariant 7). A task that retries by itself stays RUNNING for as long as
+    /// the operator allows (`errors.retry.timeout`).
     pub fn state_now(&self) -> State {
         match (self.state, self.stats.calling()) {
-            (State::Running, Some((Call::Open, _))) => State::Unassigned,
+            (State::Running, Some((Call::Open, _))) if !self.stats.is_retrying() => State::Unassigned,
             (state, _) => state,
         }
     }
@@ -88,10 +89,14 @@ pub struct Supervisor {
     /// A trace without secrets.
     plan_error: Option<String>,
     plan_attempts: u32,
-    plans: JoinSet<(u64, Result<Vec<TaskSpec>>)>,
+    plans: JoinSet<Result<Vec<TaskSpec>>>,
+    /// The plan whose outcome counts: what older ones say, or how they panic, does not matter any more.
+    planning: Option<Id>,
     runs: JoinSet<Result<()>>,
     /// The slot of each run; a run that was given up is not in here.
     running: HashMap<Id, usize>,
+    /// Of all tasks of the connector, over all its restarts.
+    blocking: Arc<Semaphore>,
     ended: bool,
 }
 
@@ -114,8 +119,8 @@ struct Run {
     abort: AbortHandle,
     /// Which config it runs: it knows the secrets that must not be shown.
     spec: ConnectorSpec,
-    /// `records_out` when it started: progress resets `attempts`, and so does a long life.
-    records_out: u64,
+    /// When it started: progress resets `attempts`, and so does a long life.
+    records_settled: u64,
     since: Instant,
     deadline: Option<Instant>,
     aborted: bool,
@@ -123,6 +128,9 @@ struct Run {
 
 /// After an abort a task gets this long to reach its next await; then it is left behind, fenced by the next one's epoch (invariant 5).
 const ABORT_GRACE: Duration = Duration::from_secs(1);
+/// Blocking calls of one connector at a time, of the 64 threads that all share: a connector on a mount that hangs takes a quarter of them at most,
+/// and the others, the log and the folder go on (invariant 10, I14). More at once make no disk faster.
+const BLOCKING_CALLS_MAX: usize = 16;
 /// A task in back-off is RESTARTING for this many attempts, then FAILED: a short hiccup should not page anybody.
 const QUIET_ATTEMPTS: u32 = 3;
 
@@ -147,6 +155,8 @@ impl Supervisor {
             plan_error: None,
             plan_attempts: 0,
             plans: JoinSet::new(),
+            planning: None,
+            blocking: Arc::new(Semaphore::new(BLOCKING_CALLS_MAX)),
             runs: JoinSet::new(),
             running: HashMap::new(),
             ended: false,
@@ -175,7 +185,7 @@ impl Supervisor {
                     }
                 }
                 Some(command) = self.commands.recv() => self.command(command),
-                Some(planned) = self.plans.join_next() => self.planned(planned),
+                Some(planned) = self.plans.join_next_with_id() => self.planned(planned),
                 Some(done) = self.runs.join_next_with_id() => self.run_ended(done),
                 () = sleep => self.enforce_deadlines(),
             }
@@ -213,22 +223,22 @@ impl Supervisor {
             return;
         }
         let spec = wanted.spec.clone();
-        self.plans.spawn_on(
-            async move {
-                let planned = match spec.as_ref() {
-                    Ok(spec) => spec.plan().await,
-                    Err(error) => Err(Error::fatal(error.code().to_owned(), error.message())),
-                };
-                (generation, planned)
-            },
-            &self.plane.data,
-        );
+        let plan = async move {
+            match spec.as_ref() {
+                Ok(spec) => spec.plan().await,
+                Err(error) => Err(Error::fatal(error.code().to_owned(), error.message())),
+            }
+        };
+        self.planning = Some(self.plans.spawn_on(blocking::limited(self.blocking.clone(), plan), &self.plane.data).id());
     }
 
-    fn planned(&mut self, planned: Result<(u64, Result<Vec<TaskSpec>>), JoinError>) {
+    fn planned(&mut self, planned: Result<(Id, Result<Vec<TaskSpec>>), JoinError>) {
+        let (id, planned) = match planned {
+            Ok((id, planned)) => (id, planned),
+            Err(error) => (error.id(), Err(join_error(error))),
+        };
         let Plan::Running { generation } = self.observed.plan else { return };
-        let (of, planned) = planned.unwrap_or_else(|error| (generation, Err(join_error(error))));
-        if of != generation {
+        if self.planning != Some(id) {
             return; // the config changed meanwhile
         }
         match planned {
@@ -276,15 +286,16 @@ impl Supervisor {
         };
         slot.stats.task_starts();
         let runs = spec.clone();
-        let abort = self.runs.spawn_on(async move { runs.task(parts).await?.run().await }, &self.plane.data);
+        let abort =
+            self.runs.spawn_on(blocking::limited(self.blocking.clone(), async move { runs.run(parts).await }), &self.plane.data);
         if slot.error.is_some() {
             slot.stats.restarts.fetch_add(1, Relaxed);
         }
         slot.stalled = None;
         self.running.insert(abort.id(), index);
-        let records_out = slot.stats.records_out.load(Relaxed);
+        let records_settled = slot.stats.records_settled();
         let (id, spec, since) = (abort.id(), spec.clone(), Instant::now());
-        slot.run = Some(Run { id, stop, abort, spec, records_out, since, deadline: None, aborted: false });
+        slot.run = Some(Run { id, stop, abort, spec, records_settled, since, deadline: None, aborted: false });
         self.observed.tasks[index] = Task { phase: Phase::Live { stopping: false }, restart: false };
     }
 
@@ -328,7 +339,7 @@ impl Supervisor {
                 return;
             }
         };
-        let healthy = |run: &Run| slot.stats.records_out.load(Relaxed) > run.records_out || run.since.elapsed() > policy.max;
+        let healthy = |run: &Run| slot.stats.records_settled() > run.records_settled || run.since.elapsed() > policy.max;
         slot.attempts = match run.as_ref().is_some_and(healthy) {
             true => 1,
             // The log heals by itself and every task waits for it: that does not use up their restarts.

@@ -140,6 +140,7 @@ struct TaskMetrics {
     commit_ms: Counters<TaskLabels>,
     commit_ms_max: Gauges<TaskLabels>,
     filtered: Counters<TaskLabels>,
+    abandoned: Counters<TaskLabels>,
     skipped: Counters<TaskLabels>,
     errors_logged: Counters<TaskLabels>,
     dead_letters: Counters<TaskLabels>,
@@ -159,10 +160,18 @@ impl TaskMetrics {
                 "sink_task_metrics_sink_record_send",
                 "Records durable in the target, their position committed",
             ),
-            sink_lag: register(r, "sink_task_metrics_sink_record_lag", "Records between the sink and the end of the log"),
+            sink_lag: register(
+                r,
+                "sink_task_metrics_sink_record_lag",
+                "Records between the sink and the end of the log; only while it runs",
+            ),
             sink_partitions: register(r, "sink_task_metrics_partition_count", "Partitions assigned"),
-            source_active: register(r, "source_task_metrics_source_record_active_count", "Records appended and not yet durable"),
-            sink_active: register(r, "sink_task_metrics_sink_record_active_count", "Records put and not yet committed"),
+            source_active: register(
+                r,
+                "source_task_metrics_source_record_active_count",
+                "Records polled and not yet durable in the log",
+            ),
+            sink_active: register(r, "sink_task_metrics_sink_record_active_count", "Records read and not yet committed"),
             bytes_in: register(r, "connector_task_metrics_bytes_in", "Bytes taken in"),
             bytes_out: register(r, "connector_task_metrics_bytes_out", "Bytes handed on, durable"),
             batch_max: register(r, "connector_task_metrics_batch_size_max", "Largest batch, in records"),
@@ -172,7 +181,16 @@ impl TaskMetrics {
             commit_ms: register(r, "connector_task_metrics_offset_commit_time_ms", "Milliseconds in offset commits"),
             commit_ms_max: register(r, "connector_task_metrics_offset_commit_max_time_ms", "Longest offset commit"),
             filtered: register(r, "connector_task_metrics_records_filtered", "Records dropped by transforms"),
-            skipped: register(r, "task_error_metrics_total_records_skipped", "Bad records skipped"),
+            abandoned: register(
+                r,
+                "connector_task_metrics_records_abandoned",
+                "Records in flight when the task failed or stopped; taken in again by its next start",
+            ),
+            skipped: register(
+                r,
+                "task_error_metrics_total_records_skipped",
+                "Bad records skipped: neither passed on nor in the dead letter queue",
+            ),
             errors_logged: register(r, "task_error_metrics_total_errors_logged", "Bad records logged"),
             dead_letters: register(
                 r,
@@ -195,7 +213,9 @@ impl TaskMetrics {
         if kind == ConnectorType::Sink {
             count(&self.sink_read, &stats.records_in);
             count(&self.sink_send, &stats.records_out);
-            gauge(&self.sink_lag, stats.lag.load(Relaxed));
+            if let Some(lag) = stats.lag() {
+                gauge(&self.sink_lag, lag);
+            }
             gauge(&self.sink_partitions, stats.partitions.load(Relaxed) as i64);
             gauge(&self.sink_active, stats.records_active.load(Relaxed));
         } else {
@@ -212,6 +232,7 @@ impl TaskMetrics {
         count(&self.commit_ms, &stats.commit_ms_sum);
         gauge(&self.commit_ms_max, stats.commit_ms_max.load(Relaxed) as i64);
         count(&self.filtered, &stats.records_filtered);
+        count(&self.abandoned, &stats.records_abandoned);
         count(&self.skipped, &stats.records_skipped);
         count(&self.errors_logged, &stats.errors_logged);
         count(&self.dead_letters, &stats.records_dead_lettered);

@@ -4,7 +4,7 @@ use crate::stats::TaskStats;
 use aqueduct_config::providers::Resolved;
 use aqueduct_core::{Batch, Chunk, Error, Header, LogPosition, Payload, Record, Reject, Result, TaskId, Topic};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -28,7 +28,7 @@ pub struct DeadLetterQueue {
 impl Policy {
     /// Decides on refused records: the dead letters to write (empty without a queue), or the error that the task fails with.
     ///
-    /// `raw` is what a sink read: dead letters carry the bytes of the log, not what converters and transforms made of them.
+    /// Nothing is counted here: that is due when it is durable. `raw` is what a sink read: dead letters carry the bytes of the log, not what converters and transforms made of them.
     pub fn decide(&self, rejects: Vec<Reject>, raw: Option<&Batch>, stats: &TaskStats) -> Result<Batch> {
         let mut letters = Vec::new();
         for reject in rejects {
@@ -39,14 +39,8 @@ impl Policy {
             if !self.tolerate {
                 return Err(self.intolerable(reject));
             }
-            match &self.dead_letter_queue {
-                Some(queue) => {
-                    stats.records_dead_lettered.fetch_add(1, Relaxed);
-                    letters.push(self.letter(queue, reject, raw));
-                }
-                None => {
-                    stats.records_skipped.fetch_add(1, Relaxed);
-                }
+            if let Some(queue) = &self.dead_letter_queue {
+                letters.push(self.letter(queue, reject, raw));
             }
         }
         Ok(letters.into_iter().collect())
@@ -156,10 +150,61 @@ impl RestartPolicy {
         if !error.is_retriable() || attempt > self.attempts_max {
             return None;
         }
-        let ceiling = self.initial.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX)).min(self.max);
-        let ceiling = if error.code().starts_with("log.") { ceiling.min(LOG_RETRY_MAX) } else { ceiling };
-        Some(ceiling.mul_f64(random.clamp(0.0, 1.0)))
+        Some(jitter(self.initial, self.max, attempt, error, random))
     }
+}
+
+/// For how long a task that failed retriably tries again by itself, still RUNNING (`errors.retry.*`, after KIP-298); then it fails and
+/// [`RestartPolicy`] decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Since the first failure without progress in between. `None`: for ever; zero: not at all.
+    pub timeout: Option<Duration>,
+    pub delay_max: Duration,
+}
+
+/// Failures of one task in a row, without progress in between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Failures {
+    count: u32,
+    /// Of the first.
+    since: Option<Instant>,
+}
+
+/// As Kafka Connect's first pause (`RetryWithToleranceOperator.RETRIES_DELAY_MIN_MS`).
+const RETRY_DELAY_MIN: Duration = Duration::from_millis(300);
+
+impl Failures {
+    pub fn add(&mut self, progressed: bool, now: Instant) {
+        if progressed {
+            *self = Self::default();
+        }
+        self.count = self.count.saturating_add(1);
+        self.since.get_or_insert(now);
+    }
+}
+
+impl RetryPolicy {
+    /// The pause before the next try; `None`: the task fails. Full jitter: `random` is in [0, 1). The last try is at the end of the timeout.
+    pub fn delay(&self, failures: &Failures, error: &Error, now: Instant, random: f64) -> Option<Duration> {
+        if !error.is_retriable() {
+            return None;
+        }
+        let elapsed = failures.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let left = match self.timeout {
+            Some(timeout) if elapsed >= timeout => return None,
+            Some(timeout) => timeout - elapsed,
+            None => Duration::MAX,
+        };
+        Some(jitter(RETRY_DELAY_MIN, self.delay_max, failures.count, error, random).min(left))
+    }
+}
+
+/// A random part of a pause that doubles with each attempt (from 1).
+fn jitter(initial: Duration, max: Duration, attempt: u32, error: &Error, random: f64) -> Duration {
+    let ceiling = initial.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX)).min(max);
+    let ceiling = if error.code().starts_with("log.") { ceiling.min(LOG_RETRY_MAX) } else { ceiling };
+    ceiling.mul_f64(random.clamp(0.0, 1.0))
 }
 
 /// What a sink commits: the position after the last record put, for each partition.
@@ -211,7 +256,6 @@ mod tests {
         assert_eq!(header("__connect.errors.offset"), "7");
         assert_eq!(header("__connect.errors.stage"), "VALUE_CONVERTER");
         assert_eq!(header("__connect.errors.task.id"), "3");
-        assert_eq!(stats.records_dead_lettered.load(Relaxed), 1);
     }
 
     #[test]
@@ -231,5 +275,54 @@ mod tests {
         assert_eq!(policy.delay(1, &Error::fatal("x", "y"), 1.0), None);
         assert_eq!(policy.delay(12, &Error::retriable("log.disk_full", ""), 1.0), Some(LOG_RETRY_MAX));
         assert_eq!(policy.delay(40, &error, 0.0), None);
+    }
+
+    /// How long a task that never gets anywhere tries, and how often.
+    fn tries(policy: RetryPolicy, random: f64, most: usize) -> (Duration, usize, Vec<u64>) {
+        let start = Instant::now();
+        let (mut now, mut failures, mut delays) = (start, Failures::default(), Vec::new());
+        while delays.len() < most {
+            failures.add(false, now);
+            let Some(delay) = policy.delay(&failures, &Error::retriable("http.503", "busy"), now, random) else { break };
+            delays.push(delay.as_millis() as u64);
+            now += delay;
+        }
+        (now - start, delays.len(), delays)
+    }
+
+    #[test]
+    fn tries_double_from_300_ms_to_the_maximum_and_end_with_the_timeout() {
+        let policy = RetryPolicy { timeout: Some(Duration::from_secs(10)), delay_max: Duration::from_secs(2) };
+        let (took, _, delays) = tries(policy, 1.0, 100);
+        assert_eq!(delays, [300, 600, 1200, 2000, 2000, 2000, 1900]);
+        assert_eq!(took, Duration::from_secs(10));
+        let (_, none, _) = tries(RetryPolicy { timeout: Some(Duration::ZERO), ..policy }, 0.5, 100);
+        assert_eq!(none, 0);
+        let (_, for_ever, _) = tries(RetryPolicy { timeout: None, ..policy }, 0.5, 5000);
+        assert_eq!(for_ever, 5000);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn tries_never_exceed_the_timeout_nor_a_pause_the_maximum(timeout in 1u64..100_000, max in 1u64..90_000, random in 0.01f64..1.0) {
+            let policy = RetryPolicy { timeout: Some(Duration::from_millis(timeout)), delay_max: Duration::from_millis(max) };
+            let (took, _, delays) = tries(policy, random, 20_000);
+            assert!(took <= Duration::from_millis(timeout), "{took:?}");
+            assert!(delays.iter().all(|delay| *delay <= max));
+        }
+    }
+
+    #[test]
+    fn progress_starts_the_clock_anew_and_fatal_errors_are_not_retried() {
+        let policy = RetryPolicy { timeout: Some(Duration::from_secs(1)), delay_max: Duration::from_secs(60) };
+        let (busy, start) = (Error::retriable("http.503", "busy"), Instant::now());
+        let mut failures = Failures::default();
+        failures.add(false, start);
+        let later = start + Duration::from_secs(5);
+        failures.add(false, later);
+        assert_eq!(policy.delay(&failures, &busy, later, 1.0), None);
+        failures.add(true, later);
+        assert_eq!(policy.delay(&failures, &busy, later, 1.0), Some(RETRY_DELAY_MIN));
+        assert_eq!(policy.delay(&failures, &Error::fatal("x", "y"), later, 1.0), None);
     }
 }

@@ -3,7 +3,7 @@
 use crate::letters::Letters;
 use crate::policy::position_after;
 use crate::source::topic_vanished;
-use crate::stats::Call;
+use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
 use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::{Ack, Batch, Error, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
@@ -33,6 +33,8 @@ struct SinkLoop {
     /// Put, but not durable in the target.
     buffered: bool,
     records_uncommitted: u64,
+    /// Of those.
+    fate: Fate,
     bytes_uncommitted: u64,
     committed_at: Instant,
 }
@@ -66,6 +68,7 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
         queue_exists: false,
         buffered: false,
         records_uncommitted: 0,
+        fate: Fate::default(),
         bytes_uncommitted: 0,
         committed_at: Instant::now(),
     };
@@ -173,9 +176,7 @@ impl SinkLoop {
     /// Puts a batch and, while the sink works, reads the next one: the inner result is that of the reader.
     async fn put_and_read_ahead(&mut self, raw: Batch) -> Result<Result<Fetch>> {
         let stats = self.run.stats.clone();
-        stats.records_in.fetch_add(raw.len() as u64, Relaxed);
-        stats.bytes_in.fetch_add(raw.bytes() as u64, Relaxed);
-        stats.batch(raw.len());
+        stats.taken_in(raw.len(), raw.bytes());
         if failpoint::planted(bug::SINK_COMMIT_BEFORE_PUT) {
             self.advance(&raw);
             self.store_positions().await?;
@@ -190,6 +191,7 @@ impl SinkLoop {
                 return self.keep_and_fail(error).await.map(|()| Ok(Fetch::Idle));
             }
         }
+        let refused = rejects.len();
         let cx = self.run.context(self.run.stop.clone());
         let (max_bytes, sink) = (self.run.limits.batch_max_bytes, &mut self.sink);
         let put = async {
@@ -198,17 +200,19 @@ impl SinkLoop {
             }
             stats.time(Call::Put, sink.put(&batch, &mut rejects, &cx)).await
         };
-        // Nothing is waited for here: what is not there when the sink is done is fetched in the loop.
-        let (ack, ahead) = tokio::join!(put, self.reader.next(max_bytes, Duration::ZERO));
+        // The read begins first, on a thread of its own, then the sink works on this batch. Nothing is waited for here: what is not there when the
+        // sink is done is fetched in the loop.
+        let (ahead, ack) = tokio::join!(biased; self.reader.next(max_bytes, Duration::ZERO), put);
         let ack = ack?;
         failpoint::hit(point::SINK_PUT);
         self.advance(&raw);
         self.buffered = ack == Ack::Buffered;
         self.records_uncommitted += raw.len() as u64;
         self.bytes_uncommitted += raw.bytes() as u64;
-        stats.records_active.fetch_add(raw.len() as i64, Relaxed);
         stats.moved();
+        let (passed, rejected) = (batch.len().saturating_sub(rejects.len() - refused), rejects.len());
         let letters = self.run.policy.decide(rejects.take(), Some(&raw), &stats)?;
+        self.fate += Fate::new(raw.len(), passed, rejected, letters.len());
         self.letters.add(letters);
         if self.letters.is_full() {
             self.commit().await?;
@@ -243,10 +247,8 @@ impl SinkLoop {
         }
         failpoint::hit(point::SINK_COMMITTED);
         stats.commit_took(began.elapsed());
-        stats.records_out.fetch_add(self.records_uncommitted, Relaxed);
+        stats.settled(std::mem::take(&mut self.fate));
         stats.bytes_out.fetch_add(self.bytes_uncommitted, Relaxed);
-        stats.records_active.fetch_sub(self.records_uncommitted as i64, Relaxed);
-        stats.moved();
         (self.records_uncommitted, self.bytes_uncommitted) = (0, 0);
         self.committed_at = Instant::now();
         Ok(())
@@ -293,6 +295,6 @@ impl SinkLoop {
     }
 
     fn publish_lag(&self) {
-        self.run.stats.lag.store(self.reader.lag().iter().map(|(_, lag)| lag).sum(), Relaxed);
+        self.run.stats.set_lag(self.reader.lag().iter().map(|(_, lag)| lag).sum());
     }
 }

@@ -1,6 +1,6 @@
 //! The source loop: poll → transforms → encode → append, with commits in flight.
 
-use crate::stats::Call;
+use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
 use crate::topics::TopicCreation;
 use aqueduct_core::failpoint::{self, bug, point};
@@ -16,7 +16,7 @@ use std::time::Instant;
 struct InFlight {
     commit: Commit,
     resume: Vec<SourceOffset>,
-    records: usize,
+    fate: Fate,
     bytes: usize,
     since: Instant,
 }
@@ -29,7 +29,7 @@ struct SourceLoop {
     in_flight: VecDeque<InFlight>,
     bytes_in_flight: usize,
     /// Only with the planted bug `reorder`.
-    held_back: Option<(EncodedBatch, Vec<SourceOffset>)>,
+    held_back: Option<(EncodedBatch, Vec<SourceOffset>, Fate)>,
 }
 
 pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicCreation) -> Result<()> {
@@ -126,13 +126,11 @@ impl SourceLoop {
         let Some(front) = self.in_flight.pop_front() else { return Ok(()) };
         self.bytes_in_flight -= front.bytes;
         let stats = &self.run.stats;
-        stats.records_active.fetch_sub(front.records as i64, Relaxed);
         match outcome {
             Ok(appended) => {
-                stats.records_out.fetch_add(front.records as u64, Relaxed);
+                stats.settled(front.fate);
                 stats.bytes_out.fetch_add(appended.bytes as u64, Relaxed);
                 stats.commit_took(front.since.elapsed());
-                stats.moved();
                 durable.extend(front.resume);
                 Ok(())
             }
@@ -158,49 +156,71 @@ impl SourceLoop {
         }
         let stats = self.run.stats.clone();
         let (records, bytes) = (polled.batch.len(), polled.batch.bytes());
-        stats.records_in.fetch_add(records as u64, Relaxed);
-        stats.bytes_in.fetch_add(bytes as u64, Relaxed);
+        stats.taken_in(records, bytes);
         if records > 0 {
-            stats.batch(records);
             stats.moved();
         }
         let mut rejects = Rejects::default();
         let batch = self.run.transform(polled.batch, &mut rejects).await?;
         let mut batch = self.run.converters.encode(batch, &mut rejects);
-        // Dead letters ride in the same append: durable with the offsets that skip them, or not at all.
-        batch.append(self.run.policy.decide(rejects.take(), None, &stats)?);
         stats.time(Call::Log, self.topics.ensure(&batch, &*self.run.log)).await?;
+        stats.time(Call::Log, self.topics.reject_too_large(&mut batch, &mut rejects, &*self.run.log)).await?;
+        let (passed, rejected) = (batch.len(), rejects.len());
+        let letters = self.run.policy.decide(rejects.take(), None, &stats)?;
+        let fate = Fate::new(records, passed, rejected, letters.len());
+        if !letters.is_empty() {
+            // Dead letters ride in the same append: durable with the offsets that skip them, or not at all.
+            stats.time(Call::Log, self.topics.ensure(&letters, &*self.run.log)).await?;
+            batch.append(letters);
+        }
         for chunk in batch.chunks() {
             self.run.active_topics.add(&chunk.topic);
         }
-        self.append(EncodedBatch::new(batch)?, polled.resume).await
+        self.append(EncodedBatch::new(batch)?, polled.resume, fate).await
     }
 
-    async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>) -> Result<()> {
+    async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>, fate: Fate) -> Result<()> {
         if failpoint::planted(bug::REORDER) {
             match self.held_back.take() {
-                None => self.held_back = Some((batch, resume)),
-                Some((older, older_resume)) => {
-                    self.append_now(batch, resume).await?;
-                    self.append_now(older, older_resume).await?;
+                None => self.held_back = Some((batch, resume, fate)),
+                Some((older, older_resume, older_fate)) => {
+                    self.append_now(batch, resume, fate).await?;
+                    self.append_now(older, older_resume, older_fate).await?;
                 }
             }
             return Ok(());
         }
-        self.append_now(batch, resume).await
+        self.append_now(batch, resume, fate).await
     }
 
-    async fn append_now(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>) -> Result<()> {
+    async fn append_now(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>, fate: Fate) -> Result<()> {
         // Offsets alone take room too: without a least size nothing would bound them (invariant 6).
-        let (records, bytes) = (batch.batch().len(), batch.batch().bytes().max(1024));
+        let bytes = batch.batch().bytes().max(1024);
         let since = Instant::now();
         let append = self.writer.append(batch, resume.clone());
-        let commit = self.run.stats.time(Call::Log, append).await.map_err(topic_vanished)?;
+        let commit = match self.run.stats.time(Call::Log, append).await {
+            Ok(commit) => commit,
+            Err(error) => return Err(self.refused(error).await),
+        };
         failpoint::hit(point::SOURCE_APPENDED);
-        self.run.stats.records_active.fetch_add(records as i64, Relaxed);
         self.bytes_in_flight += bytes;
-        self.in_flight.push_back(InFlight { commit, resume, records, bytes, since });
+        self.in_flight.push_back(InFlight { commit, resume, fate, bytes, since });
         Ok(())
+    }
+
+    /// A limit that was lowered under the task: it is reopened from the stored offset, after all that is in flight, and knows the new one. The writer
+    /// takes nothing more, so that no later batch overtakes (invariant 3).
+    async fn refused(&mut self, error: Error) -> Error {
+        if error.code() != "log.record_too_large" {
+            return topic_vanished(error);
+        }
+        match self.topics.limits_changed(&*self.run.log).await {
+            Ok(true) => {
+                Error::retriable("worker.limit_lowered", format!("max.message.bytes was lowered meanwhile: {}", error.message()))
+            }
+            Ok(false) => error,
+            Err(unknown) => unknown,
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! One connector's config, checked and typed: what plans and tasks are made from.
 
 use crate::admin::{ConfigMap, ConnectorType};
-use crate::policy::{DeadLetterQueue, Policy, RestartPolicy};
+use crate::policy::{DeadLetterQueue, Failures, Policy, RestartPolicy, RetryPolicy};
 use crate::registry::Registry;
 use crate::stats::TaskStats;
 use crate::task::{ActiveTopics, Limits, Role, TaskRun};
@@ -15,7 +15,7 @@ use aqueduct_log::{Log, TopicSpec};
 use aqueduct_transforms::{Chain, ConverterConfig, Converters};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// What worker.yaml says for all connectors.
@@ -39,6 +39,7 @@ pub struct ConnectorSpec {
 }
 
 /// What a task gets beside its config.
+#[derive(Clone)]
 pub struct TaskParts {
     pub id: TaskId,
     pub spec: TaskSpec,
@@ -100,8 +101,30 @@ impl ConnectorSpec {
         Ok(tasks)
     }
 
+    /// One task until it is stopped or fails: a retriable error within `errors.retry.timeout` only reopens it, from the stored offsets.
+    pub async fn run(&self, parts: TaskParts) -> Result<()> {
+        let errors = &self.settings.errors;
+        let policy = RetryPolicy { timeout: errors.retry_timeout, delay_max: errors.retry_delay_max };
+        let (stats, stop) = (parts.stats.clone(), parts.stop.clone());
+        let (mut failures, mut settled) = (Failures::default(), stats.records_settled());
+        loop {
+            let attempt = async { self.task(parts.clone()).await?.run().await };
+            let Err(error) = attempt.await else { return Ok(()) };
+            let (before, now) = (std::mem::replace(&mut settled, stats.records_settled()), Instant::now());
+            failures.add(settled > before, now);
+            let delay = policy.delay(&failures, &error, now, fastrand::f64()).filter(|_| !stop.is_cancelled());
+            let Some(delay) = delay else { return Err(error) };
+            tracing::warn!(task = %parts.id, ?delay, "tries again after: {}", self.redact(error.to_string()));
+            stats.retries_after(&self.redact(error.trace()));
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
     /// One attempt of one task.
-    pub async fn task(&self, parts: TaskParts) -> Result<TaskRun> {
+    async fn task(&self, parts: TaskParts) -> Result<TaskRun> {
         let settings = &self.settings;
         let resolved = self.resolve().await?;
         let chain = Chain::new(&resolved.options).map_err(|issues| invalid(&issues))?;
@@ -249,7 +272,6 @@ fn topic_creation(settings: &settings::TopicCreation, enabled: bool) -> TopicCre
         configs: topic.configs.clone(),
     };
     let group = |group: &settings::TopicGroup| TopicGroup {
-        name: group.name.clone(),
         include: group.include.clone(),
         exclude: group.exclude.clone(),
         spec: spec(&group.topic),

@@ -3,7 +3,7 @@
 use crate::admin::TaskProgress;
 use parking_lot::Mutex;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -33,13 +33,56 @@ pub struct TaskStats {
     pub commit_failures: AtomicU64,
     pub commit_ms_sum: AtomicU64,
     pub commit_ms_max: AtomicU64,
+    /// Taken in and not yet [`TaskStats::settled`].
     pub records_active: AtomicI64,
-    pub lag: AtomicI64,
+    /// In flight when a try ended: the next one takes them in again.
+    pub records_abandoned: AtomicU64,
     pub partitions: AtomicU64,
+    /// Of a sink that runs: a lag that nobody updates would be a lie.
+    lag: Mutex<Option<i64>>,
+    /// The task recovers by itself, within `errors.retry.timeout`.
+    retrying: AtomicBool,
     moved_ms: AtomicU64,
     call: AtomicU8,
     call_started_ms: AtomicU64,
     last_error: Mutex<Option<String>>,
+}
+
+/// What became of records that were taken in. Counted once, when it is durable, so that at any time
+/// `in = out + filtered + skipped + dead-lettered + in flight + abandoned` (I12).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    pub out: u64,
+    pub filtered: u64,
+    pub skipped: u64,
+    pub dead_lettered: u64,
+}
+
+impl Fate {
+    /// Of `taken` records that left `passed` and `rejected` ones, of which `letters` go to the dead letter queue.
+    pub fn new(taken: usize, passed: usize, rejected: usize, letters: usize) -> Self {
+        let (taken, rejected, letters) = (taken as u64, rejected as u64, letters as u64);
+        let out = (passed as u64).min(taken.saturating_sub(rejected));
+        Self {
+            out,
+            filtered: taken.saturating_sub(out + rejected),
+            skipped: rejected.saturating_sub(letters),
+            dead_lettered: letters,
+        }
+    }
+
+    pub fn records(&self) -> u64 {
+        self.out + self.filtered + self.skipped + self.dead_lettered
+    }
+}
+
+impl std::ops::AddAssign for Fate {
+    fn add_assign(&mut self, more: Self) {
+        self.out += more.out;
+        self.filtered += more.filtered;
+        self.skipped += more.skipped;
+        self.dead_lettered += more.dead_lettered;
+    }
 }
 
 /// A call that a task waits for. Its age tells a stall (invariant 7).
@@ -96,11 +139,67 @@ impl TaskStats {
     pub fn task_starts(&self) {
         self.call_started_ms.store(now_ms(), Relaxed);
         self.call.store(Call::Open as u8, Relaxed);
+        self.retrying.store(false, Relaxed);
     }
 
     pub fn task_ended(&self) {
+        self.try_ended();
+        self.retrying.store(false, Relaxed);
+    }
+
+    /// What was in flight is taken in again; nobody knows the lag any more.
+    fn try_ended(&self) {
         self.call.store(Call::None as u8, Relaxed);
-        self.records_active.store(0, Relaxed);
+        let in_flight = self.records_active.swap(0, Relaxed);
+        self.records_abandoned.fetch_add(in_flight.max(0) as u64, Relaxed);
+        self.partitions.store(0, Relaxed);
+        *self.lag.lock() = None;
+    }
+
+    /// The task tries again by itself: still RUNNING, with its error visible.
+    pub fn retries_after(&self, trace: &str) {
+        self.try_ended();
+        self.retrying.store(true, Relaxed);
+        self.retries.fetch_add(1, Relaxed);
+        self.failed(trace);
+    }
+
+    pub fn is_retrying(&self) -> bool {
+        self.retrying.load(Relaxed)
+    }
+
+    pub fn taken_in(&self, records: usize, bytes: usize) {
+        self.records_active.fetch_add(records as i64, Relaxed);
+        self.records_in.fetch_add(records as u64, Relaxed);
+        self.bytes_in.fetch_add(bytes as u64, Relaxed);
+        if records > 0 {
+            self.batches.fetch_add(1, Relaxed);
+            self.batch_records_max.fetch_max(records as u64, Relaxed);
+        }
+    }
+
+    pub fn settled(&self, fate: Fate) {
+        self.records_active.fetch_sub(fate.records() as i64, Relaxed);
+        self.records_out.fetch_add(fate.out, Relaxed);
+        self.records_filtered.fetch_add(fate.filtered, Relaxed);
+        self.records_skipped.fetch_add(fate.skipped, Relaxed);
+        self.records_dead_lettered.fetch_add(fate.dead_lettered, Relaxed);
+        self.retrying.store(false, Relaxed);
+        self.moved();
+    }
+
+    /// How many records are done with, whatever became of them: where it grows there is progress.
+    pub fn records_settled(&self) -> u64 {
+        let counters = [&self.records_out, &self.records_filtered, &self.records_skipped, &self.records_dead_lettered];
+        counters.into_iter().map(|counter| counter.load(Relaxed)).sum()
+    }
+
+    pub fn set_lag(&self, lag: i64) {
+        *self.lag.lock() = Some(lag);
+    }
+
+    pub fn lag(&self) -> Option<i64> {
+        *self.lag.lock()
     }
 
     /// The same counters on a clock of its own: for the successor of a task that was left behind and may yet write to this one.
@@ -124,7 +223,9 @@ impl TaskStats {
             commit_failures: copy(&self.commit_failures),
             commit_ms_sum: copy(&self.commit_ms_sum),
             commit_ms_max: copy(&self.commit_ms_max),
-            lag: AtomicI64::new(self.lag.load(Relaxed)),
+            records_abandoned: AtomicU64::new(
+                self.records_abandoned.load(Relaxed) + self.records_active.load(Relaxed).max(0) as u64,
+            ),
             moved_ms: copy(&self.moved_ms),
             last_error: Mutex::new(self.last_error.lock().clone()),
             ..Self::default()
@@ -142,11 +243,6 @@ impl TaskStats {
         self.commit_ms_max.fetch_max(ms, Relaxed);
     }
 
-    pub fn batch(&self, records: usize) {
-        self.batches.fetch_add(1, Relaxed);
-        self.batch_records_max.fetch_max(records as u64, Relaxed);
-    }
-
     pub fn progress(&self) -> TaskProgress {
         let moved = self.moved_ms.load(Relaxed);
         TaskProgress {
@@ -157,11 +253,44 @@ impl TaskStats {
             records_filtered: self.records_filtered.load(Relaxed),
             records_dead_lettered: self.records_dead_lettered.load(Relaxed),
             records_skipped: self.records_skipped.load(Relaxed),
+            records_in_flight: self.records_active.load(Relaxed).max(0) as u64,
+            records_abandoned: self.records_abandoned.load(Relaxed),
             retries: self.retries.load(Relaxed),
             restarts: self.restarts.load(Relaxed),
-            lag: self.lag.load(Relaxed),
+            lag: self.lag(),
             idle_ms: (moved > 0).then(|| now_ms().saturating_sub(moved)),
             last_error: self.last_error.lock().clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_record_has_one_fate() {
+        let fate = Fate::new(10, 6, 3, 2);
+        assert_eq!(fate, Fate { out: 6, filtered: 1, skipped: 1, dead_lettered: 2 });
+        assert_eq!(fate.records(), 10);
+        // A transform that makes two of one, and a sink that refuses all.
+        assert_eq!(Fate::new(10, 20, 0, 0).records(), 10);
+        assert_eq!(Fate::new(3, 0, 3, 0), Fate { skipped: 3, ..Fate::default() });
+    }
+
+    #[test]
+    fn in_is_what_settled_what_is_in_flight_and_what_was_abandoned() {
+        let stats = TaskStats::default();
+        stats.taken_in(10, 100);
+        stats.set_lag(5);
+        stats.settled(Fate::new(4, 2, 1, 1));
+        let sum = |stats: &TaskStats| {
+            stats.records_settled() + stats.records_active.load(Relaxed) as u64 + stats.records_abandoned.load(Relaxed)
+        };
+        assert_eq!((sum(&stats), stats.records_active.load(Relaxed), stats.lag()), (10, 6, Some(5)));
+        let successor = stats.successor();
+        assert_eq!((sum(&successor), successor.lag()), (10, None));
+        stats.task_ended();
+        assert_eq!((sum(&stats), stats.records_active.load(Relaxed), stats.lag()), (10, 0, None));
     }
 }

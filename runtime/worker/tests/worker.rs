@@ -226,7 +226,7 @@ async fn a_sink_position_moves_only_after_flush_and_metadata_comes_back() {
     let metadata = rig.sink.metadata.lock().unwrap().clone();
     assert_eq!(metadata.last().unwrap().as_deref(), Some("put 4"));
     let status = rig.worker.status("snk").unwrap();
-    assert_eq!((status.tasks[0].aqueduct.lag, status.kind), (0, ConnectorType::Sink));
+    assert_eq!((status.tasks[0].aqueduct.lag, status.kind), (Some(0), ConnectorType::Sink));
     assert_eq!(rig.worker.offsets("snk").await.unwrap().offsets[0].offset.as_ref().unwrap()["kafka_offset"], 3);
 }
 
@@ -450,4 +450,142 @@ async fn a_deleted_connector_is_gone_at_once_and_its_successor_waits_for_its_end
         rig.worker.metrics()
     );
     assert!(rig.worker.metrics().ends_with("# EOF\n"));
+}
+
+/// Polls and fails by the script, with errors.retry.timeout.
+async fn retrying(rig: &Rig, timeout: &str) {
+    let config = [
+        ("connector.class", "fake-source"),
+        ("topic", "t"),
+        ("errors.retry.timeout", timeout),
+        ("errors.retry.delay.max.ms", "20"),
+        ("aqueduct.restart.max.attempts", "0"),
+    ];
+    rig.create("src", &config).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn within_the_retry_timeout_a_task_goes_on_and_stays_running() {
+    let rig = Rig::new().await;
+    rig.source.push(Step::Records(vec!["a"]));
+    (0..5).for_each(|_| rig.source.push(Step::Fail(Class::Retriable)));
+    rig.source.push(Step::Records(vec!["b"]));
+    retrying(&rig, "-1").await;
+    until("a and b", async || {
+        assert_ne!(rig.task_state("src"), Some(State::Failed));
+        rig.values("t").await == ["a", "b"]
+    })
+    .await;
+    let progress = rig.worker.status("src").unwrap().tasks[0].aqueduct.clone();
+    assert_eq!((progress.retries, progress.restarts), (5, 0));
+    assert!(progress.last_error.unwrap().starts_with("fake.poll: asked to fail"));
+    assert_eq!(*rig.source.resumed_at.lock().unwrap(), [0, 1, 1, 1, 1, 1]);
+    assert_eq!(rig.source.closes.load(SeqCst), 5);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_the_retry_timeout_a_task_fails() {
+    let rig = Rig::new().await;
+    rig.sink.fail_puts.store(u64::MAX, SeqCst);
+    rig.produce(&["a"]).await;
+    rig.sink(&[("errors.retry.timeout", "150"), ("errors.retry.delay.max.ms", "20"), ("aqueduct.restart.max.attempts", "0")])
+        .await;
+    rig.until_state("snk", State::Failed).await;
+    let progress = rig.worker.status("snk").unwrap().tasks[0].aqueduct.clone();
+    assert!(progress.retries >= 3, "{progress:?}");
+    assert_eq!((progress.lag, progress.records_out, progress.records_in), (None, 0, progress.records_abandoned));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_ends_the_pause_before_a_retry_at_once() {
+    let rig = Rig::new().await;
+    (0..1000).for_each(|_| rig.source.push(Step::Fail(Class::Retriable)));
+    let config = [
+        ("connector.class", "fake-source"),
+        ("topic", "t"),
+        ("errors.retry.timeout", "-1"),
+        ("errors.retry.delay.max.ms", "3600000"),
+    ];
+    rig.create("src", &config).await;
+    // Pauses double: by then they are seconds long.
+    until("some tries", async || rig.worker.status("src").unwrap().tasks[0].aqueduct.retries >= 4).await;
+    let began = std::time::Instant::now();
+    rig.worker.set_target("src", TargetState::Stopped).await.unwrap();
+    until("stopped", async || rig.worker.status("src").unwrap().tasks.is_empty()).await;
+    assert!(began.elapsed() < Duration::from_millis(300), "{:?}: the worker had to abort it", began.elapsed());
+}
+
+async fn small_topic(rig: &Rig, bytes: &str) {
+    let configs = [("max.message.bytes".to_owned(), bytes.to_owned())].into();
+    rig.log.create_topic("t", &TopicSpec { configs, ..TopicSpec::default() }).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_above_the_topics_limit_is_skipped_alone_where_that_is_tolerated() {
+    let rig = Rig::new().await;
+    small_topic(&rig, "5").await;
+    rig.source.push(Step::Records(vec!["a", "too large", "b"]));
+    rig.source.push(Step::Records(vec!["too large as well"]));
+    rig.source.push(Step::Records(vec!["c"]));
+    rig.create("src", &[("connector.class", "fake-source"), ("topic", "t"), ("errors.tolerance", "all")]).await;
+    until("the others", async || rig.values("t").await == ["a", "b", "c"]).await;
+    until("told", async || rig.source.committed.lock().unwrap().last() == Some(&5)).await;
+    let progress = rig.worker.status("src").unwrap().tasks[0].aqueduct.clone();
+    assert_eq!((progress.records_in, progress.records_out, progress.records_skipped, progress.records_in_flight), (5, 3, 2, 0));
+    assert!(progress.last_error.unwrap().starts_with("log.record_too_large: a record of 17 bytes for topic t"));
+    assert_eq!(progress.restarts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_tolerance_a_record_above_the_limit_fails_the_task() {
+    let rig = Rig::new().await;
+    small_topic(&rig, "5").await;
+    rig.source.push(Step::Records(vec!["a", "too large"]));
+    rig.source().await;
+    rig.until_state("src", State::Failed).await;
+    let trace = rig.worker.status("src").unwrap().tasks[0].trace.clone().unwrap();
+    assert!(trace.contains("log.record_too_large") && trace.contains("KAFKA_PRODUCE"), "{trace}");
+    assert!(rig.values("t").await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_that_was_lowered_meanwhile_costs_a_restart_and_no_record() {
+    let rig = Rig::new().await;
+    small_topic(&rig, "50").await;
+    rig.source.push(Step::Records(vec!["a"]));
+    let config = [
+        ("connector.class", "fake-source"),
+        ("topic", "t"),
+        ("errors.tolerance", "all"),
+        ("aqueduct.restart.backoff.initial.ms", "10"),
+    ];
+    rig.create("src", &config).await;
+    until("a is told", async || rig.source.committed.lock().unwrap().last() == Some(&1)).await;
+    rig.log.delete_topic("t").await.unwrap();
+    small_topic(&rig, "5").await;
+    // The fake loses what it gave out and was not appended: it is given again.
+    rig.source.push(Step::Records(vec!["b", "too large"]));
+    rig.source.push(Step::Records(vec!["b", "too large"]));
+    rig.source.push(Step::Records(vec!["c"]));
+    until("b and c", async || rig.values("t").await == ["b", "c"]).await;
+    let progress = rig.worker.status("src").unwrap().tasks[0].aqueduct.clone();
+    assert_eq!((progress.restarts, progress.records_skipped, progress.records_abandoned), (1, 1, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_panic_of_an_old_plan_does_not_fail_the_new_one() {
+    let rig = Rig::new().await;
+    let config = |plan| [("connector.class", "fake-source"), ("topic", "t"), ("plan", plan)];
+    rig.create("src", &config("panics late")).await;
+    until("the old plan is under way", async || rig.source.planning.load(SeqCst) == 1).await;
+    rig.worker.put_config("src", config_map(&config("waits"))).await.unwrap();
+    until("the new plan is under way", async || rig.source.planning.load(SeqCst) == 2).await;
+    rig.source.release_panic.notify_one();
+    until("the old plan has panicked", async || rig.source.panicked.load(SeqCst)).await;
+    rig.source.release_plan.notify_one();
+    until("planned", async || {
+        assert_ne!(rig.worker.status("src").unwrap().connector.state, State::Failed);
+        rig.task_state("src") == Some(State::Running)
+    })
+    .await;
 }

@@ -1,5 +1,6 @@
 //! What both modes do with the file system: errors with a class, locks, durable folders, small durable notes.
 
+use aqueduct_core::blocking::permit;
 use aqueduct_core::failpoint::{self, bug};
 use aqueduct_core::{Class, Error, Result};
 use rustix::fs::{FlockOperation, RenameFlags, flock, renameat_with};
@@ -8,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::task::JoinHandle;
 
 /// How long a lock is waited for: a task that was dropped midway still ends its last write, which may take as long as the disk is slow.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
@@ -34,7 +36,17 @@ pub(super) fn error(action: &str, path: &Path, error: io::Error) -> Error {
 
 /// Runs file system calls where they may block.
 pub(super) async fn blocking<T: Send + 'static>(call: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(call).await.map_err(lost_thread)?
+    spawn(call).await.await.map_err(lost_thread)?
+}
+
+/// On a thread of the pool, within the connector's share of them: waits while that is used up.
+#[allow(clippy::disallowed_methods, reason = "the caller keeps the handle")]
+pub(super) async fn spawn<T: Send + 'static>(call: impl FnOnce() -> T + Send + 'static) -> JoinHandle<T> {
+    let permit = permit().await;
+    tokio::task::spawn_blocking(move || {
+        let _held = permit;
+        call()
+    })
 }
 
 pub(super) fn lost_thread(error: tokio::task::JoinError) -> Error {

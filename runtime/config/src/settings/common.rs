@@ -55,11 +55,12 @@ pub(super) struct CommonOptions {
     #[serde(rename = "errors.tolerance", default)]
     #[schemars(extend("x-group" = "Error Handling"))]
     pub tolerance: Tolerance,
-    /// How long an operation that failed on a single record is tried again, in ms; 0 is not at all, -1 for ever.
+    /// How long a task that failed retriably tries again by itself while it stays RUNNING, in ms, since its first failure without progress in between;
+    /// then it is FAILED and `aqueduct.restart.*` decides. 0 is not at all, -1 for ever.
     #[serde(rename = "errors.retry.timeout", default = "no_time")]
     #[schemars(extend("x-group" = "Error Handling"))]
     pub retry_timeout: Patience,
-    /// The longest pause between two such tries.
+    /// The longest pause between two such tries; it begins at 300 ms and doubles with each, and a random part of it is waited.
     #[serde(rename = "errors.retry.delay.max.ms", default = "a_minute")]
     #[schemars(range(min = 1), extend("x-group" = "Error Handling"))]
     pub retry_delay_max: Millis,

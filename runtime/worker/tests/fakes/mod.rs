@@ -27,6 +27,11 @@ pub struct SourceScript {
     pub opens: AtomicU64,
     pub closes: AtomicU64,
     pub resumed_at: Mutex<Vec<i64>>,
+    /// Plans that began and are told when to end: option `plan`.
+    pub planning: AtomicU64,
+    pub panicked: AtomicBool,
+    pub release_panic: tokio::sync::Notify,
+    pub release_plan: tokio::sync::Notify,
 }
 
 impl SourceScript {
@@ -56,7 +61,7 @@ pub fn descriptor(name: &str, kind: PluginKind) -> Descriptor {
         kind,
         version: "1".into(),
         summary: "fake".into(),
-        options: vec![option("topic"), option("tasks")],
+        options: vec![option("topic"), option("tasks"), option("plan")],
     }
 }
 
@@ -82,6 +87,15 @@ impl SourcePlugin for FakeSource {
     }
 
     async fn plan(&self, options: &Options, _: u32) -> Result<Vec<TaskSpec>> {
+        if let Some(plan) = options.get("plan") {
+            self.0.planning.fetch_add(1, SeqCst);
+            if plan == "panics late" {
+                self.0.release_panic.notified().await;
+                self.0.panicked.store(true, SeqCst);
+                panic!("asked to panic");
+            }
+            self.0.release_plan.notified().await;
+        }
         Ok(shares(options))
     }
 
