@@ -197,13 +197,16 @@ struct World {
     tally: Tally,
 }
 
+/// A member of the group `SINK`, and what is assigned to it.
+type Reader = (Box<dyn LogReader>, Vec<LogPosition>);
+
 /// One process: the log, what drives it, and its writers.
 struct Life {
     log: EmbeddedLog,
     stepper: Stepper,
     writers: [Option<Box<dyn LogWriter>>; WRITERS],
-    /// The member of the group `SINK`, and what is assigned to it: for one commit.
-    reader: Option<(Box<dyn LogReader>, Vec<LogPosition>)>,
+    /// For one commit.
+    reader: Option<Reader>,
 }
 
 /// One seed, from an empty disk on.
@@ -510,7 +513,7 @@ impl World {
 }
 
 /// The group `SINK` has this member from now on, and all partitions are its own. `None` without a topic.
-fn join(log: &EmbeddedLog, stepper: &mut Stepper) -> Result<Option<(Box<dyn LogReader>, Vec<LogPosition>)>, String> {
+fn join(log: &EmbeddedLog, stepper: &mut Stepper) -> Result<Option<Reader>, String> {
     let topics: Vec<_> = match at_once(log.topics()) {
         Ok(topics) if !topics.is_empty() => topics.into_iter().map(|topic| topic.name).collect(),
         _ => return Ok(None),
@@ -549,7 +552,7 @@ fn told<T>(result: aqueduct_core::Result<T>) -> Told {
 fn ask<'a>(
     log: &'a EmbeddedLog,
     writers: &mut [Option<Box<dyn LogWriter>>; WRITERS],
-    reader: &mut Option<(Box<dyn LogReader>, Vec<LogPosition>)>,
+    reader: &mut Option<Reader>,
     op: &Op,
 ) -> Option<(Option<Told>, BoxFuture<'a, Told>)> {
     let mut answer = match op {
