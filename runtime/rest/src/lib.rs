@@ -48,6 +48,8 @@ pub struct RestOptions {
     pub allow_methods: String,
     /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
     pub other_plugins: Vec<OtherPlugin>,
+    /// Why the worker is not there yet, where there is something to say: then calls are refused with it instead of waiting.
+    pub starting: Option<watch::Receiver<Option<String>>>,
 }
 
 /// The whole API. `worker` is empty while the worker starts: `/health` then says `starting` and every other call waits for it.
@@ -119,12 +121,27 @@ impl FromRequestParts<App> for Ready {
 
     async fn from_request_parts(_: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let mut worker = app.worker.clone();
-        let started = worker.wait_for(Option::is_some).await;
-        match started.ok().and_then(|worker| worker.clone()) {
-            Some(worker) => Ok(Ready(worker)),
-            None => Err(ApiError::new(503, "the worker did not start, or is shutting down")),
+        let trouble = trouble(app.options.starting.clone());
+        tokio::select! {
+            biased;
+            started = worker.wait_for(Option::is_some) => match started.ok().and_then(|worker| worker.clone()) {
+                Some(worker) => Ok(Ready(worker)),
+                None => Err(ApiError::new(503, "the worker did not start, or is shutting down")),
+            },
+            why = trouble => Err(ApiError::new(503, format!("the worker is still starting: {why}"))),
         }
     }
+}
+
+/// Waits until there is something to say about a start that takes long.
+async fn trouble(starting: Option<watch::Receiver<Option<String>>>) -> String {
+    if let Some(mut starting) = starting
+        && let Ok(why) = starting.wait_for(Option::is_some).await
+        && let Some(why) = &*why
+    {
+        return why.clone();
+    }
+    std::future::pending().await
 }
 
 /// The log, of the worker or alone.
@@ -208,6 +225,32 @@ mod tests {
             let (status, _, body) = call("GET", path, &[], "").await;
             assert_eq!((status, &body["status"]), (503, &json!("starting")), "{path}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_start_that_takes_long_says_why_and_holds_no_call() {
+        let (publish, published) = watch::channel(None);
+        let (say, starting) = watch::channel(None);
+        let router = router(published, RestOptions { starting: Some(starting), ..RestOptions::default() });
+        let get = |path: &'static str| {
+            let request = Request::get(path).header("host", "localhost:8083").body(Body::empty()).unwrap();
+            let response = router.clone().oneshot(request);
+            async move {
+                let (parts, body) = response.await.unwrap().into_parts();
+                let body: Value = serde_json::from_slice(&to_bytes(body, 1 << 20).await.unwrap()).unwrap();
+                (parts.status.as_u16(), body["message"].as_str().unwrap_or_default().to_owned())
+            }
+        };
+        assert_eq!(get("/health").await, (503, "Worker is still starting up.".to_owned()));
+        let waiting = get("/connectors");
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        say.send_replace(Some("kafka.unreachable: no broker".to_owned()));
+        let expected = (503, "the worker is still starting: kafka.unreachable: no broker".to_owned());
+        assert_eq!(waiting.await, expected);
+        let (status, message) = get("/health").await;
+        assert!(status == 503 && message.contains("kafka.unreachable: no broker"), "{message}");
+        drop(publish);
     }
 
     #[tokio::test]

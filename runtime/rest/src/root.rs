@@ -18,7 +18,13 @@ pub(crate) async fn version(Ready(worker): Ready) -> Json<Value> {
 /// KIP-1017. The one call that answers before the worker has started.
 pub(crate) async fn health(State(app): State<App>) -> Response {
     let worker = app.worker.borrow().clone();
-    let health = worker.map_or_else(|| Health::Starting("Worker is still starting up.".into()), |worker| worker.health());
+    let starting = || {
+        let why = app.options.starting.as_ref().and_then(|starting| starting.borrow().clone());
+        Health::Starting(
+            why.map_or_else(|| "Worker is still starting up.".into(), |why| format!("Worker is still starting up: {why}")),
+        )
+    };
+    let health = worker.map_or_else(starting, |worker| worker.health());
     let (code, status, message) = describe(health);
     (code, Json(json!({ "status": status, "message": message }))).into_response()
 }
