@@ -165,8 +165,11 @@ fn batches(segment: &[u8]) -> Vec<usize> {
     starts
 }
 
+/// With their offsets.
+type Values = Vec<(i64, String)>;
+
 /// What an operator reads who sets the position behind each damage, to the offset that the error names; and what was damaged.
-fn read_around(log: &EmbeddedLog, partition: i32, max_bytes: usize) -> (Vec<(i64, String)>, Vec<(i64, i64)>) {
+fn read_around(log: &EmbeddedLog, partition: i32, max_bytes: usize) -> (Values, Vec<(i64, i64)>) {
     let end = log.topic("t").now_or_never().unwrap().unwrap().unwrap().partitions[partition as usize].end;
     let (mut next, mut found, mut damaged) = (0, Vec::new(), Vec::new());
     while next < end {
@@ -204,7 +207,7 @@ fn verified(dir: &Path) -> Vec<(i64, i64)> {
     damage.iter().map(|damaged| (damaged.offset.unwrap(), damaged.until.unwrap())).collect()
 }
 
-fn values(offsets: impl IntoIterator<Item = i64>) -> Vec<(i64, String)> {
+fn values(offsets: impl IntoIterator<Item = i64>) -> Values {
     offsets.into_iter().map(|offset| (offset, value(offset))).collect()
 }
 
@@ -313,7 +316,7 @@ fn a_forged_batch_in_a_damaged_one_is_never_served() {
             let batch = &bytes[start..starts[hit as usize + 1]];
             let inner = batch[61..].windows(53).position(|window| *window == forged[8..61]).map_or(70, |at| 61 + at - 8);
             let length = ((inner - 12) as i32).to_be_bytes();
-            let header = vec![0; 61];
+            let header = [0; 61];
             let all = vec![b'x'; inner];
             for (what, at, damage, exact) in [
                 ("length", 8, &length[..], true),
