@@ -5,6 +5,9 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod idle;
+mod kafka;
+mod kafka_latency;
+mod kafka_peers;
 mod limits;
 mod moves;
 mod table;
@@ -46,6 +49,8 @@ enum Part {
     Growth,
     /// Start, 10 idle connectors, 1,000 idle connectors.
     Idle,
+    /// File → Kafka and Kafka → file beside kcat and Kafka Connect, and the time until a line is visible.
+    Kafka,
 }
 
 fn main() -> Result<()> {
@@ -63,6 +68,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Idle) {
         idle::measure(&dir, args.runs, &mut table)?;
+    }
+    if wanted(Part::Kafka) {
+        kafka::measure(&dir, args.lines, args.runs, &mut table)?;
     }
     let text = format!("{}\n{table}", machine(&dir)?);
     println!("{text}");
