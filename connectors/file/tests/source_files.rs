@@ -595,3 +595,26 @@ fn a_config_is_judged_as_a_whole() {
         ]
     );
 }
+
+#[tokio::test]
+async fn what_is_cut_off_before_it_was_read_is_counted() {
+    let rig = Rig::new();
+    rig.write("cut.log", "a 0\nunfinished");
+    rig.write("copied.log", "b 0\nrest");
+    let mut tail = rig.open(&[("file", "*.log*"), ("poll.interval", "1 s")]).await;
+    assert_eq!(sorted(&mut tail, 2).await, ["a 0", "b 0"]);
+    tail.quiet().await;
+    assert_eq!(tail.task.take_lost_bytes(), 0);
+    rig.write("cut.log", "a 1\n");
+    // As copytruncate does it; the name of the copy is of the pattern, so the rest is read there.
+    fs::copy(rig.path("copied.log"), rig.path("copied.log.1")).unwrap();
+    rig.write("copied.log", "");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut lost = 0;
+    while lost == 0 {
+        assert!(Instant::now() < deadline, "nothing was counted");
+        tail.poll().await.unwrap();
+        lost = tail.task.take_lost_bytes();
+    }
+    assert_eq!(lost, "unfinished".len() as u64);
+}

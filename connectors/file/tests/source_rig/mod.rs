@@ -18,7 +18,7 @@ pub(crate) struct Rig {
 }
 
 pub(crate) struct Tail {
-    task: Box<dyn SourceTask>,
+    pub(crate) task: Box<dyn SourceTask>,
     pub(crate) cx: TaskContext,
     pub(crate) offsets: BTreeMap<String, SourceOffset>,
     pub(crate) ready: VecDeque<Line>,
