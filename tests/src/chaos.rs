@@ -128,7 +128,7 @@ fn known(plan: &str) -> Vec<String> {
 
 impl Chaos {
     pub fn new(mode: Mode, kills: u64, seed: u64, ledger: &str) -> Self {
-        let drain = Duration::from_secs(60);
+        let drain = Duration::from_secs(150);
         Self { mode, kills, seed, bug: None, ledger: ledger.to_owned(), files: 2, rate: 4_000, rotate_ms: 900, drain }
     }
 

@@ -50,7 +50,7 @@ impl Answer {
 impl Client {
     pub fn new(base: impl Into<String>) -> Self {
         let http = reqwest::blocking::Client::builder()
-            .timeout(Duration::from_secs(20))
+            .timeout(Duration::from_secs(60))
             .redirect(reqwest::redirect::Policy::none())
             .no_proxy()
             .build()

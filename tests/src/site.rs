@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// On a loaded machine of two cores a debug binary needs its time; a test that waits this long has failed.
-pub const START_DEADLINE: Duration = Duration::from_secs(30);
+pub const START_DEADLINE: Duration = Duration::from_secs(90);
 
 /// `worker.yaml`, `data/`, `connectors/`, and what else a test puts there. Kept when the test fails.
 #[derive(Debug)]
@@ -210,7 +210,7 @@ impl Site {
     #[track_caller]
     pub fn stop(&mut self) {
         self.signal(Signal::TERM);
-        let status = match poll_for(Duration::from_secs(40), || self.exited()) {
+        let status = match poll_for(Duration::from_secs(90), || self.exited()) {
             Some(status) => status,
             None => panic!("the worker does not end on SIGTERM\n{}", self.log_tail(40)),
         };

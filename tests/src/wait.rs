@@ -16,15 +16,18 @@ pub fn poll_for<T>(deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> 
     }
 }
 
-/// As [`poll_for`].
+/// A wait costs no more than what it waits for takes; a loaded machine with a slow disk takes several times what a quiet one does.
+const PATIENCE: u32 = 3;
+
+/// As [`poll_for`], for what must happen: waits [`PATIENCE`] times as long as a quiet machine may take.
 ///
 /// # Panics
 /// At the deadline, saying what did not happen.
 #[track_caller]
 pub fn wait_until<T>(deadline: Duration, what: &str, probe: impl FnMut() -> Option<T>) -> T {
-    match poll_for(deadline, probe) {
+    match poll_for(deadline * PATIENCE, probe) {
         Some(found) => found,
-        None => panic!("not within {deadline:?}: {what}"),
+        None => panic!("not within {:?}: {what}", deadline * PATIENCE),
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: its panic is its answer, its output is read by people")]
 
 use aqueduct_tests::chaos::{TOPIC, sink_yaml, source_yaml};
+use aqueduct_tests::site::START_DEADLINE;
 use aqueduct_tests::trace::{Committed, Disk, strace};
 use aqueduct_tests::{Mode, Run, Site, outputs, wait_until};
 use serde_json::Value;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Under strace, on a loaded machine.
-const SOON: Duration = Duration::from_secs(90);
+const SOON: Duration = Duration::from_secs(40);
 
 /// What the trace of two lives shows, the first of which ends in `kill -9`.
 #[derive(Debug, Default)]
@@ -32,7 +33,7 @@ fn run_of(site: &Site, bug: Option<&str>, life: u32) -> (Run, PathBuf) {
 
 fn healthy(site: &mut Site, run: &Run) {
     site.spawn(run);
-    site.wait_healthy(SOON).unwrap_or_else(|error| {
+    site.wait_healthy(START_DEADLINE).unwrap_or_else(|error| {
         panic!(
             "{error:#} (strace must be installed, and ptrace allowed: in a container, --cap-add SYS_PTRACE)\n{}",
             site.log_tail(20)
