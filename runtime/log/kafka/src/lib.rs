@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 mod log;
 pub mod options;
+mod producer;
 mod reader;
 mod stores;
 mod writer;

@@ -56,7 +56,7 @@ impl KafkaLog {
     ///
     /// # Errors
     /// `kafka.unreachable` (retriable) in less than 10 s, naming the addresses; `kafka.authentication`, `kafka.config` (fatal).
-    pub async fn open(options: KafkaOptions) -> Result<Arc<dyn Log>> {
+    pub async fn open(options: KafkaOptions) -> Result<Arc<Self>> {
         let cluster = Arc::new(Cluster::new(addresses(&options.settings.bootstrap_servers)));
         let config = options.client(ClientKind::Admin, &format!("{}-admin", options.group_id), &Options::new())?;
         let admin = Client::open(cluster.clone(), config).await?;
@@ -67,6 +67,11 @@ impl KafkaLog {
         // The stores open themselves at their first use: who only reads topics needs none of their rights.
         let shared = Arc::new(Shared { options, cluster, admin, fetchers, stores, counters, closed, tasks });
         Ok(Arc::new(Self(shared)))
+    }
+
+    /// Kafka's id of the cluster, for `GET /`.
+    pub fn cluster_id(&self) -> String {
+        self.0.cluster.id().map_or_else(String::new, |id| id.to_string())
     }
 }
 

@@ -1,7 +1,12 @@
 //! Options of the log and of its clients, by Kafka's names.
 
+mod names;
+mod parse;
+mod security;
+
 use aqueduct_config::worker_config::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use aqueduct_core::{Options, Result};
+use aqueduct_log::record_batch::Compression;
 use krafka::__private::network::{ConnectionConfig, ConnectionPool};
 use krafka::auth::AuthConfig;
 use std::collections::BTreeMap;
@@ -90,7 +95,7 @@ pub(crate) struct ClientConfig {
 #[derive(Clone, Debug)]
 pub(crate) struct ProducerConfig {
     pub(crate) acks: Acks,
-    pub(crate) compression: ProducerCompression,
+    pub(crate) compression: Compression,
     /// `batch.size`, `buffer.memory`, `max.request.size`: bytes.
     pub(crate) batch_bytes: usize,
     pub(crate) buffer_bytes: usize,
@@ -110,15 +115,7 @@ pub(crate) enum Acks {
     All,
 }
 
-/// `compression.type` of a producer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ProducerCompression {
-    None,
-    Gzip,
-    Snappy,
-    Lz4,
-    Zstd,
-}
+pub(crate) use aqueduct_log::record_batch::Compression as ProducerCompression;
 
 #[derive(Clone, Debug)]
 pub(crate) struct ConsumerConfig {
@@ -143,42 +140,6 @@ pub(crate) enum OffsetReset {
 }
 
 impl ClientConfig {
-    /// # Errors
-    /// `kafka.config` (fatal).
-    pub(crate) fn parse(_kind: ClientKind, client_id: &str, _options: &Options) -> Result<Self> {
-        Ok(Self {
-            client_id: client_id.to_owned(),
-            security: AuthConfig::plaintext(),
-            request_timeout: Duration::from_secs(30),
-            connect_timeout: Duration::from_secs(5),
-            api_timeout: Duration::from_secs(60),
-            backoff: (Duration::from_millis(100), Duration::from_secs(1)),
-            max_idle: Duration::from_secs(540),
-            send_buffer: None,
-            receive_buffer: None,
-            rack: String::new(),
-            producer: ProducerConfig {
-                acks: Acks::All,
-                compression: ProducerCompression::None,
-                batch_bytes: 1 << 20,
-                buffer_bytes: 32 << 20,
-                max_request_bytes: 1 << 20,
-                linger: Duration::ZERO,
-                in_flight: 5,
-                transaction_timeout: Duration::from_secs(60),
-                delivery_timeout: Duration::from_secs(120),
-            },
-            consumer: ConsumerConfig {
-                fetch_bytes: 50 << 20,
-                partition_bytes: 1 << 20,
-                min_bytes: 1,
-                fetch_wait: Duration::from_millis(500),
-                max_poll_interval: Duration::from_secs(300),
-                offset_reset: OffsetReset::Earliest,
-            },
-        })
-    }
-
     /// # Errors
     /// `kafka.config` (fatal): certificates that cannot be read.
     pub(crate) async fn pool(&self) -> Result<Arc<ConnectionPool>> {
