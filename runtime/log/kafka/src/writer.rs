@@ -1,15 +1,81 @@
-//! Appends of one task, as transactions.
+//! Appends of one task: a transactional producer whose id is the task's, or one without transactions.
 
 use crate::log::Shared;
-use aqueduct_core::{Error, Result, TaskId};
-use aqueduct_log::LogWriter;
+use crate::producer::{Boundary, Mode, Producer, ProducerOptions};
+use crate::stores::{
+    self,
+    codec::{offset_key, offset_value},
+};
+use aqueduct_config::worker_config::ExactlyOnceSource;
+use aqueduct_core::{Batch, Error, Options, Payload, Record, Result, SourceOffset, TaskId, Topic};
+use aqueduct_log::{Commit, EncodedBatch, LogWriter};
+use async_trait::async_trait;
 use std::sync::Arc;
 
-pub(crate) async fn open(_shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn LogWriter>> {
-    Err(Error::fatal("kafka.unsupported", format!("{task}: writing is not built yet")))
+pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn LogWriter>> {
+    let options = &shared.options;
+    let name = format!("{}-{task}", options.group_id);
+    let exactly_once = options.settings.exactly_once == ExactlyOnceSource::Enabled;
+    let options = ProducerOptions {
+        transactional_id: exactly_once.then(|| name.clone()),
+        client_id: format!("{name}-producer"),
+        boundary: Boundary::Poll,
+        overrides: &Options::new(),
+    };
+    let producer = Producer::open(shared, options).await?;
+    if producer.mode() == (Mode::Transactional { v2: false }) {
+        tracing::warn!(%task, "exactly once is degraded: the cluster has not finalised transaction.version 2 (KIP-890)");
+    }
+    let (topic, _) = stores::offset_target(shared, &task.connector).await?;
+    let offsets = Some((task.connector.clone(), topic));
+    Ok(Box::new(KafkaWriter { producer, offsets, failed: None }))
 }
 
-/// For a transactional id that is not a task's: the stores'.
-pub(crate) async fn transactional(_shared: &Arc<Shared>, transactional_id: &str) -> Result<Box<dyn LogWriter>> {
-    Err(Error::fatal("kafka.unsupported", format!("{transactional_id}: writing is not built yet")))
+/// Records in transactions of this id, without source offsets.
+pub(crate) async fn transactional(shared: &Arc<Shared>, id: &str) -> Result<Box<dyn LogWriter>> {
+    let options = ProducerOptions {
+        transactional_id: Some(id.to_owned()),
+        client_id: id.to_owned(),
+        boundary: Boundary::Poll,
+        overrides: &Options::new(),
+    };
+    let producer = Producer::open(shared, options).await?;
+    Ok(Box::new(KafkaWriter { producer, offsets: None, failed: None }))
+}
+
+struct KafkaWriter {
+    producer: Producer,
+    /// The connector, and `offset.storage.topic`.
+    offsets: Option<(Arc<str>, Topic)>,
+    failed: Option<Error>,
+}
+
+impl KafkaWriter {
+    fn records(&self, resume: &[SourceOffset]) -> Option<Batch> {
+        let (connector, topic) = self.offsets.as_ref().filter(|_| !resume.is_empty())?;
+        let record = |offset: &SourceOffset| {
+            let value = offset_value(offset.offset.as_ref()).map_or(Payload::Null, |value| Payload::Bytes(value.into()));
+            let key = Payload::Bytes(offset_key(connector, &offset.partition).into());
+            Record { key, value, ..Record::new(topic.clone(), Payload::Null) }
+        };
+        Some(resume.iter().map(record).collect())
+    }
+}
+
+#[async_trait]
+impl LogWriter for KafkaWriter {
+    async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>) -> Result<Commit> {
+        // Invariant 3: after a failed append nothing of this writer is taken.
+        if let Some(error) = &self.failed {
+            return Err(crate::producer::again(error));
+        }
+        let offsets = self.records(&resume);
+        match self.producer.append(batch, offsets, None).await {
+            Ok(committed) => Ok(Box::pin(async move { committed.await.unwrap_or_else(|_| Err(crate::error::closed())) })),
+            Err(error) => {
+                self.failed = Some(crate::producer::again(&error));
+                Err(error)
+            }
+        }
+    }
 }

@@ -1,0 +1,202 @@
+//! The task that owns a producer: does what `txn` says, tells it what came of it. Ends when the producer was dropped and nothing is in flight.
+
+use super::lane::Shipment;
+use super::request::{Delivered, Link, Parcel};
+use super::txn::{Action, Ask, Identity, Txn, again};
+use super::verdict::Verdict;
+use crate::client::Connection;
+use crate::error;
+use crate::log::Shared;
+use aqueduct_core::{Error, Result};
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until, timeout};
+
+pub(crate) struct Owner {
+    shared: Arc<Shared>,
+    link: Arc<Link>,
+    txn: Txn,
+    asks: mpsc::Receiver<Ask>,
+    failed: Arc<Mutex<Option<Error>>>,
+    /// Requests on their way, polled first in the order of their making: so they are written in that order.
+    flights: FuturesUnordered<BoxFuture<'static, Event>>,
+    connections: FxHashMap<i32, Connection>,
+}
+
+enum Event {
+    Produced { broker: i32, connection: Option<Connection>, delivered: Vec<Delivered> },
+    Registered(Vec<usize>, Verdict),
+    Positioned(Verdict),
+    Looked(usize, Result<Option<i32>>),
+    Ended(Verdict, Identity),
+}
+
+impl Owner {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        link: Link,
+        txn: Txn,
+        asks: mpsc::Receiver<Ask>,
+        failed: Arc<Mutex<Option<Error>>>,
+    ) -> Self {
+        let (flights, connections) = (FuturesUnordered::new(), FxHashMap::default());
+        Self { shared, link: Arc::new(link), txn, asks, failed, flights, connections }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let closed = self.shared.closed.clone();
+        let mut gathering = true;
+        loop {
+            self.act();
+            if self.txn.is_idle() && self.flights.is_empty() && (!gathering || self.txn.is_over()) {
+                break;
+            }
+            let wake = self.txn.wake_at(Instant::now());
+            tokio::select! {
+                biased;
+                Some(event) = self.flights.next(), if !self.flights.is_empty() => self.happened(event),
+                ask = self.asks.recv(), if gathering => match ask {
+                    Some(ask) => self.gather(ask),
+                    None => gathering = self.stop_gathering(),
+                },
+                () = closed.cancelled(), if gathering => {
+                    self.asks.close();
+                    gathering = self.stop_gathering();
+                }
+                () = async { if let Some(at) = wake { sleep_until(at).await } }, if wake.is_some() => {}
+            }
+        }
+        self.refuse_rest();
+        self.release().await;
+    }
+
+    /// Everything that was appended is still written.
+    fn stop_gathering(&mut self) -> bool {
+        while let Ok(ask) = self.asks.try_recv() {
+            self.txn.gather(ask, Instant::now());
+        }
+        self.txn.close();
+        false
+    }
+
+    fn gather(&mut self, ask: Ask) {
+        let now = Instant::now();
+        self.txn.gather(ask, now);
+        // What came meanwhile is one commit with it.
+        while let Ok(ask) = self.asks.try_recv() {
+            self.txn.gather(ask, now);
+        }
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.txn.next(Instant::now()) {
+            let flight = self.begin(action);
+            self.flights.push(flight);
+        }
+        if let Some(error) = self.txn.why() {
+            self.failed.lock().get_or_insert_with(|| again(error));
+        }
+    }
+
+    fn begin(&mut self, action: Action) -> BoxFuture<'static, Event> {
+        let (link, mode, identity) = (self.link.clone(), self.txn.mode(), self.txn.identity());
+        match action {
+            Action::Produce(broker, shipments) => {
+                let known = self.connections.get(&broker).filter(|connection| connection.is_usable()).cloned();
+                let parcels = shipments.into_iter().map(|shipment| self.parcel(shipment)).collect();
+                async move {
+                    let (connection, delivered) = link.produce(known, broker, mode, parcels).await;
+                    Event::Produced { broker, connection, delivered }
+                }
+                .boxed()
+            }
+            Action::Register(lanes) => {
+                let partitions =
+                    lanes.iter().map(|&lane| (self.txn.lanes[lane].target.meta.name.clone(), self.txn.lanes[lane].partition));
+                let partitions: Vec<_> = partitions.collect();
+                async move {
+                    let verdict = link.register(identity, partitions).await;
+                    Event::Registered(lanes, verdict)
+                }
+                .boxed()
+            }
+            Action::Positions(positions) => {
+                async move { Event::Positioned(link.positions(mode, identity, positions).await) }.boxed()
+            }
+            Action::Look(lane) => {
+                let tp = self.txn.lanes[lane].tp();
+                let id = self.txn.lanes[lane].target.meta.id;
+                async move {
+                    link.client.cluster.forget(&tp.topic);
+                    let leader = match link.client.leader(&tp).await {
+                        // A topic of the same name is another one.
+                        Ok(leader) if leader.topic.id != id => Err(error::unknown_topic(&tp.topic)),
+                        Ok(leader) => Ok(Some(leader.broker)),
+                        Err(error) => Err(error),
+                    };
+                    Event::Looked(lane, leader)
+                }
+                .boxed()
+            }
+            Action::End { commit } => async move {
+                let (verdict, next) = link.end(mode, identity, commit).await;
+                Event::Ended(verdict, next)
+            }
+            .boxed(),
+        }
+    }
+
+    fn parcel(&self, shipment: Shipment) -> Parcel {
+        let lane = &self.txn.lanes[shipment.lane];
+        Parcel { topic: lane.target.meta.name.clone(), id: lane.target.meta.id, partition: lane.partition, shipment }
+    }
+
+    fn happened(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Produced { broker, connection, delivered } => {
+                self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
+                match connection {
+                    Some(connection) => self.connections.insert(broker, connection),
+                    None => self.connections.remove(&broker),
+                };
+                self.txn.answered(broker);
+                for (lane, serial, verdict, offset) in delivered {
+                    self.txn.produced(lane, serial, verdict, offset, now);
+                }
+            }
+            Event::Registered(lanes, verdict) => self.txn.registered(&lanes, verdict, now),
+            Event::Positioned(verdict) => self.txn.positioned(verdict, now),
+            Event::Looked(lane, leader) => self.txn.looked(lane, leader, now),
+            Event::Ended(verdict, next) => self.txn.ended(verdict, next, now),
+        }
+        let (commits, records, bytes) = self.txn.take_counts();
+        self.shared.counters.commits.fetch_add(commits, Ordering::Relaxed);
+        self.shared.counters.records.fetch_add(records, Ordering::Relaxed);
+        self.shared.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn refuse_rest(&mut self) {
+        self.asks.close();
+        while let Ok(ask) = self.asks.try_recv() {
+            let why = self.failed.lock().as_ref().map_or_else(error::closed, again);
+            let _ = ask.reply.send(Err(why));
+        }
+    }
+
+    /// The open transaction of a producer that was given up is aborted at once, so that readers need not wait for its time limit. With its own
+    /// epoch: a successor is not fenced, and what may still be under way is.
+    async fn release(self) {
+        let given_up = self.failed.lock().as_ref().is_some_and(Error::is_retriable);
+        if given_up && self.txn.mode().is_transactional() {
+            let _ = timeout(self.link.client.config.request_timeout, self.link.raise_epoch(self.txn.identity())).await;
+        }
+        self.link.client.close().await;
+    }
+}
