@@ -1,5 +1,6 @@
 //! Where Kafka lies, and free ports.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -37,6 +38,18 @@ pub(crate) fn script(name: &str) -> PathBuf {
 
 pub(crate) fn run(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{command:?}: {error}"))
+}
+
+/// With this on its stdin.
+pub(crate) fn run_with(command: &mut Command, stdin: &[u8]) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let mut input = child.stdin.take().expect("piped");
+    // From a thread of its own: it may answer before it has read all.
+    std::thread::scope(|scope| {
+        scope.spawn(move || input.write_all(stdin));
+        child.wait_with_output().expect("our own child can be waited for")
+    })
 }
 
 pub(crate) fn text(output: &Output) -> String {

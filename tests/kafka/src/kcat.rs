@@ -1,10 +1,9 @@
 //! The independent witness: kcat (librdkafka).
 
 use crate::broker::Broker;
-use crate::home::{must_run, text};
+use crate::home::{must_run, run_with, text};
 use crate::wait::poll_for;
-use std::io::Write;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::Duration;
 
 /// As kcat saw it.
@@ -33,15 +32,7 @@ impl Record {
 /// When kcat is missing.
 pub fn kcat(args: &[&str], stdin: &[u8]) -> Output {
     must_run("kcat", &["-V"], "kcat");
-    let mut command = Command::new("kcat");
-    command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().expect("it ran a moment ago");
-    let mut input = child.stdin.take().expect("piped");
-    // Of its own thread: kcat may answer before it has read all.
-    std::thread::scope(|scope| {
-        scope.spawn(move || input.write_all(stdin));
-        child.wait_with_output().expect("our own child can be waited for")
-    })
+    run_with(Command::new("kcat").args(args), stdin)
 }
 
 const FORMAT: &str = "%p %o %T %K %S\\n%k%s%h\\n";

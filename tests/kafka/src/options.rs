@@ -87,18 +87,17 @@ pub(crate) fn properties(options: &Options, ports: &Ports, certs: &Path) -> Stri
         listeners.push(("SASL", ports.sasl, ports.sasl, "SASL_PLAINTEXT"));
         listeners.push(("SASLTLS", ports.sasl_tls, ports.sasl_tls, "SASL_SSL"));
     }
-    let join = |line: &dyn Fn(&(&str, u16, u16, &str)) -> String| listeners.iter().map(line).collect::<Vec<_>>().join(",");
+    let (mut here, mut advertised) = (format!("CONTROLLER://127.0.0.1:{}", ports.controller), Vec::new());
+    let mut protocols = "CONTROLLER:PLAINTEXT".to_owned();
+    for (name, own, seen, protocol) in listeners {
+        here.push_str(&format!(",{name}://127.0.0.1:{own}"));
+        advertised.push(format!("{name}://127.0.0.1:{seen}"));
+        protocols.push_str(&format!(",{name}:{protocol}"));
+    }
     let mut lines = vec![
-        format!(
-            "listeners={},CONTROLLER://127.0.0.1:{}",
-            join(&|(name, own, ..)| format!("{name}://127.0.0.1:{own}")),
-            ports.controller
-        ),
-        format!("advertised.listeners={}", join(&|(name, _, seen, _)| format!("{name}://127.0.0.1:{seen}"))),
-        format!(
-            "listener.security.protocol.map=CONTROLLER:PLAINTEXT,{}",
-            join(&|(name, .., protocol)| format!("{name}:{protocol}"))
-        ),
+        format!("listeners={here}"),
+        format!("advertised.listeners={}", advertised.join(",")),
+        format!("listener.security.protocol.map={protocols}"),
     ];
     if options.security {
         lines.extend(security(certs, options.acls));

@@ -1,11 +1,15 @@
 //! Kafka's own Java tools, where kcat cannot say it. Each costs a JVM: one to two CPU-seconds.
 
 use crate::broker::Broker;
-use crate::home::{kafka_home, run, text};
+use crate::home::{kafka_home, run, run_with, text};
 use std::process::{Command, Output};
 
 /// Runs a main class of Kafka's jars.
 pub fn java_tool(main: &str, args: &[&str]) -> Output {
+    run(&mut java(main, args))
+}
+
+fn java(main: &str, args: &[&str]) -> Command {
     let home = kafka_home();
     let mut command = Command::new("java");
     command
@@ -23,7 +27,7 @@ pub fn java_tool(main: &str, args: &[&str]) -> Output {
         .arg(format!("{}/libs/*", home.display()))
         .arg(main)
         .args(args);
-    run(&mut command)
+    command
 }
 
 impl Broker {
@@ -58,6 +62,17 @@ impl Broker {
     #[track_caller]
     pub fn topics(&self, args: &[&str]) -> String {
         self.tool("org.apache.kafka.tools.TopicCommand", args)
+    }
+
+    /// Keys and values as the Java client partitions them (`kafka-console-producer.sh`; acks=all, idempotent). Without tabs and line feeds.
+    #[track_caller]
+    pub fn java_produce(&self, topic: &str, records: &[(&str, &str)]) {
+        let properties = ["--reader-property", "parse.key=true", "--reader-property", "key.separator=\t"];
+        let bootstrap = self.bootstrap();
+        let args = [&["--bootstrap-server", &bootstrap, "--topic", topic][..], &properties].concat();
+        let lines: String = records.iter().map(|(key, value)| format!("{key}\t{value}\n")).collect();
+        let output = run_with(&mut java("org.apache.kafka.tools.ConsoleProducer", &args), lines.as_bytes());
+        assert!(output.status.success(), "console producer: {}", text(&output));
     }
 
     /// `kafka-console-consumer.sh`: give it `--topic`, `--from-beginning`, `--max-messages` or `--timeout-ms`.

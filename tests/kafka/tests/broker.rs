@@ -34,6 +34,21 @@ fn records_come_back_as_kcat_wrote_them() {
 }
 
 #[test]
+fn the_java_client_partitions_keys_and_kafkas_tools_see_them() {
+    let broker = shared();
+    broker.admin().create_topic("keys", 4, &[]);
+    broker.java_produce("keys", &[("a", "1"), ("b", "2"), ("a", "3")]);
+    let records = broker.wait_records("keys", 3, SOON);
+    let of =
+        |key: &str| records.iter().filter(|r| r.key.as_deref() == Some(key.as_bytes())).map(|r| r.partition).collect::<Vec<_>>();
+    assert!(of("a").len() == 2 && of("a")[0] == of("a")[1] && of("b").len() == 1, "{records:?}");
+    let group = ["--topic", "keys", "--from-beginning", "--max-messages", "3", "--group", "java-readers"];
+    assert_eq!(broker.console_consumer(&group).lines().count(), 3);
+    assert_eq!(broker.admin().committed("java-readers").values().sum::<i64>(), 3);
+    assert!(broker.consumer_groups(&["--list"]).contains("java-readers"));
+}
+
+#[test]
 fn a_killed_broker_has_its_records_and_a_frozen_one_answers_later() {
     let mut broker = Broker::start(Options::default());
     broker.admin().create_topic("kept", 1, &[]);
