@@ -5,6 +5,7 @@ use aqueduct_config::Flat;
 use aqueduct_config::worker_config::{self, WorkerConfig};
 use aqueduct_core::Issue;
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, Log};
+use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
 use aqueduct_transforms::PartKind;
 use aqueduct_worker::Registry;
 use aqueduct_worker::spec::Defaults;
@@ -64,6 +65,26 @@ pub(crate) fn is_worker_config(flat: &Flat) -> bool {
 
 pub(crate) fn worker_config_issues(file: &str, text: &str) -> Vec<Issue> {
     WorkerConfig::load(Some((file, text)), &[], []).map_or_else(|issues| issues, |config| config.warnings)
+}
+
+/// The log that worker.yaml names, and the id of its cluster.
+pub(crate) async fn worker_log(config: &WorkerConfig) -> aqueduct_core::Result<(Arc<dyn Log>, String)> {
+    if let Some(settings) = &config.kafka {
+        let log = KafkaLog::open(KafkaOptions { settings: settings.clone(), group_id: config.group_id.clone() }).await?;
+        let cluster_id = log.cluster_id();
+        return Ok((log, cluster_id));
+    }
+    let log = EmbeddedLog::open(&config.data_dir, EmbeddedOptions::default()).await?;
+    let cluster_id = log.cluster_id().to_owned();
+    Ok((Arc::new(log), cluster_id))
+}
+
+/// Where the records are, for people.
+pub(crate) fn data_place(config: &WorkerConfig) -> String {
+    match &config.kafka {
+        Some(kafka) => format!("Kafka at {}", kafka.bootstrap_servers.join(",")),
+        None => config.data_dir.display().to_string(),
+    }
 }
 
 /// The log of a stopped worker. Fails when there is none: it is not for making one.

@@ -6,7 +6,6 @@ mod logging;
 use crate::failure::{Failure, Outcome};
 use crate::wiring;
 use aqueduct_config::worker_config::WorkerConfig;
-use aqueduct_log::{EmbeddedLog, EmbeddedOptions};
 use aqueduct_rest::{OtherPlugin, RestOptions};
 use aqueduct_worker::folder::Folder;
 use aqueduct_worker::{Worker, WorkerOptions};
@@ -43,6 +42,8 @@ pub(crate) struct Args {
 
 /// After the connectors' own deadline the log still closes; that takes one commit.
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
+/// Between tries to start while Kafka is not there: soon enough for a person who waits, and no burden to brokers that come back.
+const START_PAUSE: Duration = Duration::from_secs(2);
 /// REST, supervisors, stores: none of them computes, so two threads carry thousands of connectors.
 const CONTROL_THREADS: usize = 2;
 
@@ -106,12 +107,13 @@ async fn serve(
     let listeners = aqueduct_rest::bind(&addresses).await?;
     let bound: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let (publish, published) = watch::channel(None);
+    let (say, starting) = watch::channel(None);
     let stop_rest = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let router = aqueduct_rest::router(published, rest_options(&config));
+    let router = aqueduct_rest::router(published, rest_options(&config, starting));
     tasks.spawn(aqueduct_rest::serve(listeners, router, stop_rest.clone()));
     let started = tokio::select! {
-        worker = start(&config, &bound, data) => worker.map(Some),
+        worker = start_patiently(&config, &bound, data, &say) => worker.map(Some),
         name = signals.next() => {
             tracing::info!("{name} while starting: nothing ran yet");
             Ok(None)
@@ -128,7 +130,7 @@ async fn serve(
     publish.send_replace(Some(worker.clone()));
     let mut watching = JoinSet::new();
     let greeting =
-        banner::Place { rest: bound, data_dir: config.data_dir.clone(), connectors_dir: config.connectors_dir.clone() };
+        banner::Place { rest: bound, data: wiring::data_place(&config), connectors_dir: config.connectors_dir.clone() };
     watching.spawn(follow_folder(worker.clone(), config.connectors_dir.clone(), config.connectors_dir_prune, greeting, format));
     let name = signals.next().await;
     tracing::info!("{name}: draining, at most {:?}; a second signal ends it at once", config.shutdown_timeout);
@@ -143,19 +145,48 @@ async fn serve(
     outcome
 }
 
-async fn start(config: &WorkerConfig, bound: &[SocketAddr], data: tokio::runtime::Handle) -> Outcome<Worker> {
-    let log = EmbeddedLog::open(&config.data_dir, EmbeddedOptions::default()).await?;
+/// A broker may come later: REST says meanwhile what is missing. What cannot pass by itself (a wrong password, a topic that is not compacted) ends the worker.
+async fn start_patiently(
+    config: &WorkerConfig,
+    bound: &[SocketAddr],
+    data: tokio::runtime::Handle,
+    say: &watch::Sender<Option<String>>,
+) -> Outcome<Worker> {
+    loop {
+        let error = match start(config, bound, data.clone()).await {
+            Ok(worker) => return Ok(worker),
+            // The disk of this machine is there or it is not.
+            Err(error) if !error.is_retriable() || config.kafka.is_none() => return Err(error.into()),
+            Err(error) => error,
+        };
+        let why = error.to_string();
+        if say.borrow().as_ref() != Some(&why) {
+            tracing::error!("the worker cannot start yet and tries again every {START_PAUSE:?}: {why}");
+            say.send_replace(Some(why));
+        }
+        tokio::time::sleep(START_PAUSE).await;
+    }
+}
+
+async fn start(config: &WorkerConfig, bound: &[SocketAddr], data: tokio::runtime::Handle) -> aqueduct_core::Result<Worker> {
+    let (log, cluster_id) = wiring::worker_log(config).await?;
     let options = WorkerOptions {
         worker_id: worker_id(config, bound),
-        cluster_id: log.cluster_id().to_owned(),
+        cluster_id,
         shutdown_timeout: config.shutdown_timeout,
         defaults: Arc::new(wiring::defaults(config)),
         topic_tracking: config.topic_tracking,
         topic_tracking_reset: config.topic_tracking_reset,
         data,
     };
-    let worker = Worker::new(options, wiring::registry(), Arc::new(log));
-    worker.start().await?;
+    let worker = Worker::new(options, wiring::registry(), log.clone());
+    if let Err(error) = worker.start().await {
+        // It holds connections, or a lock on files.
+        if let Err(unclosed) = log.close().await {
+            tracing::debug!("after a start that failed: {unclosed}");
+        }
+        return Err(error);
+    }
     Ok(worker)
 }
 
@@ -165,12 +196,13 @@ fn worker_id(config: &WorkerConfig, bound: &[SocketAddr]) -> String {
     config.advertised_host.as_ref().map_or_else(|| first.to_string(), |host| format!("{host}:{}", first.port()))
 }
 
-fn rest_options(config: &WorkerConfig) -> RestOptions {
+fn rest_options(config: &WorkerConfig, starting: watch::Receiver<Option<String>>) -> RestOptions {
     RestOptions {
         advertised_host: config.advertised_host.clone(),
         allow_origin: config.allow_origin.clone(),
         allow_methods: config.allow_methods.clone(),
         other_plugins: other_plugins(),
+        starting: Some(starting),
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Cluster {
 
 #[derive(Debug, Default)]
 struct View {
+    /// The id of the cluster, once a broker told it.
+    id: Option<Arc<str>>,
     /// `host:port` by broker id.
     brokers: FxHashMap<i32, Arc<str>>,
     topics: FxHashMap<Topic, Arc<TopicMeta>>,
@@ -49,6 +51,10 @@ impl Cluster {
     /// Of a broker that was heard of.
     pub(crate) fn address(&self, broker: i32) -> Option<Arc<str>> {
         self.view.read().brokers.get(&broker).cloned()
+    }
+
+    pub(crate) fn id(&self) -> Option<Arc<str>> {
+        self.view.read().id.clone()
     }
 
     pub(crate) fn brokers(&self) -> Vec<i32> {
@@ -86,6 +92,9 @@ impl Cluster {
     /// Takes over what a broker says, and returns the topics in it, with the errors of those that have one.
     pub(crate) fn update(&self, response: MetadataResponse) -> Vec<(Topic, Result<Arc<TopicMeta>, ResponseError>)> {
         let mut view = self.view.write();
+        if let Some(id) = &response.cluster_id {
+            view.id = Some(Arc::from(id.as_str()));
+        }
         if !response.brokers.is_empty() {
             view.brokers = response
                 .brokers

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) struct Place {
     pub(crate) rest: Vec<SocketAddr>,
-    pub(crate) data_dir: PathBuf,
+    /// The directory of the log, or the brokers.
+    pub(crate) data: String,
     pub(crate) connectors_dir: Option<PathBuf>,
 }
 
@@ -40,7 +41,7 @@ fn me() -> String {
 
 fn render(flows: &[Flow], errors: usize, place: &Place, me: &str) -> String {
     let url = url(&place.rest);
-    let mut text = format!("\nAqueduct {}: {url}, data in {}", env!("CARGO_PKG_VERSION"), place.data_dir.display());
+    let mut text = format!("\nAqueduct {}: {url}, data in {}", env!("CARGO_PKG_VERSION"), place.data);
     if let Some(dir) = &place.connectors_dir {
         text.push_str(&format!(", connectors from {}", dir.display()));
     }
@@ -122,7 +123,7 @@ mod tests {
             ConnectorType::Sink,
             &config(&[("connector.class", "x.FileStreamSinkConnector"), ("topics", "t,u"), ("file", "./out")]),
         );
-        let place = Place { rest: vec!["127.0.0.1:9000".parse().unwrap()], data_dir: "./data".into(), connectors_dir: None };
+        let place = Place { rest: vec!["127.0.0.1:9000".parse().unwrap()], data: "./data".into(), connectors_dir: None };
         let text = render(&[source, sink], 1, &place, "target/debug/aqueduct");
         assert!(text.contains("  log    file-source              ./a.log → topic t\n"), "{text}");
         assert!(text.contains("target/debug/aqueduct topics read t --from end --follow --url http://127.0.0.1:9000\n"), "{text}");
@@ -135,7 +136,7 @@ mod tests {
 
     #[test]
     fn without_connectors_it_says_how_to_get_one() {
-        let place = Place { rest: Vec::new(), data_dir: "d".into(), connectors_dir: Some("c".into()) };
+        let place = Place { rest: Vec::new(), data: "d".into(), connectors_dir: Some("c".into()) };
         assert!(render(&[], 0, &place, "aqueduct").contains("aqueduct plugins list"));
     }
 }
