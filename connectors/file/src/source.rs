@@ -19,8 +19,10 @@ pub use config::Config;
 
 use aqueduct_config::SourceConnector;
 use aqueduct_config::options::invalid;
+use aqueduct_core::blocking::{Permit, permit};
 use aqueduct_core::{Error, Issue, Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -64,6 +66,7 @@ impl SourceConnector for FileSource {
             state: State::Idle(Box::new(tailer)),
             rested: Instant::now(),
             began: Instant::now(),
+            asked: None,
         })
     }
 }
@@ -86,6 +89,8 @@ pub struct FileSourceTask {
     rested: Instant,
     /// When the round began that is under way.
     began: Instant,
+    /// Since when it waits for a thread.
+    asked: Option<Instant>,
 }
 
 /// Lines that come one by one are gathered this long after a batch: a commit for each would cost more than it brings.
@@ -145,8 +150,15 @@ impl FileSourceTask {
     async fn read(&mut self, limits: Limits, deadline: Instant) -> Result<Option<Polled>> {
         let mut round = match std::mem::replace(&mut self.state, State::Closed) {
             State::Idle(tailer) => {
+                let asked = *self.asked.get_or_insert_with(Instant::now);
+                let Ok(permit) = tokio::time::timeout_at(deadline.into(), permit()).await else {
+                    self.state = State::Idle(tailer);
+                    // Other tasks of the connector hold all its threads: not RUNNING either (invariant 7).
+                    return if asked.elapsed() < HANGS_AFTER { Ok(None) } else { Err(hangs(asked)) };
+                };
+                self.asked = None;
                 self.began = Instant::now();
-                start(tailer, limits)
+                start(tailer, limits, permit)
             }
             State::Reading(round) => round,
             State::Closed => return Err(Error::retriable("file.closed", "the task was closed")),
@@ -159,9 +171,7 @@ impl FileSourceTask {
             Ok(Err(error)) => Err(Error::retriable("file.panicked", "the reading stopped").because(error)),
             Err(_) if self.began.elapsed() >= HANGS_AFTER => {
                 self.state = State::Reading(round);
-                let message = format!("reading has not returned for {} s", self.began.elapsed().as_secs());
-                Err(Error::retriable("file.hangs", message)
-                    .fix("look at the file system: a network mount that does not answer, a failing disk"))
+                Err(hangs(self.began))
             }
             Err(_) => {
                 self.state = State::Reading(round);
@@ -170,15 +180,25 @@ impl FileSourceTask {
         }
     }
 
+    /// Reads ahead, if a thread is free.
     fn begin(&mut self, tailer: Box<Tailer>, limits: Limits) {
         self.began = Instant::now();
-        self.state = State::Reading(start(tailer, limits));
+        self.state = match permit().now_or_never() {
+            Some(permit) => State::Reading(start(tailer, limits, permit)),
+            None => State::Idle(tailer),
+        };
     }
 }
 
+fn hangs(since: Instant) -> Error {
+    Error::retriable("file.hangs", format!("reading has not returned for {} s", since.elapsed().as_secs()))
+        .fix("look at the file system: a network mount that does not answer, a failing disk")
+}
+
 #[allow(clippy::disallowed_methods, reason = "the task owns the handle and awaits it")]
-fn start(mut tailer: Box<Tailer>, limits: Limits) -> JoinHandle<Round> {
+fn start(mut tailer: Box<Tailer>, limits: Limits, permit: Permit) -> JoinHandle<Round> {
     tokio::task::spawn_blocking(move || {
+        let _held = permit;
         let outcome = tailer.round(limits);
         (tailer, outcome)
     })
