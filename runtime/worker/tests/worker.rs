@@ -589,3 +589,28 @@ async fn the_panic_of_an_old_plan_does_not_fail_the_new_one() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocking_calls_that_hang_use_up_their_connectors_share_and_no_other() {
+    let rig = Rig::new().await;
+    let held = || rig.source.permits.lock().unwrap().len();
+    let told = async |n: i64| until("told", async || rig.source.committed.lock().unwrap().last() == Some(&n)).await;
+    let stop = async |name: &str| {
+        rig.worker.set_target(name, TargetState::Stopped).await.unwrap();
+        until("stopped", async || rig.worker.status(name).unwrap().tasks.is_empty()).await;
+    };
+    rig.source.push(Step::Permits);
+    rig.source().await;
+    told(1).await;
+    assert_eq!(held(), 16);
+    stop("src").await;
+    // Its task is gone, its calls still hang.
+    rig.source.push(Step::Permits);
+    rig.worker.set_target("src", TargetState::Started).await.unwrap();
+    told(2).await;
+    assert_eq!(held(), 16);
+    stop("src").await;
+    rig.source.push(Step::Permits);
+    rig.create("other", &[("connector.class", "fake-source"), ("topic", "t")]).await;
+    until("another connector has its own", async || held() == 32).await;
+}

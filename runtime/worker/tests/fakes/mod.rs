@@ -3,6 +3,7 @@
 
 use aqueduct_core::*;
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -14,6 +15,8 @@ pub enum Step {
     Records(Vec<&'static str>),
     Fail(Class),
     Panic,
+    /// Takes as many permits for blocking calls as it gets, and keeps them for good: calls that hang.
+    Permits,
     /// Does not return until the task is aborted.
     Hang,
     /// Holds its thread, so that no abort helps, until the sender is dropped.
@@ -30,6 +33,7 @@ pub struct SourceScript {
     /// Plans that began and are told when to end: option `plan`.
     pub planning: AtomicU64,
     pub panicked: AtomicBool,
+    pub permits: Mutex<Vec<blocking::Permit>>,
     pub release_panic: tokio::sync::Notify,
     pub release_plan: tokio::sync::Notify,
 }
@@ -128,6 +132,13 @@ impl SourceTask for FakeSourceTask {
                 Ok(Polled { batch, resume: vec![offset(self.next)] })
             }
             Some(Step::Fail(class)) => Err(Error::new(class, "fake.poll", "asked to fail (really)")),
+            Some(Step::Permits) => {
+                while let Some(permit) = blocking::permit().now_or_never() {
+                    self.script.permits.lock().unwrap().push(permit);
+                }
+                self.next += 1;
+                Ok(Polled { batch: Batch::new(), resume: vec![offset(self.next)] })
+            }
             Some(Step::Panic) => panic!("asked to panic"),
             Some(Step::Hang) => std::future::pending().await,
             Some(Step::Block(until)) => {
