@@ -72,10 +72,11 @@ impl Output {
         }
         let mut disk = self.take().await?;
         let text = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
-        self.state = State::Busy(tokio::task::spawn_blocking(move || {
+        let write = move || {
             let result = disk.write(&text);
             (disk, text, result)
-        }));
+        };
+        self.state = State::Busy(disk::spawn(write).await);
         Ok(())
     }
 
@@ -83,11 +84,11 @@ impl Output {
     pub(super) async fn sync(&mut self) -> Result<End> {
         self.write().await?;
         let mut disk = self.take().await?;
-        let done = tokio::task::spawn_blocking(move || {
+        let done = disk::spawn(move || {
             let end = disk.sync();
             (disk, end)
         });
-        let (disk, end) = done.await.map_err(disk::lost_thread)?;
+        let (disk, end) = done.await.await.map_err(disk::lost_thread)?;
         let end = end?;
         self.state = State::Idle(disk);
         Ok(end)
