@@ -36,20 +36,21 @@ pub(crate) fn measure(dir: &Path, lines: u64, runs: usize, table: &mut Table) ->
     for _ in 0..runs {
         let mut site = Site::in_folder(dir, "");
         site.start();
+        // More than is needed: what the kernel gives back to the host meanwhile is cold again.
         let warm = |copies: u64| limits::warm_page_cache(dir, lines * LINE * copies / 10 * 12);
-        warm(1)?;
+        warm(3)?;
         all.into.push(file_to_log(&site, &input, lines)?);
-        warm(1)?;
+        warm(3)?;
         all.out.push(log_to_file(&site, &input, lines)?);
-        warm(2)?;
+        warm(4)?;
         all.both.push(both_at_once(&site, &input, lines)?);
         site.stop();
         drop(site);
         // Two fdatasyncs each round: the segment's and the journal's.
         let syncs = all.into.last().map_or(1, |spent| spent.syncs * 2);
-        warm(1)?;
+        warm(3)?;
         all.plain.push(limits::read_and_append(&input, &dir.join("plain"), syncs)?);
-        warm(1)?;
+        warm(3)?;
         all.copy.push(limits::copy(&input, &dir.join("copy"))?);
     }
     fs::remove_file(&input)?;

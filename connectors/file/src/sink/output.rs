@@ -16,6 +16,9 @@ pub(super) const WRITE_BYTES: usize = 1 << 20;
 /// How much of the file's end is checked before a committed length is trusted.
 const TAIL_BYTES: u64 = 64 << 10;
 const ZSTD_LEVEL: i32 = 3;
+/// So much that is written is sent to the disk at once, while more is written: `flush` then waits for this much at most, not for all since the last
+/// one. Large enough that the extra fdatasyncs (some ms each) do not count.
+const WRITEBACK_BYTES: u64 = 16 << 20;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -51,6 +54,10 @@ pub(super) struct Output {
     pub(super) buffer: Vec<u8>,
     spare: Vec<u8>,
     state: State,
+    /// Under way beside the writes. Its error is the file's: the kernel tells it only once.
+    writeback: Option<JoinHandle<Result<()>>>,
+    /// The length when the last one began.
+    sent: u64,
 }
 
 enum State {
@@ -62,7 +69,8 @@ enum State {
 
 impl Output {
     pub(super) fn new(disk: Disk) -> Self {
-        Self { buffer: Vec::new(), spare: Vec::new(), state: State::Idle(disk) }
+        let sent = disk.length;
+        Self { buffer: Vec::new(), spare: Vec::new(), state: State::Idle(disk), writeback: None, sent }
     }
 
     /// Hands the gathered text to the pool; waits only for the write before it.
@@ -71,12 +79,15 @@ impl Output {
             return Ok(());
         }
         let mut disk = self.take().await?;
+        self.write_back(&disk).await?;
         let text = std::mem::replace(&mut self.buffer, std::mem::take(&mut self.spare));
-        let write = move || {
-            let result = disk.write(&text);
-            (disk, text, result)
-        };
-        self.state = State::Busy(disk::spawn(write).await);
+        self.state = State::Busy(
+            disk::spawn(move || {
+                let result = disk.write(&text);
+                (disk, text, result)
+            })
+            .await,
+        );
         Ok(())
     }
 
@@ -84,19 +95,44 @@ impl Output {
     pub(super) async fn sync(&mut self) -> Result<End> {
         self.write().await?;
         let mut disk = self.take().await?;
+        self.written_back().await?;
         let done = disk::spawn(move || {
             let end = disk.sync();
             (disk, end)
         });
         let (disk, end) = done.await.await.map_err(disk::lost_thread)?;
         let end = end?;
+        self.sent = disk.length;
         self.state = State::Idle(disk);
         Ok(end)
+    }
+
+    /// Begins to send what is written to the disk, if it is much and the last time is over. Only `sync` makes anything durable for good.
+    async fn write_back(&mut self, disk: &Disk) -> Result<()> {
+        if disk.length.saturating_sub(self.sent) < WRITEBACK_BYTES
+            || self.writeback.as_ref().is_some_and(|writeback| !writeback.is_finished())
+        {
+            return Ok(());
+        }
+        self.written_back().await?;
+        self.sent = disk.length;
+        let (file, path) = (disk.file.try_clone().map_err(|error| disk::error("write", &disk.path, error))?, disk.path.clone());
+        self.writeback =
+            Some(disk::spawn(move || sync_data(&file).map_err(|error| disk::error("make durable", &path, error))).await);
+        Ok(())
+    }
+
+    async fn written_back(&mut self) -> Result<()> {
+        match self.writeback.take() {
+            Some(writeback) => writeback.await.map_err(disk::lost_thread)?,
+            None => Ok(()),
+        }
     }
 
     /// Waits for the last write, so that nothing of this output touches the file any more.
     pub(super) async fn close(&mut self) {
         let _ = self.take().await;
+        let _ = self.written_back().await;
     }
 
     async fn take(&mut self) -> Result<Disk> {
@@ -275,15 +311,10 @@ impl Disk {
             Frame::Zstd(encoder) => encoder.finish().map_err(|error| fail(&self.path, error))?,
         };
         self.write_packed(&packed).map_err(|error| fail(&self.path, error))?;
-        let synced = failpoint::hit_io(point::FILE_SINK_SYNC).and_then(|()| self.sync_data());
+        let synced = failpoint::hit_io(point::FILE_SINK_SYNC).and_then(|()| sync_data(&self.file));
         synced.map_err(|error| fail(&self.path, error))?;
         self.still_ours()?;
         self.end()
-    }
-
-    fn sync_data(&self) -> std::io::Result<()> {
-        let skipped = failpoint::planted(bug::SKIP_FILE_SYNC) || failpoint::planted(bug::RENAME_BEFORE_SYNC);
-        if skipped { Ok(()) } else { self.file.sync_data() }
     }
 
     /// A file that somebody truncates, appends to, moves or deletes under us would be found only after the next restart.
@@ -305,6 +336,11 @@ impl Disk {
         }
         Ok(())
     }
+}
+
+fn sync_data(file: &File) -> std::io::Result<()> {
+    let skipped = failpoint::planted(bug::SKIP_FILE_SYNC) || failpoint::planted(bug::RENAME_BEFORE_SYNC);
+    if skipped { Ok(()) } else { file.sync_data() }
 }
 
 /// A file is shorter than what was committed to it.
