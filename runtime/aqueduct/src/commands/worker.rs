@@ -159,7 +159,7 @@ async fn start_patiently(
             Err(error) if !error.is_retriable() || config.kafka.is_none() => return Err(error.into()),
             Err(error) => error,
         };
-        let why = error.to_string();
+        let why = error.hint().map_or_else(|| error.to_string(), |hint| format!("{error}; {hint}"));
         if say.borrow().as_ref() != Some(&why) {
             tracing::error!("the worker cannot start yet and tries again every {START_PAUSE:?}: {why}");
             say.send_replace(Some(why));

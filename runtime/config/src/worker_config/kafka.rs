@@ -131,7 +131,7 @@ pub(super) struct KafkaOptions {
     #[serde(rename = "status.storage.*")]
     #[schemars(extend("x-group" = "Kafka", "x-importance" = "low"))]
     status_configs: Family,
-    /// `enabled` and `preparing`: records and source offsets are one transaction. `disabled`: offsets are written after the records (at least once).
+    /// `enabled`: records and source offsets are one transaction. `disabled` and `preparing`: offsets are written after the records (at least once).
     #[serde(rename = "exactly.once.source.support", default)]
     #[schemars(extend("x-group" = "Kafka"))]
     exactly_once: ExactlyOnceSource,
