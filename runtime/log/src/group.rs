@@ -53,14 +53,17 @@ struct Member {
     leaving: BTreeSet<TopicPartition>,
 }
 
+/// Which topics a member reads.
 #[derive(Debug)]
-enum Subscription {
+pub enum Subscription {
     Names(BTreeSet<Topic>),
     Regex(Regex),
 }
 
 impl Subscription {
-    fn new(topics: &Topics) -> Result<Self> {
+    /// # Errors
+    /// `log.topics_regex`: fatal.
+    pub fn new(topics: &Topics) -> Result<Self> {
         match topics {
             Topics::Names(names) => Ok(Subscription::Names(names.iter().cloned().collect())),
             Topics::Regex(pattern) => Regex::new(&format!("^(?:{pattern})$")).map(Subscription::Regex).map_err(|error| {
@@ -71,7 +74,7 @@ impl Subscription {
         }
     }
 
-    fn matches(&self, topic: &str) -> bool {
+    pub fn matches(&self, topic: &str) -> bool {
         match self {
             Subscription::Names(names) => names.contains(topic),
             Subscription::Regex(regex) => regex.is_match(topic),

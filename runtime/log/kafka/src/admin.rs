@@ -3,6 +3,7 @@
 use crate::client::{Client, CoordinatorOf, topic_name};
 use crate::cluster::TopicMeta;
 use crate::error::{self, At};
+use crate::fetch::{SETTLE_PAUSE, Settling};
 use aqueduct_core::offset::is_valid_topic_name;
 use aqueduct_core::{Error, LogPosition, Result, Topic, TopicPartition};
 use aqueduct_log::topic_config::PARTITIONS_MAX;
@@ -31,14 +32,15 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 /// How long all brokers may take to hear of a topic, or of its end.
-const SETTLE_MAX: Duration = Duration::from_secs(30);
-const SETTLE_PAUSE: Duration = Duration::from_millis(20);
+const HEARD_MAX: Duration = Duration::from_secs(30);
+const HEARD_PAUSE: Duration = Duration::from_millis(20);
 /// Topics in one DescribeConfigs request.
 const CONFIGS_AT_ONCE: usize = 500;
 /// Kafka's number for a topic as a resource with configs.
 const TOPIC_RESOURCE: i8 = 2;
 /// A config that was set on the topic itself.
 const SET_ON_TOPIC: i8 = 1;
+const READ_UNCOMMITTED: i8 = 0;
 const READ_COMMITTED: i8 = 1;
 const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
@@ -114,7 +116,7 @@ async fn settle(client: &Client, name: &str, is_settled: impl Fn(Option<&Arc<Top
     let request = MetadataRequest::default()
         .with_topics(Some(vec![MetadataRequestTopic::default().with_name(Some(topic_name(name)))]))
         .with_allow_auto_topic_creation(false);
-    let deadline = Instant::now() + SETTLE_MAX;
+    let deadline = Instant::now() + HEARD_MAX;
     let mut brokers: BTreeSet<i32> = client.cluster.brokers().into_iter().collect();
     loop {
         let looks = brokers.iter().map(|broker| async {
@@ -138,10 +140,10 @@ async fn settle(client: &Client, name: &str, is_settled: impl Fn(Option<&Arc<Top
             return Ok(());
         }
         if Instant::now() > deadline {
-            let message = format!("topic {name}: brokers {brokers:?} have not heard of the change after {SETTLE_MAX:?}");
+            let message = format!("topic {name}: brokers {brokers:?} have not heard of the change after {HEARD_MAX:?}");
             return Err(Error::retriable("kafka.broker", message));
         }
-        sleep(SETTLE_PAUSE).await;
+        sleep(HEARD_PAUSE).await;
     }
 }
 
@@ -165,11 +167,33 @@ pub(crate) async fn topic(client: &Client, name: &str) -> Result<Option<TopicInf
     client
         .retry(|| async {
             match client.look(&[name]).await?.pop() {
-                Some((_, Some(topic))) => Ok(describe(client, &[topic]).await?.pop()),
+                Some((_, Some(topic))) => {
+                    settled(client, &topic).await?;
+                    Ok(describe(client, &[topic]).await?.pop())
+                }
                 _ => Ok(None),
             }
         })
         .await
+}
+
+/// Until what was committed before can be seen: see [`Settling`].
+async fn settled(client: &Client, topic: &Arc<TopicMeta>) -> Result<()> {
+    let all = || (0..topic.partitions.len()).map(|partition| TopicPartition::new(topic.name.clone(), partition as i32));
+    let topics = std::slice::from_ref(topic);
+    let ends = list_offsets(client, topics, all(), LATEST, READ_UNCOMMITTED).await?;
+    let mut settling: HashMap<TopicPartition, Settling> = ends.keys().map(|tp| (tp.clone(), Settling::default())).collect();
+    loop {
+        let stable = list_offsets(client, topics, all(), LATEST, READ_COMMITTED).await?;
+        settling.retain(|tp, settling| match (stable.get(tp), ends.get(tp)) {
+            (Some(Some(stable)), Some(Some(end))) => !settling.is_over(*stable, *end),
+            _ => false,
+        });
+        if settling.is_empty() {
+            return Ok(());
+        }
+        sleep(SETTLE_PAUSE).await;
+    }
 }
 
 /// Topics that were deleted meanwhile are not in it.
@@ -180,8 +204,8 @@ async fn describe(client: &Client, topics: &[Arc<TopicMeta>]) -> Result<Vec<Topi
         })
     };
     let (starts, ends, mut configs, bytes) = tokio::join!(
-        list_offsets(client, topics, all(), EARLIEST),
-        list_offsets(client, topics, all(), LATEST),
+        list_offsets(client, topics, all(), EARLIEST, READ_COMMITTED),
+        list_offsets(client, topics, all(), LATEST, READ_COMMITTED),
         configs(client, topics),
         sizes(client, topics),
     );
@@ -216,6 +240,7 @@ async fn list_offsets(
     topics: &[Arc<TopicMeta>],
     partitions: impl Iterator<Item = TopicPartition>,
     timestamp: i64,
+    isolation: i8,
 ) -> Result<HashMap<TopicPartition, Option<i64>>> {
     let metas: HashMap<&str, &Arc<TopicMeta>> = topics.iter().map(|topic| (&*topic.name, topic)).collect();
     let mut offsets = HashMap::new();
@@ -239,7 +264,7 @@ async fn list_offsets(
             .map(|(name, partitions)| ListOffsetsTopic::default().with_name(topic_name(&name)).with_partitions(partitions));
         let request = ListOffsetsRequest::default()
             .with_replica_id((-1).into())
-            .with_isolation_level(READ_COMMITTED)
+            .with_isolation_level(isolation)
             .with_topics(topics.collect());
         client.send(&connection, &request).await
     });
@@ -347,6 +372,25 @@ async fn sizes(client: &Client, topics: &[Arc<TopicMeta>]) -> HashMap<TopicParti
     partitions.collect()
 }
 
+type Offsets = HashMap<TopicPartition, i64>;
+
+/// Of these partitions the oldest offset that can be read, and the end as a `read_committed` reader sees it. What has no leader now is missing.
+pub(crate) async fn bounds(client: &Client, partitions: &[TopicPartition]) -> Result<(Offsets, Offsets)> {
+    let mut names: Vec<&str> = partitions.iter().map(|tp| &*tp.topic).collect();
+    names.dedup();
+    client
+        .retry(|| async {
+            let topics: Vec<_> = client.look(&names).await?.into_iter().filter_map(|(_, topic)| topic).collect();
+            let listed = |timestamp| list_offsets(client, &topics, partitions.iter().cloned(), timestamp, READ_COMMITTED);
+            let (starts, ends) = futures_util::future::try_join(listed(EARLIEST), listed(LATEST)).await?;
+            let known = |offsets: HashMap<TopicPartition, Option<i64>>| {
+                offsets.into_iter().filter_map(|(tp, offset)| Some((tp, offset?))).collect::<Offsets>()
+            };
+            Ok((known(starts), known(ends)))
+        })
+        .await
+}
+
 /// The oldest offset that can be read.
 pub(crate) async fn start_offset(client: &Client, tp: &TopicPartition) -> Result<i64> {
     Ok(offset_at(client, tp, EARLIEST).await?.unwrap_or(0))
@@ -358,14 +402,16 @@ pub(crate) async fn end_offset(client: &Client, tp: &TopicPartition) -> Result<i
     Ok(offset_at(client, tp, LATEST).await?.unwrap_or(0))
 }
 
-pub(crate) async fn offset_for_timestamp(client: &Client, tp: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
+/// Where a broker finds this timestamp or a later one first. That may be the end of a transaction, which has the time of its commit: then records
+/// with it come later, or never.
+pub(crate) async fn offset_near_timestamp(client: &Client, tp: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
     // Negative ones mean something else to Kafka, and no record has one.
     client.retry(|| offset_at(client, tp, timestamp.max(0))).await
 }
 
 async fn offset_at(client: &Client, tp: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
     let leader = client.leader(tp).await?;
-    let listed = list_offsets(client, &[leader.topic], std::iter::once(tp.clone()), timestamp).await?;
+    let listed = list_offsets(client, &[leader.topic], std::iter::once(tp.clone()), timestamp, READ_COMMITTED).await?;
     match listed.get(tp) {
         Some(offset) => Ok(*offset),
         None => Err(crate::fetch::moved(tp, ResponseError::UnknownTopicOrPartition)),

@@ -183,6 +183,11 @@ impl Client {
         }
     }
 
+    /// As it was last seen.
+    pub(crate) fn known_leader(&self, tp: &TopicPartition) -> Option<Leader> {
+        leader_in(&self.cluster.topic(&tp.topic)?, tp.partition)
+    }
+
     /// # Errors
     /// `log.unknown_topic`, `log.unknown_partition` (fatal); `kafka.no_leader` (retriable).
     pub(crate) async fn leader(&self, tp: &TopicPartition) -> Result<Leader> {

@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 const READ_COMMITTED: i8 = 1;
 const TRANSACTIONAL: i16 = 1 << 4;
@@ -172,6 +172,44 @@ pub(crate) async fn fetch(shared: &Shared, tp: &TopicPartition, from: i64, max_b
     result
 }
 
+/// Bytes of one look for a timestamp.
+const SEARCH_BYTES: usize = 4 << 20;
+
+/// [`aqueduct_log::Log::offset_for_timestamp`]. The broker's answer is where the search begins: see [`crate::admin::offset_near_timestamp`].
+pub(crate) async fn offset_for_timestamp(shared: &Shared, tp: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
+    let Some(mut from) = crate::admin::offset_near_timestamp(&shared.admin, tp, timestamp).await? else { return Ok(None) };
+    loop {
+        let batch = fetch(shared, tp, from, SEARCH_BYTES, Duration::ZERO).await?;
+        for record in batch.iter() {
+            let Some((_, offset)) = record.origin() else { continue };
+            if record.timestamp().is_some_and(|stamp| stamp >= timestamp) {
+                return Ok(Some(offset));
+            }
+            from = offset + 1;
+        }
+        if batch.is_empty() {
+            return Ok(None);
+        }
+    }
+}
+
+/// A commit is known to its writer before its end is written to each partition. So who sees nothing yet looks again for so long, up to where the
+/// partition ended when it first looked: what was committed before the call is seen by it. Longer than that only transactions that are still open
+/// hide records.
+pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const SETTLE_PAUSE: Duration = Duration::from_millis(5);
+
+#[derive(Default)]
+pub(crate) struct Settling(Option<(Instant, i64)>);
+
+impl Settling {
+    /// `end` is the high watermark now; only the first one counts.
+    pub(crate) fn is_over(&mut self, stable: i64, end: i64) -> bool {
+        let (until, end) = *self.0.get_or_insert_with(|| (Instant::now() + SETTLE_MAX, end));
+        stable >= end || Instant::now() >= until
+    }
+}
+
 struct Reading<'a> {
     client: &'a Client,
     tp: &'a Arc<TopicPartition>,
@@ -193,6 +231,7 @@ impl Reading<'_> {
     }
 
     async fn read_from(&self, mut from: i64) -> Result<Batch> {
+        let mut settling = Settling::default();
         let at = At::new("fetch from topic", &self.tp.topic, "--operation Read --topic");
         loop {
             let leader = self.client.leader(self.tp).await?;
@@ -211,8 +250,14 @@ impl Reading<'_> {
                         return Ok(batch);
                     }
                     let next = next.map_err(|damage| corrupt(self.tp, from, &damage))?;
-                    if next == from && Instant::now() >= self.deadline {
+                    if next == from
+                        && Instant::now() >= self.deadline
+                        && settling.is_over(data.last_stable_offset, data.high_watermark)
+                    {
                         return Ok(batch);
+                    }
+                    if next == from && Instant::now() >= self.deadline {
+                        sleep(SETTLE_PAUSE).await;
                     }
                     from = next;
                 }

@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::fetch::Fetchers;
+use crate::member::LocalMembers;
 use crate::options::{ClientKind, KafkaOptions};
 use crate::stores::Stores;
 use crate::{admin, error, fetch, reader, stores, writer};
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) fetchers: Fetchers,
     pub(crate) stores: Stores,
     pub(crate) counters: Counters,
+    pub(crate) members: LocalMembers,
     /// The log is closed: nothing new begins. Writers finish what is in flight.
     pub(crate) closed: CancellationToken,
     /// Every task that writers and readers spawn: `close` waits for them.
@@ -65,7 +67,17 @@ impl KafkaLog {
         let stores = Stores::new(&options.settings);
         let (counters, closed, tasks) = (Counters::default(), CancellationToken::new(), TaskTracker::new());
         // The stores open themselves at their first use: who only reads topics needs none of their rights.
-        let shared = Arc::new(Shared { options, cluster, admin, fetchers, stores, counters, closed, tasks });
+        let shared = Arc::new(Shared {
+            options,
+            cluster,
+            admin,
+            fetchers,
+            stores,
+            counters,
+            members: LocalMembers::default(),
+            closed,
+            tasks,
+        });
         Ok(Arc::new(Self(shared)))
     }
 
@@ -108,11 +120,15 @@ impl Log for KafkaLog {
     }
 
     async fn create_topic(&self, name: &str, spec: &TopicSpec) -> Result<TopicInfo> {
-        self.0.unless_closed(admin::create_topic(&self.0.admin, name, spec)).await
+        let created = self.0.unless_closed(admin::create_topic(&self.0.admin, name, spec)).await;
+        self.0.members.topics_changed();
+        created
     }
 
     async fn delete_topic(&self, name: &str) -> Result<()> {
-        self.0.unless_closed(admin::delete_topic(&self.0.admin, name)).await
+        let deleted = self.0.unless_closed(admin::delete_topic(&self.0.admin, name)).await;
+        self.0.members.topics_changed();
+        deleted
     }
 
     async fn topics(&self) -> Result<Vec<TopicInfo>> {
@@ -128,7 +144,7 @@ impl Log for KafkaLog {
     }
 
     async fn offset_for_timestamp(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
-        self.0.unless_closed(admin::offset_for_timestamp(&self.0.admin, partition, timestamp)).await
+        self.0.unless_closed(fetch::offset_for_timestamp(&self.0, partition, timestamp)).await
     }
 
     async fn source_offsets(&self, connector: &str) -> Result<Vec<SourceOffset>> {

@@ -1,10 +1,292 @@
-//! One member of a consumer group.
+//! One member of a consumer group: reads ahead what is assigned, commits positions and dead letters.
 
+use crate::client::Client;
+use crate::cluster::TopicMeta;
 use crate::log::Shared;
-use aqueduct_core::{Error, Result, Topics};
-use aqueduct_log::LogReader;
+use crate::member::Member;
+use crate::membership::{Plan, Share};
+use crate::options::ClientKind;
+use crate::partitions::{Landed, Partition, Partitions};
+use crate::positions::{self, Start};
+use crate::producer::{Boundary, Positions, Producer, ProducerOptions};
+use aqueduct_core::{Error, LogPosition, Options, Result, TopicPartition, Topics};
+use aqueduct_log::{EncodedBatch, Fetch, LogReader};
+use async_trait::async_trait;
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use rustc_hash::FxHashMap;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until, timeout};
+use uuid::Uuid;
 
-pub(crate) async fn open(_shared: &Arc<Shared>, group: &str, _member: &str, _topics: &Topics) -> Result<Box<dyn LogReader>> {
-    Err(Error::fatal("kafka.unsupported", format!("{group}: reading in groups is not built yet")))
+/// Whoever waits at least this long is told `Idle` only when the coordinator had nothing to tell either.
+const ASK_MIN: Duration = Duration::from_millis(10);
+/// How long its answer is waited for then.
+const ASK_MAX: Duration = Duration::from_secs(1);
+/// Between looks for a topic whose id the cluster does not name yet.
+const NAMELESS_PAUSE: Duration = Duration::from_millis(100);
+/// How long `close` waits for the leave.
+const CLOSE_MAX: Duration = Duration::from_secs(5);
+
+pub(crate) struct KafkaReader {
+    shared: Arc<Shared>,
+    member: Arc<Member>,
+    changes: watch::Receiver<u64>,
+    /// For fetches alone: they are held back by the broker, and all behind them on their connection.
+    fetching: Arc<Client>,
+    partitions: Partitions,
+    /// Told to be given up, by the next call.
+    leaving: Vec<Share>,
+    flights: FuturesUnordered<BoxFuture<'static, Landed>>,
+    /// No look at assignments before this: the topic's name was not known.
+    nameless_until: Option<Instant>,
+    /// Opened for the first dead letter.
+    letters: Option<Producer>,
+}
+
+pub(crate) async fn open(shared: &Arc<Shared>, group: &str, member: &str, topics: &Topics) -> Result<Box<dyn LogReader>> {
+    let client = async |suffix: &str| {
+        let config =
+            shared.options.client(ClientKind::Consumer, &format!("connector-consumer-{member}{suffix}"), &Options::new())?;
+        Ok::<_, Error>(Arc::new(Client::open(shared.cluster.clone(), config).await?))
+    };
+    let (asking, fetching) = (client("").await?, client("-fetch").await?);
+    let member = Member::join(shared, asking, group, member, topics).await?;
+    Ok(Box::new(KafkaReader {
+        shared: shared.clone(),
+        changes: member.changes(),
+        member,
+        fetching,
+        partitions: Partitions::default(),
+        leaving: Vec::new(),
+        flights: FuturesUnordered::new(),
+        nameless_until: None,
+        letters: None,
+    }))
+}
+
+impl KafkaReader {
+    /// What the last call told to give up is given up by this one.
+    fn give_up(&mut self) {
+        if self.leaving.is_empty() {
+            return;
+        }
+        {
+            let mut state = self.member.state.lock();
+            for share in std::mem::take(&mut self.leaving) {
+                self.partitions.remove(share);
+                state.gave_up(share);
+            }
+        }
+        self.member.nudge();
+        self.shared.members.group_changed();
+    }
+
+    async fn news(&mut self) -> Result<Option<Fetch>> {
+        let plan = self.member.state.lock().plan();
+        match plan {
+            Plan::Nothing => Ok(None),
+            Plan::Revoke(shares) => {
+                let named = shares.iter().filter_map(|share| self.partitions.of(*share)).map(|partition| (*partition.tp).clone());
+                let named: Vec<TopicPartition> = named.collect();
+                // No more of them is handed out.
+                shares.iter().for_each(|share| self.partitions.rest(*share));
+                self.leaving = shares;
+                Ok(Some(Fetch::Revoked(named)))
+            }
+            Plan::Assign(shares) => {
+                if self.nameless_until.is_some_and(|until| Instant::now() < until) {
+                    return Ok(None);
+                }
+                self.assign(&shares).await
+            }
+        }
+    }
+
+    async fn assign(&mut self, shares: &[Share]) -> Result<Option<Fetch>> {
+        let names = name(&self.member, shares).await?;
+        let named: Vec<(TopicPartition, Uuid)> = shares
+            .iter()
+            .filter_map(|(id, partition)| Some((TopicPartition::new(names.get(id)?.name.clone(), *partition), *id)))
+            .collect();
+        self.nameless_until = (named.len() < shares.len()).then(|| Instant::now() + NAMELESS_PAUSE);
+        if named.is_empty() {
+            return Ok(None);
+        }
+        let mut starts = positions::starts(&self.member, &named).await?;
+        // From here on nothing is awaited: whoever drops this future loses nothing.
+        starts.sort_by(|a, b| (&a.position.topic, a.position.partition).cmp(&(&b.position.topic, b.position.partition)));
+        let taken: Vec<Share> = starts.iter().map(|start| (start.position.topic_id, start.position.partition)).collect();
+        let mut assigned = Vec::with_capacity(starts.len());
+        for Start { position, end } in starts {
+            self.partitions.add(Partition::new(&position, end));
+            assigned.push(position);
+        }
+        self.member.state.lock().took(&taken);
+        self.member.nudge();
+        Ok(Some(Fetch::Assigned(assigned)))
+    }
+
+    /// Each broker is asked for all of its partitions at once, when everything of them is handed out; while the sink works on that, it answers.
+    fn launch(&mut self, max_bytes: usize) {
+        for flight in self.partitions.flights(&self.fetching, &self.member.client, max_bytes) {
+            self.flights.push(flight);
+        }
+    }
+
+    /// Waits for the coordinator's answer to a question that was asked after heartbeat `asked`.
+    async fn hear(&mut self, asked: u64) -> Result<()> {
+        self.member.nudge();
+        let heard = async {
+            while self.member.state.lock().answered <= asked {
+                self.member.check()?;
+                if self.changes.changed().await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        // No answer is no news; the heartbeats go on.
+        timeout(ASK_MAX, heard).await.unwrap_or(Ok(()))
+    }
+
+    async fn commit_with_letters(&mut self, positions: &[LogPosition], letters: EncodedBatch) -> Result<()> {
+        let positions = positions::of_living_topics(&self.member.client, positions).await?;
+        let offsets = positions
+            .iter()
+            .map(|p| (p.topic_partition(), p.offset, p.metadata.as_deref().unwrap_or_default().to_owned()))
+            .collect::<Vec<_>>();
+        let mut producer = match self.letters.take() {
+            Some(producer) => producer,
+            None => letter_producer(&self.shared, &self.member).await?,
+        };
+        let (generation, group, member) = (self.member.state.lock().epoch, self.member.group.clone(), self.member.name.clone());
+        let positions = (!offsets.is_empty()).then_some(Positions { group, generation, member, instance: None, offsets });
+        match producer.append(letters, None, positions).await {
+            Ok(committed) => {
+                // A producer that failed is given up: whether its transaction counts is settled by the next one's start.
+                committed.await.unwrap_or_else(|_| Err(crate::error::closed()))?;
+                self.letters = Some(producer);
+                Ok(())
+            }
+            Err(error) => {
+                // Nothing was taken.
+                if !error.is_retriable() {
+                    self.letters = Some(producer);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The coordinator knows topics by their ids only.
+async fn name(member: &Member, shares: &[Share]) -> Result<FxHashMap<Uuid, Arc<TopicMeta>>> {
+    let names = member.names();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let wanted = |topic: &Arc<TopicMeta>| shares.iter().any(|(id, _)| *id == topic.id);
+    let client = &member.client;
+    let known: FxHashMap<Uuid, Arc<TopicMeta>> =
+        names.iter().filter_map(|name| client.cluster.topic(name)).filter(wanted).map(|topic| (topic.id, topic)).collect();
+    if shares.iter().all(|(id, partition)| known.get(id).is_some_and(|topic| topic.partition(*partition).is_some())) {
+        return Ok(known);
+    }
+    let seen = client.retry(|| client.look(&names)).await?;
+    Ok(seen.into_iter().filter_map(|(_, topic)| topic).filter(wanted).map(|topic| (topic.id, topic)).collect())
+}
+
+async fn letter_producer(shared: &Arc<Shared>, member: &Member) -> Result<Producer> {
+    let name = &member.name;
+    let options = ProducerOptions {
+        transactional_id: Some(format!("{}-{name}-dlq", shared.options.group_id)),
+        client_id: format!("connector-dlq-producer-{name}"),
+        boundary: Boundary::Poll,
+        overrides: &Options::new(),
+    };
+    Producer::open(shared, options).await
+}
+
+#[async_trait]
+impl LogReader for KafkaReader {
+    async fn next(&mut self, max_bytes: usize, wait_max: Duration) -> Result<Fetch> {
+        let deadline = Instant::now() + wait_max;
+        let asked = self.member.state.lock().begun;
+        let mut heard = wait_max < ASK_MIN;
+        self.give_up();
+        loop {
+            self.shared.open()?;
+            self.member.check()?;
+            self.changes.mark_unchanged();
+            if let Some(news) = self.news().await? {
+                return Ok(news);
+            }
+            let batch = self.partitions.hand_out(max_bytes)?;
+            self.launch(max_bytes);
+            if !batch.is_empty() {
+                return Ok(Fetch::Records(batch));
+            }
+            let wake = [self.partitions.wake_at(), self.nameless_until].into_iter().flatten().min();
+            tokio::select! {
+                biased;
+                Some(landed) = self.flights.next(), if !self.flights.is_empty() => self.partitions.landed(landed),
+                _ = self.changes.changed() => {}
+                () = async { if let Some(at) = wake { sleep_until(at).await } }, if wake.is_some() => {}
+                () = self.shared.closed.cancelled() => {}
+                () = sleep_until(deadline) => {
+                    if heard {
+                        return Ok(Fetch::Idle);
+                    }
+                    heard = true;
+                    self.hear(asked).await?;
+                }
+            }
+        }
+    }
+
+    async fn seek(&mut self, partition: &TopicPartition, offset: i64) -> Result<()> {
+        self.member.check()?;
+        self.partitions.get_mut(partition)?.seek(offset.max(0));
+        Ok(())
+    }
+
+    async fn commit(&mut self, positions: &[LogPosition], letters: EncodedBatch) -> Result<()> {
+        self.member.check()?;
+        for position in positions {
+            self.partitions.get_mut(&position.topic_partition())?;
+        }
+        positions::check_metadata(positions)?;
+        let work = async {
+            if letters.batch().is_empty() {
+                positions::commit(&self.member, positions).await
+            } else {
+                self.commit_with_letters(positions, letters).await
+            }
+        };
+        work.await
+    }
+
+    fn lag(&self) -> Vec<(TopicPartition, i64)> {
+        self.partitions.lag()
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.flights = FuturesUnordered::new();
+        self.letters = None;
+        self.member.stop.cancel();
+        let _ = timeout(CLOSE_MAX, self.member.gone.cancelled()).await;
+        self.fetching.close().await;
+        Ok(())
+    }
+}
+
+/// A task that was aborted must not keep its partitions.
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        self.member.stop.cancel();
+        let fetching = self.fetching.clone();
+        self.shared.tasks.spawn(async move { fetching.close().await });
+    }
 }

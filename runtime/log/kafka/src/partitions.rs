@@ -1,0 +1,332 @@
+//! The partitions that a reader has: what was fetched of them, what was handed out, and whom to ask next.
+
+use crate::admin;
+use crate::client::{Client, Leader};
+use crate::error::{self, At};
+use crate::fetch::{self, Want};
+use crate::membership::Share;
+use crate::producer::again;
+use aqueduct_core::{Batch, Error, LogPosition, Result, TopicPartition};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use kafka_protocol::ResponseError;
+use kafka_protocol::error::ParseResponseErrorCode;
+use kafka_protocol::messages::fetch_response::PartitionData;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// After a fetch that failed for a reason that passes: a leader is elected, a topic is going.
+const FAILED_PAUSE: Duration = Duration::from_millis(100);
+/// The least that is asked for in one fetch.
+const FETCH_MIN_BYTES: usize = 64 << 10;
+
+#[derive(Default)]
+pub(crate) struct Partitions {
+    all: Vec<Partition>,
+    /// Who is handed out and asked for first, so that none starves.
+    turn: usize,
+    /// Of fetches under way: the broker, so that nothing waits behind a fetch that is held back.
+    flying: Vec<i32>,
+}
+
+pub(crate) struct Partition {
+    pub(crate) tp: Arc<TopicPartition>,
+    share: Share,
+    /// Behind what was handed out.
+    next: i64,
+    /// Behind what is ready.
+    fetched: i64,
+    end: i64,
+    ready: Batch,
+    failed: Option<Error>,
+    not_before: Option<Instant>,
+    flying: bool,
+    /// Goes up with each seek: what was asked for before is void.
+    version: u64,
+    /// Revoked: nothing more is handed out or fetched.
+    resting: bool,
+}
+
+impl Partition {
+    pub(crate) fn new(position: &LogPosition, end: i64) -> Self {
+        Self {
+            tp: Arc::new(position.topic_partition()),
+            share: (position.topic_id, position.partition),
+            next: position.offset,
+            fetched: position.offset,
+            end,
+            ready: Batch::default(),
+            failed: None,
+            not_before: None,
+            flying: false,
+            version: 0,
+            resting: false,
+        }
+    }
+
+    pub(crate) fn seek(&mut self, offset: i64) {
+        self.version += 1;
+        (self.next, self.fetched) = (offset, offset);
+        self.ready = Batch::default();
+        (self.failed, self.not_before) = (None, None);
+    }
+
+    fn wants(&self, now: Instant) -> bool {
+        !self.resting
+            && !self.flying
+            && self.ready.is_empty()
+            && self.failed.is_none()
+            && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    fn took(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Data(data) => {
+                self.end = data.last_stable_offset.max(self.fetched);
+                match fetch::decode(&data, &self.tp, self.fetched, &mut self.ready) {
+                    Ok(next) => self.fetched = next,
+                    Err(damage) => {
+                        // What is sound before it is handed out first.
+                        let last = self.ready.iter().last().and_then(|record| record.origin());
+                        self.fetched = last.map_or(self.fetched, |(_, offset)| offset + 1);
+                        self.failed = Some(fetch::corrupt(&self.tp, self.fetched, &damage));
+                    }
+                }
+                if self.ready.is_empty() {
+                    self.next = self.fetched;
+                }
+            }
+            Outcome::Start(start) if start > self.fetched => {
+                (self.next, self.fetched) = (start, start);
+            }
+            Outcome::Start(_) | Outcome::Later => self.not_before = Some(Instant::now() + FAILED_PAUSE),
+            Outcome::Failed(error) => self.failed = Some(error),
+        }
+    }
+}
+
+/// What a fetch says of one partition.
+enum Outcome {
+    Data(PartitionData),
+    /// What was asked for is not there (any more); the log begins here.
+    Start(i64),
+    /// The leader is another one, or the topic is going.
+    Later,
+    Failed(Error),
+}
+
+/// A fetch that is back.
+pub(crate) struct Landed {
+    broker: i32,
+    asked: Vec<Asked>,
+    outcomes: Vec<Outcome>,
+}
+
+struct Asked {
+    tp: Arc<TopicPartition>,
+    share: Share,
+    version: u64,
+    from: i64,
+    leader: Leader,
+}
+
+impl Partitions {
+    pub(crate) fn add(&mut self, partition: Partition) {
+        self.all.push(partition);
+    }
+
+    pub(crate) fn remove(&mut self, share: Share) {
+        self.all.retain(|partition| partition.share != share);
+    }
+
+    pub(crate) fn of(&self, share: Share) -> Option<&Partition> {
+        self.all.iter().find(|partition| partition.share == share)
+    }
+
+    pub(crate) fn rest(&mut self, share: Share) {
+        if let Some(partition) = self.all.iter_mut().find(|partition| partition.share == share) {
+            partition.resting = true;
+            partition.ready = Batch::default();
+        }
+    }
+
+    /// # Errors
+    /// `log.not_assigned` (fatal).
+    pub(crate) fn get_mut(&mut self, tp: &TopicPartition) -> Result<&mut Partition> {
+        self.all
+            .iter_mut()
+            .find(|partition| *partition.tp == *tp)
+            .ok_or_else(|| Error::fatal("log.not_assigned", format!("{tp} is not assigned to this reader")))
+    }
+
+    pub(crate) fn lag(&self) -> Vec<(TopicPartition, i64)> {
+        self.all.iter().map(|partition| ((*partition.tp).clone(), (partition.end - partition.next).max(0))).collect()
+    }
+
+    /// When something is to be tried again.
+    pub(crate) fn wake_at(&self) -> Option<Instant> {
+        self.all.iter().filter(|partition| !partition.resting).filter_map(|partition| partition.not_before).min()
+    }
+
+    /// About `max_bytes` of what is ready.
+    ///
+    /// # Errors
+    /// `log.corrupt`, `kafka.not_authorized`, …: of one partition, when nothing is left before it.
+    pub(crate) fn hand_out(&mut self, max_bytes: usize) -> Result<Batch> {
+        let mut out = Batch::default();
+        let count = self.all.len();
+        for step in 0..count {
+            let partition = &mut self.all[(self.turn + step) % count];
+            if partition.resting || out.bytes() >= max_bytes {
+                continue;
+            }
+            if !partition.ready.is_empty() {
+                out.append(std::mem::take(&mut partition.ready));
+                partition.next = partition.fetched;
+            } else if let (true, Some(error)) = (out.is_empty(), &partition.failed) {
+                return Err(again(error));
+            }
+        }
+        self.turn = self.turn.wrapping_add(1) % count.max(1);
+        Ok(out)
+    }
+
+    /// One fetch for each broker whose partitions have nothing ready and that is not asked already.
+    pub(crate) fn flights(
+        &mut self,
+        client: &Arc<Client>,
+        asking: &Arc<Client>,
+        max_bytes: usize,
+    ) -> Vec<BoxFuture<'static, Landed>> {
+        let now = Instant::now();
+        if self.all.iter().any(|partition| !partition.ready.is_empty() && !partition.resting) {
+            return Vec::new();
+        }
+        let mut by_broker: BTreeMap<i32, Vec<Asked>> = BTreeMap::new();
+        let mut unknown = Vec::new();
+        let count = self.all.len();
+        for step in 0..count {
+            let partition = &mut self.all[(self.turn + step) % count];
+            if !partition.wants(now) {
+                continue;
+            }
+            let asked = |leader: Leader| Asked {
+                tp: partition.tp.clone(),
+                share: partition.share,
+                version: partition.version,
+                from: partition.fetched,
+                leader,
+            };
+            match client.known_leader(&partition.tp) {
+                // Nothing waits behind a fetch that the broker holds back.
+                Some(leader) if self.flying.contains(&leader.broker) => {}
+                Some(leader) if leader.topic.id == partition.share.0 => {
+                    by_broker.entry(leader.broker).or_default().push(asked(leader));
+                    (partition.flying, partition.not_before) = (true, None);
+                }
+                // Unknown, or of a topic of the same name.
+                _ => {
+                    partition.not_before = Some(now + FAILED_PAUSE);
+                    unknown.push(partition.tp.topic.clone());
+                }
+            }
+        }
+        let mut flights: Vec<BoxFuture<'static, Landed>> = Vec::new();
+        if !unknown.is_empty() && !self.flying.contains(&LOOKING) {
+            self.flying.push(LOOKING);
+            unknown.dedup();
+            let client = asking.clone();
+            flights.push(
+                async move {
+                    let names: Vec<&str> = unknown.iter().map(|topic| &**topic).collect();
+                    let _ = client.look(&names).await;
+                    Landed { broker: LOOKING, asked: Vec::new(), outcomes: Vec::new() }
+                }
+                .boxed(),
+            );
+        }
+        for (broker, asked) in by_broker {
+            self.flying.push(broker);
+            flights.push(fly(client.clone(), broker, asked, max_bytes).boxed());
+        }
+        flights
+    }
+
+    pub(crate) fn landed(&mut self, landed: Landed) {
+        self.flying.retain(|broker| *broker != landed.broker);
+        for (asked, outcome) in landed.asked.into_iter().zip(landed.outcomes) {
+            let Some(partition) = self.all.iter_mut().find(|partition| partition.share == asked.share) else { continue };
+            partition.flying = false;
+            if partition.version == asked.version && !partition.resting {
+                partition.took(outcome);
+            }
+        }
+    }
+}
+
+/// In the place of a broker: a look at the cluster.
+const LOOKING: i32 = -1;
+
+async fn fly(client: Arc<Client>, broker: i32, asked: Vec<Asked>, max_bytes: usize) -> Landed {
+    let outcomes = match request(&client, broker, &asked, max_bytes).await {
+        Ok(outcomes) => outcomes,
+        Err(error) if error.is_retriable() => {
+            tracing::debug!(broker, "fetch: {error}");
+            asked.iter().for_each(|asked| client.cluster.forget(&asked.tp.topic));
+            asked.iter().map(|_| Outcome::Later).collect()
+        }
+        Err(error) => asked.iter().map(|_| Outcome::Failed(again(&error))).collect(),
+    };
+    Landed { broker, asked, outcomes }
+}
+
+async fn request(client: &Client, broker: i32, asked: &[Asked], max_bytes: usize) -> Result<Vec<Outcome>> {
+    let config = &client.config.consumer;
+    let request_bytes = max_bytes.clamp(FETCH_MIN_BYTES.min(max_bytes.max(1)), config.fetch_bytes.max(1));
+    let partition_bytes = request_bytes.min(config.partition_bytes.max(1));
+    let wants: Vec<Want<'_>> = asked
+        .iter()
+        .map(|asked| Want { tp: &asked.tp, leader: &asked.leader, from: asked.from, max_bytes: partition_bytes })
+        .collect();
+    let connection = client.broker(broker).await?;
+    let wait = config.fetch_wait;
+    let response = fetch::request(client, &connection, &wants, config.min_bytes, request_bytes, wait).await?;
+    At::new("fetch from broker", &broker.to_string(), "--operation Read --topic").check(response.error_code, None)?;
+    let mut data: Vec<(uuid::Uuid, String, PartitionData)> = Vec::new();
+    for topic in response.responses {
+        for partition in topic.partitions {
+            data.push((topic.topic_id, topic.topic.to_string(), partition));
+        }
+    }
+    let mut outcomes = Vec::with_capacity(asked.len());
+    for asked in asked {
+        let found = data.iter().position(|(id, name, data)| {
+            data.partition_index == asked.tp.partition && (*id == asked.share.0 || **name == *asked.tp.topic)
+        });
+        outcomes.push(match found.map(|at| data.swap_remove(at).2) {
+            Some(data) => outcome(client, asked, data).await,
+            None => Outcome::Later,
+        });
+    }
+    Ok(outcomes)
+}
+
+async fn outcome(client: &Client, asked: &Asked, data: PartitionData) -> Outcome {
+    match data.error_code.err() {
+        None => Outcome::Data(data),
+        Some(ResponseError::OffsetOutOfRange) => match admin::start_offset(client, &asked.tp).await {
+            Ok(start) => Outcome::Start(start),
+            Err(_) => Outcome::Later,
+        },
+        Some(error) if error::is_stale(error) => {
+            client.cluster.forget(&asked.tp.topic);
+            Outcome::Later
+        }
+        Some(error) => {
+            let error = At::new("fetch from topic", &asked.tp.topic, "--operation Read --topic").error(error, None);
+            if error.is_retriable() { Outcome::Later } else { Outcome::Failed(error) }
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Positions of a group: what a member commits, and where it begins.
+
+use crate::admin;
+use crate::client::{Client, CoordinatorOf, topic_name};
+use crate::error::{self, At};
+use crate::member::{Member, fenced, text};
+use aqueduct_core::{Error, LogPosition, Result, Topic, TopicPartition};
+use kafka_protocol::ResponseError;
+use kafka_protocol::error::ParseResponseErrorCode;
+use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use kafka_protocol::messages::{GroupId, OffsetCommitRequest};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Kafka's `offset.metadata.max.bytes`.
+const METADATA_MAX_BYTES: usize = 4096;
+
+/// # Errors
+/// `log.metadata_too_large` (fatal).
+pub(crate) fn check_metadata(positions: &[LogPosition]) -> Result<()> {
+    let too_long = |position: &&LogPosition| position.metadata.as_ref().is_some_and(|text| text.len() > METADATA_MAX_BYTES);
+    match positions.iter().find(too_long) {
+        None => Ok(()),
+        Some(position) => {
+            let message = format!("metadata of {} has more than {METADATA_MAX_BYTES} bytes", position.topic_partition());
+            Err(Error::fatal("log.metadata_too_large", message))
+        }
+    }
+}
+
+/// Those whose topic is still the one they are of: what was deleted needs no position.
+pub(crate) async fn of_living_topics(client: &Client, positions: &[LogPosition]) -> Result<Vec<LogPosition>> {
+    let mut names: Vec<&str> = positions.iter().map(|position| &*position.topic).collect();
+    names.dedup();
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let seen = client.retry(|| client.look(&names)).await?;
+    let lives = |position: &&LogPosition| {
+        let topic = seen.iter().find(|(name, _)| *name == position.topic).and_then(|(_, topic)| topic.as_ref());
+        topic.is_some_and(|topic| topic.id == position.topic_id)
+    };
+    Ok(positions.iter().filter(lives).cloned().collect())
+}
+
+/// Durable on return.
+///
+/// # Errors
+/// `log.fenced` (fatal), `kafka.left_group`, `kafka.unreachable` (retriable), `kafka.not_authorized`.
+pub(crate) async fn commit(member: &Arc<Member>, positions: &[LogPosition]) -> Result<()> {
+    let client = &member.client;
+    let mut left = positions.to_vec();
+    let deadline = tokio::time::Instant::now() + client.config.api_timeout;
+    for failures in 0.. {
+        if left.is_empty() {
+            return Ok(());
+        }
+        member.check()?;
+        let error = match attempt(member, &mut left).await {
+            Ok(()) => return Ok(()),
+            Err(error) if !error.is_retriable() => return Err(error),
+            Err(error) => error,
+        };
+        if error.code() == TOPIC_GONE {
+            left = of_living_topics(client, &left).await?;
+        }
+        // The epoch may have moved on.
+        member.nudge();
+        let pause = tokio::time::Instant::now() + client.config.backoff(failures);
+        if pause >= deadline {
+            return Err(error);
+        }
+        tokio::time::sleep_until(pause).await;
+    }
+    Ok(())
+}
+
+const TOPIC_GONE: &str = "kafka.topic_gone";
+
+/// Leaves in `positions` what was not taken.
+async fn attempt(member: &Member, positions: &mut Vec<LogPosition>) -> Result<()> {
+    let Member { client, group, name, .. } = member;
+    let epoch = member.state.lock().epoch;
+    let mut topics: BTreeMap<Topic, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
+    for position in positions.iter() {
+        topics.entry(position.topic.clone()).or_default().push(
+            OffsetCommitRequestPartition::default()
+                .with_partition_index(position.partition)
+                .with_committed_offset(position.offset)
+                .with_committed_metadata(Some(text(position.metadata.as_deref().unwrap_or_default()))),
+        );
+    }
+    let topics = topics
+        .into_iter()
+        .map(|(topic, partitions)| OffsetCommitRequestTopic::default().with_name(topic_name(&topic)).with_partitions(partitions));
+    let request = OffsetCommitRequest::default()
+        .with_group_id(GroupId(text(group)))
+        .with_generation_id_or_member_epoch(epoch)
+        .with_member_id(text(name))
+        .with_topics(topics.collect());
+    let lost = || client.coordinator_lost(CoordinatorOf::Group, group);
+    let connection = client.coordinator(CoordinatorOf::Group, group).await?;
+    let response = client.send(&connection, &request).await.inspect_err(|_| lost())?;
+    let mut failed = None;
+    for topic in &response.topics {
+        for partition in &topic.partitions {
+            match partition.error_code.err() {
+                None => positions.retain(|p| *p.topic != **topic.name || p.partition != partition.partition_index),
+                Some(error) => failed = Some(error),
+            }
+        }
+    }
+    let at = At::new("commit positions of group", group, "--operation Read --group");
+    match failed {
+        None => Ok(()),
+        Some(ResponseError::FencedMemberEpoch | ResponseError::FencedInstanceId) => Err(fenced(group, name)),
+        Some(ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId) => {
+            Err(Error::retriable(TOPIC_GONE, format!("group {group}: a topic was deleted")))
+        }
+        Some(error @ (ResponseError::StaleMemberEpoch | ResponseError::IllegalGeneration)) => {
+            Err(Error::retriable("kafka.moved", format!("group {group}: {error}")))
+        }
+        Some(error) => {
+            if error::is_coordinator_lost(error) {
+                lost();
+            }
+            Err(at.error(error, None))
+        }
+    }
+}
+
+/// Where partitions stand when they are assigned: their committed position, else as `auto.offset.reset` says.
+pub(crate) struct Start {
+    pub(crate) position: LogPosition,
+    /// The end, as `read_committed` sees it.
+    pub(crate) end: i64,
+}
+
+/// # Errors
+/// `kafka.no_position` (fatal) with `auto.offset.reset=none`; `kafka.unreachable`.
+pub(crate) async fn starts(member: &Member, partitions: &[(TopicPartition, uuid::Uuid)]) -> Result<Vec<Start>> {
+    use crate::options::OffsetReset;
+    let client = &member.client;
+    let committed = admin::group_positions(client, &member.group).await?;
+    let tps: Vec<TopicPartition> = partitions.iter().map(|(tp, _)| tp.clone()).collect();
+    let (first, ends) = admin::bounds(client, &tps).await?;
+    let mut starts = Vec::with_capacity(partitions.len());
+    for (tp, id) in partitions {
+        let (start, end) = (first.get(tp).copied().unwrap_or(0), ends.get(tp).copied().unwrap_or(0));
+        let known = committed.iter().find(|p| p.topic == tp.topic && p.partition == tp.partition && p.topic_id == *id);
+        let fresh =
+            |offset| LogPosition { topic: tp.topic.clone(), topic_id: *id, partition: tp.partition, offset, metadata: None };
+        let position = match (known, client.config.consumer.offset_reset) {
+            (Some(known), _) => LogPosition { offset: known.offset.max(start), ..known.clone() },
+            (None, OffsetReset::Earliest) => fresh(start),
+            (None, OffsetReset::Latest) => fresh(end),
+            (None, OffsetReset::Refuse) => {
+                let message = format!("group {} has no position in {tp}, and auto.offset.reset is none", member.group);
+                return Err(
+                    Error::fatal("kafka.no_position", message).fix("set the connector's offsets, or auto.offset.reset: earliest")
+                );
+            }
+        };
+        starts.push(Start { position, end: end.max(start) });
+    }
+    Ok(starts)
+}
