@@ -7,6 +7,8 @@ mod place;
 mod request;
 mod run;
 mod txn;
+#[cfg(test)]
+mod txn_tests;
 mod verdict;
 
 pub(crate) use txn::{Boundary, Mode, Positions, again};

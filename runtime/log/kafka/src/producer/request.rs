@@ -12,8 +12,8 @@ use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnT
 use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
 use kafka_protocol::messages::txn_offset_commit_request::{TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic};
 use kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, EndTxnRequest, GroupId, InitProducerIdRequest, ProduceRequest, ProducerId,
-    TransactionalId, TxnOffsetCommitRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, DescribeTransactionsRequest, EndTxnRequest, GroupId,
+    InitProducerIdRequest, ProduceRequest, ProducerId, TransactionalId, TxnOffsetCommitRequest,
 };
 use kafka_protocol::protocol::{Decodable, Message, Request, StrBytes};
 use krafka::__private::protocol::ApiKey;
@@ -26,6 +26,10 @@ use uuid::Uuid;
 
 /// A transaction that is open under the same id is ended within this time, mostly in milliseconds.
 const INIT_PAUSE: Duration = Duration::from_millis(20);
+
+/// The first pause before it is asked whether a transaction's markers are written, and when to stop asking: it is committed anyway.
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(crate) struct Link {
@@ -334,6 +338,24 @@ impl Link {
         match self.ask(&connection, &request, Caps::V2).await {
             Ok(response) => self.judge(Step::Register, response.error_code, None, &positions.group),
             Err(verdict) => verdict,
+        }
+    }
+
+    /// Waits until the markers of the committed transaction are written, as long as that is a matter of milliseconds. Without waiting, the next
+    /// transaction's first Produce would be told CONCURRENT_TRANSACTIONS after 20 ms in the broker.
+    pub(crate) async fn settle(&self) {
+        let deadline = Instant::now() + SETTLE_MAX;
+        let ids = self.tid().into_iter().collect();
+        let request = DescribeTransactionsRequest::default().with_transactional_ids(ids);
+        let mut pause = SETTLE_PAUSE;
+        while Instant::now() < deadline {
+            sleep(pause).await;
+            pause = (pause * 3 / 2).min(SETTLE_PAUSE * 20);
+            let Ok(connection) = self.coordinator().await else { return };
+            let Ok(response) = self.ask(&connection, &request, Caps::V2).await else { return };
+            if response.transaction_states.first().is_none_or(|state| state.transaction_state.as_str() != "PrepareCommit") {
+                return;
+            }
         }
     }
 

@@ -33,8 +33,9 @@ enum Event {
     Produced { broker: i32, connection: Option<Connection>, delivered: Vec<Delivered> },
     Registered(Vec<usize>, Verdict),
     Positioned(Verdict),
-    Looked(usize, Result<Option<i32>>),
+    Looked(usize, Result<i32>),
     Ended(Verdict, Identity),
+    Settled,
 }
 
 impl Owner {
@@ -137,13 +138,18 @@ impl Owner {
                     let leader = match link.client.leader(&tp).await {
                         // A topic of the same name is another one.
                         Ok(leader) if leader.topic.id != id => Err(error::unknown_topic(&tp.topic)),
-                        Ok(leader) => Ok(Some(leader.broker)),
+                        Ok(leader) => Ok(leader.broker),
                         Err(error) => Err(error),
                     };
                     Event::Looked(lane, leader)
                 }
                 .boxed()
             }
+            Action::Settle => async move {
+                link.settle().await;
+                Event::Settled
+            }
+            .boxed(),
             Action::End { commit } => async move {
                 let (verdict, next) = link.end(mode, identity, commit).await;
                 Event::Ended(verdict, next)
@@ -175,6 +181,7 @@ impl Owner {
             Event::Positioned(verdict) => self.txn.positioned(verdict, now),
             Event::Looked(lane, leader) => self.txn.looked(lane, leader, now),
             Event::Ended(verdict, next) => self.txn.ended(verdict, next, now),
+            Event::Settled => self.txn.settled(),
         }
         let (commits, records, bytes) = self.txn.take_counts();
         self.shared.counters.commits.fetch_add(commits, Ordering::Relaxed);

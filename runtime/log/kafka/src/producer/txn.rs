@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-/// While records keep coming, a transaction is ended after this time at the latest. Between two transactions the broker takes nothing for about 30 ms
-/// (it writes the markers): a quarter of a second keeps that at a tenth.
+/// While records keep coming, a transaction is ended after this time at the latest. Between two transactions the broker takes nothing for 5 to 30 ms
+/// (it writes the markers): a quarter of a second keeps that below a tenth.
 const AGE_MAX: Duration = Duration::from_millis(250);
 /// The pause before the same is asked again. The markers of a transaction are written in milliseconds.
 const CONCURRENT_PAUSE: Duration = Duration::from_millis(2);
@@ -100,6 +100,8 @@ pub(crate) enum Action {
     End {
         commit: bool,
     },
+    /// Wait until the markers of the transaction are written: then it is visible.
+    Settle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +110,10 @@ enum Phase {
     Open,
     /// Everything is written, EndTxn is on its way (or to be sent again).
     Ending {
+        asked: bool,
+    },
+    /// Committed for good, the markers are being written: until then the broker takes nothing of the next transaction.
+    Settling {
         asked: bool,
     },
     /// As `Ending`, to abort.
@@ -237,6 +243,10 @@ impl Txn {
                 self.phase = Phase::Ending { asked: true };
                 Some(Action::End { commit: true })
             }
+            Phase::Settling { asked: false } => {
+                self.phase = Phase::Settling { asked: true };
+                Some(Action::Settle)
+            }
             Phase::Aborting { asked: false }
                 if self.is_due(now) && self.flights.values().all(|&flights| flights == 0) && !self.coordinating() =>
             {
@@ -286,7 +296,9 @@ impl Txn {
             }
             let Some(ask) = self.gathered.pop_front() else { return };
             self.gathered_bytes -= ask.bytes;
-            self.gathered_since = (!self.gathered.is_empty()).then_some(now);
+            if self.gathered.is_empty() {
+                self.gathered_since = None;
+            }
             self.take(ask);
         }
     }
@@ -428,14 +440,12 @@ impl Txn {
         }
         self.phase = Phase::Idle;
         (self.bytes, self.wrote) = (0, false);
-        self.gathered_since = None;
     }
 
-    pub(crate) fn looked(&mut self, lane: usize, leader: Result<Option<i32>>, now: Instant) {
+    pub(crate) fn looked(&mut self, lane: usize, leader: Result<i32>, now: Instant) {
         self.lanes[lane].looking = false;
         match leader {
-            Ok(leader @ Some(_)) => self.lanes[lane].leader = leader,
-            Ok(None) => self.refused_lane(lane, Why::Busy, now),
+            Ok(leader) => self.lanes[lane].leader = Some(leader),
             Err(error) if error.is_retriable() => {
                 self.refused_lane(lane, Why::Busy, now);
                 self.give_up_when_too_long(lane, &error, now);
@@ -552,6 +562,13 @@ impl Txn {
                 self.refused(again, now);
             }
             _ => self.phase = Phase::Over,
+        }
+    }
+
+    /// What was committed can be read.
+    pub(crate) fn settled(&mut self) {
+        if matches!(self.phase, Phase::Settling { .. }) {
+            self.committed();
         }
     }
 

@@ -56,7 +56,9 @@ pub(crate) fn verdict(step: Step, code: i16, message: Option<&str>, name: &str) 
         E::RequestTimedOut | E::NetworkException => Verdict::Lost(retriable(at, error)),
         E::InvalidProducerIdMapping | E::UnknownProducerId | E::DuplicateSequenceNumber => Verdict::Lost(retriable(at, error)),
         E::OutOfOrderSequenceNumber => Verdict::Again(Why::OutOfOrder),
-        E::InvalidTxnState | E::TransactionAbortable if step == Step::End => Verdict::Lost(retriable(at, error)),
+        // To our first request: somebody else ended the transaction, a successor or the coordinator after `transaction.timeout.ms`.
+        E::InvalidTxnState if step == Step::End => Verdict::Lost(fenced(name)),
+        E::TransactionAbortable if step == Step::End => Verdict::Lost(retriable(at, error)),
         E::InvalidTxnState | E::TransactionAbortable => Verdict::Abort(retriable(at, error)),
         E::NotEnoughReplicas | E::NotEnoughReplicasAfterAppend | E::ThrottlingQuotaExceeded | E::UnstableOffsetCommit => {
             Verdict::Again(Why::Busy)
