@@ -48,7 +48,7 @@ pub(crate) fn measure(dir: &Path, lines: u64, runs: usize, table: &mut Table) ->
     if let Some(peak) = highest {
         table.bar("peak RSS of the worker, both ways", mb(peak), "< 200 MB", peak < 200_000_000 / 1024);
     }
-    kafka_latency::measure(&bench, LATENCY_LINES, refused.is_none(), table)?;
+    kafka_latency::measure(&bench, LATENCY_LINES, !into.aqueduct.is_empty(), table)?;
     if let Some(why) = refused {
         table.bar("aqueduct on Kafka", why, "runs", false);
     }
@@ -72,13 +72,8 @@ impl Bench<'_> {
         if refused.is_none() {
             admin.create_topic(&ours, 1, &[]);
             self.warm()?;
-            match self.aqueduct(run, &ours, &kcat) {
-                Ok((source, sink)) => {
-                    into.aqueduct.push(source);
-                    out.aqueduct.push(sink);
-                }
-                Err(error) => *refused = Some(format!("{error:#}")),
-            }
+            let outcome = self.aqueduct(run, &ours, &kcat, [&mut into.aqueduct, &mut out.aqueduct]);
+            *refused = outcome.err().map(|error| format!("{error:#}"));
             admin.delete_topic(&ours);
         }
         // Once: it is many times slower than the rest.
@@ -99,18 +94,20 @@ impl Bench<'_> {
     }
 
     /// Into a topic of its own, out of the one that kcat wrote.
-    fn aqueduct(&self, run: usize, into: &str, from: &str) -> Result<(Spent, Spent)> {
+    fn aqueduct(&self, run: usize, into: &str, from: &str, [source, sink]: [&mut Vec<Spent>; 2]) -> Result<()> {
         let mut site = worker(self, &format!("bench-{run}"))?;
-        let source = json!({"connector.class": "file-source", "file": self.input, "topic": into});
-        let source = self.connector(&site, "bench-in", &source)?;
+        let config = json!({"connector.class": "file-source", "file": self.input, "topic": into});
+        let spent = self.connector(&site, "bench-in", &config)?;
         peers::check_topic(self, into)?;
+        source.push(spent);
         let out = site.path("out.log");
         self.warm()?;
-        let sink = json!({"connector.class": "file-sink", "file": out, "topics": from});
-        let sink = self.connector(&site, "bench-out", &sink)?;
+        let config = json!({"connector.class": "file-sink", "file": out, "topics": from});
+        let spent = self.connector(&site, "bench-out", &config)?;
         ensure!(limits::same(self.input, &out)?, "{} differs from what is in Kafka", out.display());
+        sink.push(spent);
         site.stop();
-        Ok((source, sink))
+        Ok(())
     }
 
     /// From its creation until the last line is durable.

@@ -28,9 +28,14 @@ impl Broker {
     /// When it does not start, with the tail of its log.
     #[track_caller]
     pub fn start(options: Options) -> Self {
-        let mut broker = Self::new(1, options);
+        let mut broker = Self::prepare(options);
         broker.restart();
         broker
+    }
+
+    /// Its addresses are known, nothing listens there until [`Broker::restart`].
+    pub fn prepare(options: Options) -> Self {
+        Self::new(1, options)
     }
 
     /// Ports, certificates and the proxy; not started.

@@ -37,10 +37,11 @@ impl ConnectOptions {
         Self { mode: Mode::Standalone, ..Self::distributed("connect") }
     }
 
-    /// For benchmarks: a heap, a collector and a compiler as Kafka's own scripts set them.
+    /// For benchmarks: heap, collector and compiler as `connect-standalone.sh` and `kafka-run-class.sh` set them.
     #[must_use]
     pub fn fast(self) -> Self {
-        Self { heap: "2g".into(), jvm: "-XX:+UseG1GC".into(), ..self }
+        let jvm = "-Xms256M -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent";
+        Self { heap: "2g".into(), jvm: jvm.into(), ..self }
     }
 
     #[must_use]
