@@ -3,7 +3,7 @@
 use crate::client::{Client, CoordinatorOf, topic_name};
 use crate::cluster::TopicMeta;
 use crate::error::{self, At};
-use crate::fetch::{SETTLE_PAUSE, Settling};
+use crate::fetch::{SETTLE_MAX, SETTLE_PAUSE, Settling};
 use aqueduct_core::offset::is_valid_topic_name;
 use aqueduct_core::{Error, LogPosition, Result, Topic, TopicPartition};
 use aqueduct_log::topic_config::PARTITIONS_MAX;
@@ -18,7 +18,7 @@ use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListO
 use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
 use kafka_protocol::messages::offset_commit_request::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
 use kafka_protocol::messages::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
-use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestGroup;
+use kafka_protocol::messages::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use kafka_protocol::messages::{
     CreateTopicsRequest, DeleteTopicsRequest, DescribeConfigsRequest, DescribeLogDirsRequest, GroupId, ListOffsetsRequest,
     MetadataRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest,
@@ -58,6 +58,8 @@ pub(crate) async fn create_topic(client: &Client, name: &str, spec: &TopicSpec) 
     let configs = spec
         .configs
         .iter()
+        // `none` is a producer's word; topics have another one.
+        .map(|(key, value)| (key, if key == "compression.type" && value == "none" { "uncompressed" } else { value }))
         .map(|(key, value)| CreatableTopicConfig::default().with_name(text(key)).with_value(Some(text(value))));
     let new = CreatableTopic::default()
         .with_name(topic_name(name))
@@ -419,7 +421,7 @@ async fn offset_at(client: &Client, tp: &TopicPartition, timestamp: i64) -> Resu
 }
 
 pub(crate) async fn group_positions(client: &Client, group: &str) -> Result<Vec<LogPosition>> {
-    let mut positions = client.retry(|| committed(client, group)).await?;
+    let mut positions = client.retry(|| committed(client, group, None)).await?;
     let names: BTreeSet<Topic> = positions.iter().map(|position| position.topic.clone()).collect();
     let ids = ids(client, &names).await?;
     // Those of a deleted topic went with it.
@@ -443,13 +445,39 @@ async fn ids(client: &Client, names: &BTreeSet<Topic>) -> Result<HashMap<Topic, 
     Ok(seen.into_iter().filter_map(|(name, topic)| Some((name, topic?))).collect())
 }
 
-/// Every committed position of a group, without topic ids; those of open transactions are waited for.
-async fn committed(client: &Client, group: &str) -> Result<Vec<LogPosition>> {
+/// Waits until positions that a transaction committed can be seen: a coordinator knows a little later than who committed. Asked for all positions, it
+/// would leave out those that are a group's first.
+pub(crate) async fn positions_settled(client: &Client, group: &str, positions: &[LogPosition]) -> Result<()> {
+    let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+    for position in positions {
+        topics.entry(&position.topic).or_default().push(position.partition);
+    }
+    let of =
+        |(name, partitions)| OffsetFetchRequestTopics::default().with_name(topic_name(name)).with_partition_indexes(partitions);
+    let topics: Vec<_> = topics.into_iter().map(of).collect();
+    if topics.is_empty() {
+        return Ok(());
+    }
+    let until = Instant::now() + SETTLE_MAX;
+    while let Err(error) = committed(client, group, Some(topics.clone())).await {
+        if !error.is_retriable() || Instant::now() > until {
+            return Err(error);
+        }
+        sleep(SETTLE_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// The committed positions of a group, all or of these partitions, without topic ids.
+///
+/// # Errors
+/// Retriable while one is in a transaction that is not over.
+async fn committed(client: &Client, group: &str, topics: Option<Vec<OffsetFetchRequestTopics>>) -> Result<Vec<LogPosition>> {
     let at = At::new("read the positions of group", group, "--operation Describe --group");
     let connection = client.coordinator(CoordinatorOf::Group, group).await?;
     let request = OffsetFetchRequest::default()
         .with_topics(Some(Vec::new()))
-        .with_groups(vec![OffsetFetchRequestGroup::default().with_group_id(GroupId(text(group))).with_topics(None)])
+        .with_groups(vec![OffsetFetchRequestGroup::default().with_group_id(GroupId(text(group))).with_topics(topics)])
         .with_require_stable(true);
     let response =
         client.send(&connection, &request).await.inspect_err(|_| client.coordinator_lost(CoordinatorOf::Group, group))?;

@@ -8,7 +8,7 @@ use crate::options::{ClientKind, KafkaOptions};
 use crate::stores::Stores;
 use crate::{admin, error, fetch, reader, stores, writer};
 use aqueduct_core::{Batch, Error, LogPosition, Options, Result, SourceOffset, TaskId, TopicPartition, Topics};
-use aqueduct_log::{Log, LogReader, LogStats, LogWriter, Store, TopicInfo, TopicSpec};
+use aqueduct_log::{ConnectorOptions, Log, LogReader, LogStats, LogWriter, Store, TopicInfo, TopicSpec};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -145,6 +145,10 @@ impl Log for KafkaLog {
 
     async fn offset_for_timestamp(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>> {
         self.0.unless_closed(fetch::offset_for_timestamp(&self.0, partition, timestamp)).await
+    }
+
+    async fn configure(&self, connector: &str, options: ConnectorOptions) -> Result<()> {
+        stores::configure(&self.0, connector, options)
     }
 
     async fn source_offsets(&self, connector: &str) -> Result<Vec<SourceOffset>> {

@@ -6,18 +6,20 @@ use std::time::SystemTime;
 pub(super) async fn offsets_follow_each_other(cx: &mut Cx) {
     let topic = cx.topic("t", 1).await;
     let tp = TopicPartition::new(topic.clone(), 0);
-    let mut next = 0;
+    let mut offsets = Vec::new();
     for count in [1, 3, 2] {
         let mut writer = cx.writer(0).await;
-        let records = (0..count).map(|i| record(&topic, &format!("{}", next + i))).collect();
+        let written = offsets.len();
+        let records = (0..count).map(|i| record(&topic, &format!("{}", written + i))).collect();
         let appended = append(&mut *writer, records, vec![]).await.unwrap();
-        assert_eq!(appended.ranges, [(tp.clone(), next, next + count)]);
+        let [(partition, first, end)] = &appended.ranges[..] else { panic!("{appended:?}") };
+        assert_eq!((partition, end - first), (&tp, count as i64));
         assert!(appended.bytes > 0);
-        next += count;
+        offsets.extend(*first..*end);
         cx.reopen().await;
     }
-    let offsets: Vec<_> = cx.read_all(&topic, 0).await.iter().map(|r| r.origin.as_ref().unwrap().offset.to_string()).collect();
-    assert_eq!((offsets.len(), offsets), (6, cx.values(&topic, 0).await));
+    assert_eq!(cx.offsets_in(&topic, 0).await, offsets);
+    assert_eq!(cx.values(&topic, 0).await, (0..6).map(|i| i.to_string()).collect::<Vec<_>>());
 }
 
 pub(super) async fn records_come_back_as_they_went(cx: &mut Cx) {
@@ -53,16 +55,16 @@ pub(super) async fn records_and_offsets_together(cx: &mut Cx) {
     for i in 1..=20 {
         let commit = begin(&mut *writer, vec![record(&topic, "r")], vec![offset("a", i), offset("b", -i)]).await.unwrap();
         // At every moment as many records as the offset says: this is read before, at and after the commit.
-        let (before, end, after) = (cx.offsets().await, cx.end(&topic, 0).await, cx.offsets().await);
+        let (before, end, after) = (cx.offsets().await, cx.count(&topic, 0).await, cx.offsets().await);
         let stored = |offsets: &[(String, i64)]| offsets.first().map_or(0, |(_, n)| *n);
         assert!(stored(&before) <= end && end <= stored(&after), "{before:?} {end} {after:?}");
         commit.await.unwrap();
         assert_eq!(cx.offsets().await, [("a".to_owned(), i), ("b".to_owned(), -i)]);
-        assert_eq!(cx.end(&topic, 0).await, i);
+        assert_eq!(cx.count(&topic, 0).await, i);
     }
     cx.reopen().await;
     assert_eq!(cx.offsets().await, [("a".to_owned(), 20), ("b".to_owned(), -20)]);
-    assert_eq!(cx.end(&topic, 0).await, 20);
+    assert_eq!(cx.count(&topic, 0).await, 20);
 }
 
 pub(super) async fn many_partitions_in_one_commit(cx: &mut Cx) {
@@ -124,7 +126,7 @@ pub(super) async fn a_dropped_commit_happens(cx: &mut Cx) {
     drop(begin(&mut *writer, vec![record(&topic, "b")], vec![offset("a", 2)]).await.unwrap());
     drop(writer);
     let deadline = Instant::now() + SOON;
-    while cx.end(&topic, 0).await < 2 {
+    while cx.count(&topic, 0).await < 2 {
         assert!(Instant::now() < deadline, "dropped commits did not happen");
         tokio::task::yield_now().await;
     }
@@ -253,7 +255,7 @@ pub(super) async fn keyless_stay_together_and_take_turns(cx: &mut Cx) {
         let keyless = cx.read_all(&topic, partition).await.iter().filter(|record| record.key.is_null()).count();
         assert_eq!(keyless, 6, "two calls of three records each in partition {partition}");
     }
-    assert_eq!(cx.end(&topic, keyed).await, 12);
+    assert_eq!(cx.count(&topic, keyed).await, 12);
 }
 
 pub(super) async fn timestamps(cx: &mut Cx) {

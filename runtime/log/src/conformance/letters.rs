@@ -38,13 +38,13 @@ pub(super) async fn positions_and_letters_together(cx: &mut Cx) {
         let mut commit = member.reader.commit(&positions, letters(vec![record(&dlq, &format!("letter {n}"))]));
         let early = (&mut commit).now_or_never();
         // What is seen of one is seen of the other, whenever one looks.
-        let (before, end, after) = (cx.position().await, cx.end(&dlq, 0).await, cx.position().await);
+        let (before, end, after) = (cx.position().await, cx.count(&dlq, 0).await, cx.position().await);
         assert!(before <= end && end <= after, "{before} {end} {after}");
         match early {
             Some(done) => done.unwrap(),
             None => commit.await.unwrap(),
         }
-        assert_eq!((cx.position().await, cx.end(&dlq, 0).await), (n, n));
+        assert_eq!((cx.position().await, cx.count(&dlq, 0).await), (n, n));
     }
     drop(member);
     cx.reopen().await;

@@ -29,6 +29,16 @@ pub trait Site: Send {
 
     /// What was committed is there after `close` and `open`.
     fn reopens(&self) -> bool;
+
+    /// Between two commits offsets are left out: the end of each of Kafka's transactions is an entry of the log.
+    fn has_gaps(&self) -> bool {
+        false
+    }
+
+    /// A group in which nothing happened for so long is at rest.
+    fn quiet(&self) -> Duration {
+        SHORT
+    }
 }
 
 /// A case that takes longer hangs.
@@ -149,7 +159,8 @@ impl Cx {
 
     async fn member_of(&self, group: &str, member: &str, topics: &Topics) -> Member {
         let reader = self.log.reader(&self.unique(group), member, topics).await.unwrap();
-        Member { reader, assigned: BTreeMap::new(), next: BTreeMap::new(), revoked: Vec::new(), read: Vec::new() }
+        let (gaps, quiet) = (self.site.has_gaps(), self.site.quiet());
+        Member { reader, assigned: BTreeMap::new(), next: BTreeMap::new(), revoked: Vec::new(), read: Vec::new(), gaps, quiet }
     }
 
     /// Everything in a partition, in order, read in small pieces.
@@ -168,8 +179,21 @@ impl Cx {
         self.read_all(topic, partition).await.iter().map(value).collect()
     }
 
-    async fn end(&self, topic: &Topic, partition: i32) -> i64 {
-        self.log.topic(topic).await.unwrap().unwrap().partitions[partition as usize].end
+    /// How many records a partition has.
+    async fn count(&self, topic: &Topic, partition: i32) -> i64 {
+        let end = async || self.log.topic(topic).await.unwrap().unwrap().partitions[partition as usize].end;
+        let before = end().await;
+        let count = self.read_all(topic, partition).await.len() as i64;
+        assert!(self.site.has_gaps() || (before..=end().await).contains(&count), "{count} records, {before} at first");
+        count
+    }
+
+    /// The offsets of what is in a partition.
+    async fn offsets_in(&self, topic: &Topic, partition: i32) -> Vec<i64> {
+        let offsets: Vec<_> = self.read_all(topic, partition).await.iter().map(|r| r.origin.as_ref().unwrap().offset).collect();
+        assert!(offsets.is_sorted_by(|a, b| a < b), "{offsets:?}");
+        assert!(self.site.has_gaps() || (0..).zip(&offsets).all(|(index, offset)| index == *offset), "{offsets:?}");
+        offsets
     }
 }
 
@@ -182,6 +206,8 @@ struct Member {
     /// To be given up by the next step.
     revoked: Vec<TopicPartition>,
     read: Vec<(TopicPartition, i64, String)>,
+    gaps: bool,
+    quiet: Duration,
 }
 
 impl Member {
@@ -222,7 +248,9 @@ impl Member {
         for record in batch.iter() {
             let (tp, offset) = record.origin().expect("records of a reader have an origin");
             assert_eq!((record.topic(), record.partition()), (&tp.topic, Some(tp.partition)));
-            assert_eq!(self.next.insert((**tp).clone(), offset + 1), Some(offset), "{tp}: not the offset that was next");
+            let next = self.next.insert((**tp).clone(), offset + 1);
+            let follows = next.is_some_and(|next| next == offset || self.gaps && next < offset);
+            assert!(follows, "{tp}: {offset} instead of {next:?}, the offset that was next");
             self.read.push(((**tp).clone(), offset, value(&record.to_record())));
         }
     }
@@ -259,7 +287,7 @@ async fn settle(members: &mut [&mut Member]) {
         assert!(Instant::now() < deadline, "the group does not come to rest");
         quiet += 1;
         for member in &mut *members {
-            if member.step(SHORT).await.unwrap() != "idle" {
+            if member.step(member.quiet).await.unwrap() != "idle" {
                 quiet = 0;
             }
         }

@@ -173,9 +173,24 @@ pub(super) async fn lag_counts_what_is_left(cx: &mut Cx) {
         lag.sort();
         lag.into_iter().map(|(tp, lag)| (tp.partition, lag)).collect::<Vec<_>>()
     };
-    assert_eq!(lag(&member), [(0, 2), (1, 1)]);
+    // Where commits end with an entry of their own, that counts too.
+    let ends = i64::from(cx.site.has_gaps());
+    let about = |lag: Vec<(i32, i64)>, least: [i64; 2], commits: [i64; 2]| {
+        let fits = |(partition, lag): &(i32, i64)| {
+            let at = *partition as usize;
+            (least[at]..=least[at] + ends * commits[at]).contains(lag)
+        };
+        assert!(lag.len() == 2 && lag.iter().all(fits), "{lag:?} instead of about {least:?}");
+    };
+    about(lag(&member), [2, 1], [1, 1]);
     member.until_read(3).await;
-    assert_eq!(lag(&member), [(0, 0), (1, 0)]);
+    about(lag(&member), [0, 0], [1, 1]);
     cx.produce(&topic, &["d"]).await;
-    assert_eq!(lag(&member), [(0, 1), (1, 0)]);
+    if cx.site.has_gaps() {
+        // The end of the log comes with the next answer of the broker.
+        member.until_read(4).await;
+        about(lag(&member), [0, 0], [1, 1]);
+    } else {
+        about(lag(&member), [1, 0], [0, 0]);
+    }
 }

@@ -2,7 +2,8 @@ use super::*;
 use aqueduct_log::Store;
 
 pub(super) async fn saved_and_removed(cx: &mut Cx) {
-    let key = |key: &str| cx.unique(key);
+    // Not Kafka Connect's: values of those have a form.
+    let key = |key: &str| format!("aqueduct-{}", cx.unique(key));
     let (a, b, c) = (key("a"), key("b"), key("c é\"\\"));
     let ours = async |log: &Arc<dyn Log>, store| {
         let mut entries = log.load(store).await.unwrap();

@@ -63,7 +63,7 @@ pub(super) async fn recreated_is_another(cx: &mut Cx) {
     cx.produce(&topic, &["new"]).await;
     for _ in 0..2 {
         let info = cx.log.topic(&topic).await.unwrap().unwrap();
-        assert_eq!((info.id, info.partitions.len(), info.partitions[0].end), (new.id, 2, 1));
+        assert_eq!((info.id, info.partitions.len()), (new.id, 2));
         assert_eq!(cx.values(&topic, 0).await, ["new"]);
         assert_eq!(cx.log.group_positions(&cx.unique("g")).await.unwrap(), [], "positions went with the topic");
         cx.reopen().await;
