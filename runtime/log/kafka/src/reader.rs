@@ -164,12 +164,15 @@ impl KafkaReader {
             None => letter_producer(&self.shared, &self.member).await?,
         };
         let (generation, group, member) = (self.member.state.lock().epoch, self.member.group.clone(), self.member.name.clone());
+        let committed_positions = positions;
         let positions = (!offsets.is_empty()).then_some(Positions { group, generation, member, instance: None, offsets });
         match producer.append(letters, None, positions).await {
             Ok(committed) => {
                 // A producer that failed is given up: whether its transaction counts is settled by the next one's start.
                 committed.await.unwrap_or_else(|_| Err(crate::error::closed()))?;
                 self.letters = Some(producer);
+                // They are committed, whatever this says: it only waits until that can be seen.
+                let _ = crate::admin::positions_settled(&self.member.client, &self.member.group, &committed_positions).await;
                 Ok(())
             }
             Err(error) => {
