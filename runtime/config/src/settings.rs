@@ -123,8 +123,16 @@ pub struct ConnectorDefaults {
     pub topic: Options,
     /// `topic.creation.enable`
     pub topic_creation: bool,
-    /// Kafka is the log: what connectors may override of its clients.
-    pub kafka: Option<OverridePolicy>,
+    pub kafka: Option<KafkaDefaults>,
+}
+
+/// Kafka is the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaDefaults {
+    /// What connectors may override of its clients.
+    pub overrides: OverridePolicy,
+    /// `exactly.once.source.support: enabled`
+    pub exactly_once: bool,
 }
 
 /// Bytes as they are, structured values as JSON.
@@ -174,7 +182,7 @@ impl ConnectorSettings {
             issues.extend(common.issues());
         }
         let clients = ClientOverrides::of(options);
-        issues.extend(clients.issues(defaults.kafka.as_ref()));
+        issues.extend(clients.issues(defaults.kafka.as_ref().map(|kafka| &kafka.overrides)));
         let role = match kind {
             PluginKind::Source => source_role(options, defaults),
             PluginKind::Sink => sink_role(options),
@@ -313,6 +321,12 @@ fn source_role(options: &Options, defaults: &ConnectorDefaults) -> Result<Role, 
             let offsets_topic = source.offsets_topic.filter(|topic| !topic.is_empty());
             if let Some(issue) = offsets_topic.as_deref().and_then(|topic| bad_topic("offsets.storage.topic", topic)) {
                 return Err(vec![issue]);
+            }
+            let at_least_once = defaults.kafka.as_ref().is_some_and(|kafka| !kafka.exactly_once);
+            if at_least_once && source.exactly_once == ExactlyOnce::Required {
+                let message = "required cannot be: the worker has exactly-once sources switched off";
+                let issue = Issue::error("exactly.once.support", "config.conflict", message);
+                return Err(vec![issue.fix("set exactly.once.source.support: enabled in worker.yaml, or requested here")]);
             }
             Ok(Role::Source(SourceSettings {
                 exactly_once: source.exactly_once,

@@ -9,7 +9,9 @@ use crate::flatten::{Flat, flatten};
 use crate::nearest::nearest;
 use crate::options::parse;
 use crate::providers::Providers;
-use crate::settings::{ConnectorDefaults, ConverterSettings, OverridePolicy, TopicSettings, below, is_topic_config};
+use crate::settings::{
+    ConnectorDefaults, ConverterSettings, KafkaDefaults, OverridePolicy, TopicSettings, below, is_topic_config,
+};
 use crate::shape::specs;
 use aqueduct_core::{Issue, OptionSpec};
 use kafka::KafkaOptions;
@@ -303,7 +305,8 @@ impl WorkerOptions {
         warnings: Vec<Issue>,
     ) -> WorkerConfig {
         let converter = |class: String, prefix: &str| ConverterSettings { class, options: below(given, prefix) };
-        let (kafka, policy) = kafka.unzip();
+        let (kafka, overrides) = kafka.unzip();
+        let exactly_once = kafka.as_ref().is_some_and(|kafka: &KafkaSettings| kafka.exactly_once == ExactlyOnceSource::Enabled);
         let defaults = ConnectorDefaults {
             key_converter: converter(self.key_converter, "key.converter."),
             value_converter: converter(self.value_converter, "value.converter."),
@@ -311,7 +314,7 @@ impl WorkerOptions {
             flush_interval: self.flush_interval.into(),
             topic,
             topic_creation: self.topic_creation,
-            kafka: policy,
+            kafka: overrides.map(|overrides| KafkaDefaults { overrides, exactly_once }),
         };
         WorkerConfig {
             listeners: self.listeners.0,

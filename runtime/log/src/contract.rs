@@ -1,6 +1,6 @@
 //! What a log promises. Mostly contract, little code.
 
-use aqueduct_core::{Batch, LogPosition, Result, SourceOffset, TaskId, Topic, TopicPartition, Topics};
+use aqueduct_core::{Batch, LogPosition, Options, Result, SourceOffset, TaskId, Topic, TopicPartition, Topics};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -30,6 +30,11 @@ pub trait Log: Send + Sync {
     /// `log.topic_exists`, `log.topic_name`, `log.topic_config`: fatal.
     async fn create_topic(&self, name: &str, spec: &TopicSpec) -> Result<TopicInfo>;
 
+    /// As [`Log::create_topic`], for a connector and with its rights: see [`ConnectorOptions::admin`].
+    async fn create_topic_for(&self, _connector: &str, name: &str, spec: &TopicSpec) -> Result<TopicInfo> {
+        self.create_topic(name, spec).await
+    }
+
     /// Deletes a topic with its records and every group's positions in it. A reader that has it assigned is told `Revoked`.
     ///
     /// # Errors
@@ -50,6 +55,14 @@ pub trait Log: Send + Sync {
 
     /// The first offset whose record has this timestamp (ms) or a later one; `None` when there is none.
     async fn offset_for_timestamp(&self, partition: &TopicPartition, timestamp: i64) -> Result<Option<i64>>;
+
+    /// What a connector's config says of its writers and readers: holds for those that are opened from now on. Only Kafka heeds it.
+    ///
+    /// # Errors
+    /// `kafka.config` (fatal), naming the option.
+    async fn configure(&self, _connector: &str, _options: ConnectorOptions) -> Result<()> {
+        Ok(())
+    }
 
     /// Every stored source offset of a connector.
     async fn source_offsets(&self, connector: &str) -> Result<Vec<SourceOffset>>;
@@ -126,6 +139,27 @@ pub trait LogReader: Send {
 
     /// Leaves the group: the others get its partitions.
     async fn close(&mut self) -> Result<()>;
+}
+
+/// Of one connector, with references resolved: there may be secrets in it (invariant 9).
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct ConnectorOptions {
+    /// What follows `producer.override.`, ….
+    pub producer: Options,
+    pub consumer: Options,
+    pub admin: Options,
+    pub transaction_boundary: TransactionBoundary,
+    /// `offsets.storage.topic`; `None` is the worker's.
+    pub offsets_topic: Option<String>,
+}
+
+/// `transaction.boundary`: where a source's transactions end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TransactionBoundary {
+    #[default]
+    Poll,
+    Interval(Duration),
+    Connector,
 }
 
 #[derive(Debug)]

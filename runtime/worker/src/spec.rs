@@ -8,10 +8,10 @@ use crate::task::{ActiveTopics, Limits, Role, TaskRun};
 use crate::topics::{TopicCreation, TopicGroup};
 use aqueduct_config::check::{Check, Checked, UnknownKeys};
 use aqueduct_config::providers::{Providers, Resolved};
-use aqueduct_config::settings::{self, ConnectorDefaults, ConnectorSettings, ConverterSettings, TopicSettings};
+use aqueduct_config::settings::{self, ClientOverrides, ConnectorDefaults, ConnectorSettings, ConverterSettings, TopicSettings};
 use aqueduct_config::{Flat, options::invalid};
 use aqueduct_core::{Error, Issue, OptionKind, OptionSpec, Options, Plugin, PluginKind, Result, TaskId, TaskSpec};
-use aqueduct_log::{Log, TopicSpec};
+use aqueduct_log::{ConnectorOptions, Log, TopicSpec, TransactionBoundary};
 use aqueduct_transforms::{Chain, ConverterConfig, Converters};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -162,6 +162,7 @@ impl ConnectorSpec {
             wait_max: WAIT_MAX,
             flush_interval: settings.limits.flush_interval,
         };
+        parts.log.configure(&parts.id.connector, log_options(settings, &resolved.options)).await?;
         let TaskParts { id, spec, log, stats, active_topics, stop } = parts;
         Ok(TaskRun {
             id,
@@ -263,6 +264,31 @@ pub fn common_options(kind: ConnectorType) -> Vec<OptionSpec> {
 fn below(resolved: &Resolved, prefix: &str) -> Options {
     let own = resolved.options.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())));
     own.filter(|(key, _)| key != "plugin.version").collect()
+}
+
+/// What the log is told of a connector.
+fn log_options(settings: &ConnectorSettings, resolved: &Options) -> ConnectorOptions {
+    let clients = ClientOverrides::of(resolved);
+    let (boundary, offsets_topic) = match &settings.role {
+        settings::Role::Source(source) => {
+            let boundary = match source.transaction_boundary {
+                settings::TransactionBoundary::Poll => TransactionBoundary::Poll,
+                settings::TransactionBoundary::Connector => TransactionBoundary::Connector,
+                settings::TransactionBoundary::Interval => {
+                    TransactionBoundary::Interval(source.transaction_interval.unwrap_or(settings.limits.flush_interval))
+                }
+            };
+            (boundary, source.offsets_topic.clone())
+        }
+        settings::Role::Sink(_) => Default::default(),
+    };
+    ConnectorOptions {
+        producer: clients.producer,
+        consumer: clients.consumer,
+        admin: clients.admin,
+        transaction_boundary: boundary,
+        offsets_topic,
+    }
 }
 
 fn topic_creation(settings: &settings::TopicCreation, enabled: bool) -> TopicCreation {

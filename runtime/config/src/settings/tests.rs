@@ -129,8 +129,9 @@ fn every_issue_at_once() {
 
 #[test]
 fn on_kafka_overrides_pass_the_policy_and_topics_take_any_config() {
-    let parse = |policy: OverridePolicy, pairs: &[(&str, &str)]| {
-        let defaults = ConnectorDefaults { kafka: Some(policy), ..ConnectorDefaults::default() };
+    let parse = |overrides: OverridePolicy, pairs: &[(&str, &str)]| {
+        let kafka = Some(KafkaDefaults { overrides, exactly_once: false });
+        let defaults = ConnectorDefaults { kafka, ..ConnectorDefaults::default() };
         let (settings, issues) = ConnectorSettings::read(PluginKind::Source, &options(pairs), &defaults);
         (settings, issues.iter().map(ToString::to_string).collect::<Vec<_>>())
     };
@@ -161,6 +162,9 @@ fn on_kafka_overrides_pass_the_policy_and_topics_take_any_config() {
     let default = TopicSettings { partitions: -1, replication_factor: -1, configs: configs.into() };
     assert_eq!(source.topic_creation.groups[0].topic, TopicSettings { partitions: 4, ..default.clone() });
     assert_eq!(source.topic_creation.default, default);
+
+    let (settings, issues) = parse(OverridePolicy::All, &[("exactly.once.support", "required")]);
+    assert!(settings.is_none() && issues[0].starts_with("exactly.once.support: required cannot be"), "{issues:?}");
 
     let allowlist = OverridePolicy::Allowlist(["linger.ms".to_owned()].into());
     for (policy, refused) in [(OverridePolicy::None, 2), (OverridePolicy::Principal, 1), (allowlist, 1)] {

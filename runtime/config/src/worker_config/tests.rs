@@ -95,7 +95,7 @@ fn providers_allow_what_is_listed() {
 fn kafka_is_one_line() {
     let config = load("bootstrap.servers: k1:9092, PLAINTEXT://[::1]:9093\n", &[], &[]).unwrap();
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
-    assert_eq!(config.defaults.kafka, Some(OverridePolicy::All));
+    assert_eq!(config.defaults.kafka, Some(KafkaDefaults { overrides: OverridePolicy::All, exactly_once: true }));
     let kafka = config.kafka.unwrap();
     assert_eq!(kafka.bootstrap_servers, ["k1:9092", "PLAINTEXT://[::1]:9093"]);
     let topics = [&kafka.config_topic, &kafka.offset_topic, &kafka.status_topic];
@@ -118,7 +118,7 @@ fn kafka_is_set_by_kafka_connects_names() {
     let no_effect = ["session.timeout.ms", "data.dir", "log.retention.ms"].map(|key| (key, "config.no_effect"));
     assert_eq!(warnings, no_effect);
     assert!(!config.defaults.topic.contains_key("retention.ms"));
-    assert_eq!(config.defaults.kafka, Some(OverridePolicy::Principal));
+    assert_eq!(config.defaults.kafka, Some(KafkaDefaults { overrides: OverridePolicy::Principal, exactly_once: false }));
     let kafka = config.kafka.unwrap();
     assert_eq!((kafka.config_topic.topic.as_str(), kafka.config_topic.replication_factor), ("c", Some(1)));
     assert_eq!(kafka.status_topic.topic, "connect-status");

@@ -8,7 +8,7 @@ use crate::stores::{
 };
 use aqueduct_config::worker_config::ExactlyOnceSource;
 use aqueduct_core::{Batch, Error, Options, Payload, Record, Result, SourceOffset, TaskId, Topic};
-use aqueduct_log::{Commit, EncodedBatch, LogWriter};
+use aqueduct_log::{Commit, EncodedBatch, LogWriter, TransactionBoundary};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -16,11 +16,17 @@ pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn 
     let options = &shared.options;
     let name = format!("{}-{task}", options.group_id);
     let exactly_once = options.settings.exactly_once == ExactlyOnceSource::Enabled;
+    let connector = shared.stores.connector(&task.connector);
     let options = ProducerOptions {
         transactional_id: exactly_once.then(|| name.clone()),
-        client_id: format!("{name}-producer"),
-        boundary: Boundary::Poll,
-        overrides: &Options::new(),
+        // Kafka Connect's name.
+        client_id: format!("connector-producer-{task}"),
+        boundary: match connector.transaction_boundary {
+            TransactionBoundary::Poll => Boundary::Poll,
+            TransactionBoundary::Interval(interval) => Boundary::Interval(interval),
+            TransactionBoundary::Connector => Boundary::Connector,
+        },
+        overrides: &connector.producer,
     };
     let producer = Producer::open(shared, options).await?;
     if producer.mode() == (Mode::Transactional { v2: false }) {
@@ -33,11 +39,13 @@ pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn 
 
 /// Records in transactions of this id, without source offsets.
 pub(crate) async fn transactional(shared: &Arc<Shared>, id: &str) -> Result<Box<dyn LogWriter>> {
+    // The worker's `acks` is for its connectors.
+    let overrides = Options::from([("acks".to_owned(), "all".into())]);
     let options = ProducerOptions {
         transactional_id: Some(id.to_owned()),
         client_id: id.to_owned(),
         boundary: Boundary::Poll,
-        overrides: &Options::new(),
+        overrides: &overrides,
     };
     let producer = Producer::open(shared, options).await?;
     Ok(Box::new(KafkaWriter { producer, offsets: None, failed: None }))

@@ -10,11 +10,13 @@ mod table;
 mod topics;
 
 use crate::log::Shared;
+use crate::options::ClientKind;
 use aqueduct_config::worker_config::{KafkaSettings, StorageTopic};
 use aqueduct_core::{Batch, BatchBuilder, Payload, Record, Result, SourceOffset, Topic, TopicPartition};
-use aqueduct_log::{EncodedBatch, Store, TopicSpec};
+use aqueduct_log::{ConnectorOptions, EncodedBatch, Store, TopicSpec};
 use async_trait::async_trait;
 use offsets::Offsets;
+use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use table::Table;
@@ -73,6 +75,8 @@ pub(crate) struct Stores {
     /// By topic: the worker's, and those of connectors with `offsets.storage.topic`.
     offsets: Mutex<HashMap<String, Arc<Mutex<Offsets>>>>,
     offset_topic: StorageTopic,
+    /// As the worker told when it opened a task.
+    connectors: RwLock<HashMap<String, Arc<ConnectorOptions>>>,
     pub(crate) writer: broker::StoreWriter,
     /// The topics are there and compacted, and nobody else writes them.
     ready: OnceCell<()>,
@@ -85,6 +89,7 @@ impl Stores {
             status: Mutex::new(Table::new(&settings.status_topic.topic)),
             offsets: Mutex::default(),
             offset_topic: settings.offset_topic.clone(),
+            connectors: RwLock::default(),
             writer: broker::StoreWriter::default(),
             ready: OnceCell::new(),
         }
@@ -127,11 +132,17 @@ impl Stores {
         Ok(())
     }
 
-    /// `offsets.storage.topic` of a connector, as its stored config says; the worker's otherwise.
+    /// What was told of a connector, or nothing special.
+    pub(crate) fn connector(&self, name: &str) -> Arc<ConnectorOptions> {
+        self.connectors.read().get(name).cloned().unwrap_or_default()
+    }
+
+    /// `offsets.storage.topic` of a connector, as the worker told or its stored config says; and the worker's.
     async fn offset_topics(&self, connector: &str, log: &dyn Internal) -> Result<(Option<String>, String)> {
         let mut config = self.config.lock().await;
         config.refresh(log).await?;
-        let own = config.entries.get(&format!("connector-{connector}")).and_then(|value| codec::offsets_topic(value));
+        let stored = config.entries.get(&format!("connector-{connector}")).and_then(|value| codec::offsets_topic(value));
+        let own = self.connector(connector).offsets_topic.clone().or(stored);
         let of_worker = self.offset_topic.topic.clone();
         Ok((own.filter(|own| *own != of_worker), of_worker))
     }
@@ -190,6 +201,20 @@ async fn ready(shared: &Arc<Shared>) -> Result<()> {
         shared.stores.writer.claim(shared).await
     };
     shared.stores.ready.get_or_try_init(prepare).await.map(drop)
+}
+
+/// # Errors
+/// `kafka.config` (fatal), naming the option.
+pub(crate) fn configure(shared: &Shared, connector: &str, options: ConnectorOptions) -> Result<()> {
+    for (kind, overrides) in [
+        (ClientKind::Producer, &options.producer),
+        (ClientKind::Consumer, &options.consumer),
+        (ClientKind::Admin, &options.admin),
+    ] {
+        shared.options.client(kind, connector, overrides)?;
+    }
+    shared.stores.connectors.write().insert(connector.to_owned(), Arc::new(options));
+    Ok(())
 }
 
 pub(crate) async fn load(shared: &Arc<Shared>, store: Store) -> Result<BTreeMap<String, Vec<u8>>> {
