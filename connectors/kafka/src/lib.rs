@@ -1,0 +1,14 @@
+//! `kafka-source` and `kafka-sink`: from and to *other* Kafka clusters, exactly once. See README.md.
+
+mod client;
+mod error;
+mod format;
+mod security;
+pub mod source;
+
+use aqueduct_core::Plugin;
+
+/// For the list of built-ins.
+pub fn plugins() -> Vec<Plugin> {
+    vec![aqueduct_config::plugin::source::<source::KafkaSource>()]
+}
