@@ -151,3 +151,154 @@ async fn what_is_refused_leaves_nothing_and_what_is_too_large_is_told_before() {
     assert_eq!(log.source_offsets("c").await.unwrap(), [offset(1)]);
     log.close().await.unwrap();
 }
+
+/// 1,000 lines a second in appends of ten, read by kcat's rules (`read_committed`) as they become visible.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_trickles_is_visible_soon() {
+    let broker = shared();
+    let log = open_with(&broker.bootstrap(), &[]).await;
+    let topic = topic(&*log, 1, &[]).await;
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    append(&mut *writer, batch(&topic, ["first".to_owned()]), vec![offset(0)]).await.unwrap();
+    let appends = 300;
+    let tp = aqueduct_core::TopicPartition::new(topic.clone(), 0);
+    let reader = {
+        let log = log.clone();
+        async move {
+            let (mut from, mut seen, mut latencies) = (0, 0, Vec::new());
+            while seen < appends * 10 + 1 {
+                let batch = log.fetch(&tp, from, 1 << 20, Duration::from_secs(1)).await.unwrap();
+                let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros() as u64;
+                for record in batch.iter() {
+                    from = record.origin().unwrap().1 + 1;
+                    seen += 1;
+                    if let aqueduct_core::PayloadRef::Bytes(value) = record.value()
+                        && let Ok(sent) = std::str::from_utf8(value).unwrap().parse::<u64>()
+                    {
+                        latencies.push(now - sent);
+                    }
+                }
+            }
+            latencies.sort_unstable();
+            latencies
+        }
+    };
+    let sender = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(10));
+        for i in 0..appends {
+            tick.tick().await;
+            let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_micros().to_string();
+            let commit = writer.append(batch(&topic, vec![now; 10]), vec![offset(i as i64)]).await.unwrap();
+            drop(commit);
+        }
+    };
+    let (latencies, ()) = tokio::join!(reader, sender);
+    let at = |share: f64| Duration::from_micros(latencies[((latencies.len() - 1) as f64 * share) as usize]);
+    println!("append to visible: p50 {:?}, p99 {:?}, max {:?}", at(0.5), at(0.99), at(1.0));
+    // The goal is 100 ms; this machine also builds.
+    assert!(at(0.99) < Duration::from_millis(500), "p99 {:?}", at(0.99));
+    log.close().await.unwrap();
+}
+
+/// What a worker does with a writer that failed: open another, and go on from the stored offset.
+async fn write_until(log: &dyn Log, topic: &str, last: i64, mut each: impl FnMut(i64)) {
+    let deadline = Instant::now() + Duration::from_secs(120);
+    let stored = async || -> Option<i64> {
+        let offsets = log.source_offsets("c").await.ok()?;
+        Some(offsets.first().map_or(0, |offset| offset.offset.as_ref().unwrap()["position"].as_i64().unwrap()))
+    };
+    loop {
+        assert!(Instant::now() < deadline, "the broker did not come back");
+        let Ok(mut writer) = log.writer(&TaskId::new("c", 0)).await else { continue };
+        let Some(mut at) = stored().await else { continue };
+        let mut commits = std::collections::VecDeque::new();
+        loop {
+            if at < last {
+                each(at);
+                let next = (at + 10).min(last);
+                match writer.append(batch(topic, (at..next).map(|i| i.to_string())), vec![offset(next)]).await {
+                    Ok(commit) => commits.push_back(commit),
+                    Err(error) if error.is_retriable() => break,
+                    Err(error) => panic!("{error}"),
+                }
+                at = next;
+            }
+            if commits.len() > 20 || at == last {
+                let Some(commit) = commits.pop_front() else { return };
+                match commit.await {
+                    Ok(_) => {}
+                    Err(error) if error.is_retriable() => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_killed_neither_loses_nor_repeats() {
+    let mut broker = Broker::start(Options::default());
+    let timeouts = [("request.timeout.ms", "3000"), ("socket.connection.setup.timeout.ms", "1000")];
+    let log = open_with(&broker.bootstrap(), &timeouts).await;
+    let topic = topic(&*log, 1, &[]).await;
+    let (ask, mut asked) = tokio::sync::mpsc::channel(1);
+    let last = 30_000;
+    let writing = tokio::spawn({
+        let (log, topic) = (log.clone(), topic.clone());
+        async move {
+            let mut next_kill = 3000;
+            write_until(&*log, &topic, last, |at| {
+                if at >= next_kill && ask.try_send(()).is_ok() {
+                    next_kill += 8000;
+                }
+            })
+            .await;
+        }
+    });
+    let mut kills = 0;
+    while asked.recv().await.is_some() {
+        broker = tokio::task::spawn_blocking(move || {
+            broker.kill9();
+            broker.restart();
+            broker
+        })
+        .await
+        .unwrap();
+        kills += 1;
+    }
+    writing.await.unwrap();
+    let numbers: Vec<i64> = lines(&broker, &topic).iter().map(|line| line.parse().unwrap()).collect();
+    assert_eq!(numbers.len() as i64, last, "{kills} kills");
+    assert!(numbers.iter().copied().eq(0..last), "in order");
+    assert!(kills >= 3, "{kills}");
+    log.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_transactions_offsets_come_after_the_acknowledgements() {
+    let broker = shared();
+    let mut options = KafkaOptions::new(&broker.bootstrap(), &format!("producer-{:08x}", fastrand::u32(..)));
+    options.settings.exactly_once = aqueduct_config::worker_config::ExactlyOnceSource::Disabled;
+    for acks in ["all", "1"] {
+        options.settings.producer.0.insert("acks".into(), acks.into());
+        let log = KafkaLog::open(options.clone()).await.unwrap();
+        let topic = topic(&*log, 1, &[]).await;
+        let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+        let mut commits = Vec::new();
+        for i in 0..100i64 {
+            commits.push(
+                writer.append(batch(&topic, (0..10).map(|j| (i * 10 + j).to_string())), vec![offset(i + 1)]).await.unwrap(),
+            );
+        }
+        for (i, commit) in commits.into_iter().enumerate() {
+            let ranges = tokio::time::timeout(SOON, commit).await.unwrap().unwrap().ranges;
+            assert_eq!((ranges[0].1, ranges[0].2), (i as i64 * 10, i as i64 * 10 + 10));
+        }
+        assert_eq!(log.source_offsets("c").await.unwrap(), [offset(100)]);
+        assert!(lines(&broker, &topic).iter().enumerate().all(|(i, line)| *line == i.to_string()));
+        log.close().await.unwrap();
+    }
+    options.settings.producer.0.insert("acks".into(), "0".into());
+    let log = KafkaLog::open(options.clone()).await.unwrap();
+    assert_eq!(log.writer(&TaskId::new("c", 0)).await.err().unwrap().code(), "kafka.config");
+}

@@ -347,11 +347,9 @@ impl Txn {
                 return Some(Action::Register(lanes));
             }
         }
-        if self.is_due(now) && !self.positions_asked {
-            if let Some(positions) = self.positions.front().cloned() {
-                self.positions_asked = true;
-                return Some(Action::Positions(positions));
-            }
+        if let Some(positions) = self.positions.front().filter(|_| self.is_due(now) && !self.positions_asked).cloned() {
+            self.positions_asked = true;
+            return Some(Action::Positions(positions));
         }
         if let Some(lane) = self.lanes.iter().position(|lane| lane.wants_leader(now)) {
             self.lanes[lane].looking = true;
@@ -549,7 +547,7 @@ impl Txn {
                 self.lanes.retain_mut(|lane| lane.renew(bumped));
                 self.index =
                     self.lanes.iter().enumerate().map(|(at, lane)| ((lane.target.meta.id, lane.partition), at)).collect();
-                self.committed();
+                self.phase = Phase::Settling { asked: false };
                 self.recovered();
             }
             (Phase::Ending { .. }, again @ Verdict::Again(_)) => {

@@ -88,6 +88,7 @@ struct Sim {
     replies: Vec<oneshot::Receiver<Result<Appended>>>,
     appended: BTreeMap<i32, Vec<String>>,
     transactions: usize,
+    settled: usize,
 }
 
 impl Sim {
@@ -104,6 +105,7 @@ impl Sim {
             replies: Vec::new(),
             appended: BTreeMap::new(),
             transactions: 0,
+            settled: 0,
         }
     }
 
@@ -173,7 +175,10 @@ impl Sim {
                 let next = Identity { id: 7, epoch: self.broker.epoch };
                 self.txn.ended(verdict, next, self.now);
             }
-            Action::Settle => self.txn.settled(),
+            Action::Settle => {
+                self.settled += 1;
+                self.txn.settled();
+            }
             Action::Positions(_) => unreachable!("none was appended"),
         }
     }
@@ -299,7 +304,7 @@ fn what_gathers_while_a_transaction_ends_is_one_transaction() {
     let mut sim = Sim::new(1, MODES[0], Boundary::Connector);
     (0..5).for_each(|_| sim.append(1));
     sim.finish(0.0);
-    assert_eq!(sim.transactions, 5);
+    assert_eq!((sim.transactions, sim.settled), (5, 5));
 }
 
 #[test]
