@@ -4,7 +4,7 @@ use crate::checker::{Report, Stream, check};
 use crate::ledger::{Ledger, LedgerPlan, LedgerProcess, line};
 use crate::site::{Run, Site, aqueduct};
 use crate::wait::{pause, poll_for};
-use crate::{outputs, segment};
+use crate::{kafka_site, outputs, segment};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::{self, File};
@@ -29,6 +29,8 @@ pub struct Chaos {
     pub mode: Mode,
     pub kills: u64,
     pub seed: u64,
+    /// `bootstrap.servers`: the log is Kafka, where nobody else uses the topic [`TOPIC`].
+    pub kafka: Option<String>,
     /// A bug to plant (`tail_lost`), for the test of the checker itself.
     pub bug: Option<String>,
     /// The `ledger` binary.
@@ -129,13 +131,24 @@ fn known(plan: &str) -> Vec<String> {
 impl Chaos {
     pub fn new(mode: Mode, kills: u64, seed: u64, ledger: &str) -> Self {
         let drain = Duration::from_secs(150);
-        Self { mode, kills, seed, bug: None, ledger: ledger.to_owned(), files: 2, rate: 4_000, rotate_ms: 900, drain }
+        let ledger = ledger.to_owned();
+        Self { mode, kills, seed, kafka: None, bug: None, ledger, files: 2, rate: 4_000, rotate_ms: 900, drain }
+    }
+
+    /// The same with Kafka as the log.
+    #[must_use]
+    pub fn on_kafka(self, bootstrap: &str) -> Self {
+        Self { kafka: Some(bootstrap.to_owned()), ..self }
     }
 
     /// The points that this mode's flow passes.
     pub fn points(&self) -> Vec<String> {
         let rolling_only = ["file_sink.rolled", "file_sink.renamed"];
-        points().into_iter().filter(|point| self.mode == Mode::Rolling || !rolling_only.contains(&point.as_str())).collect()
+        let others = if self.kafka.is_some() { "log." } else { "kafka." };
+        let passed = |point: &String| {
+            !point.starts_with(others) && (self.mode == Mode::Rolling || !rolling_only.contains(&point.as_str()))
+        };
+        points().into_iter().filter(passed).collect()
     }
 
     /// # Panics
@@ -167,7 +180,8 @@ impl Chaos {
     }
 
     fn kill_at_a_random_moment(&self, site: &mut Site, random: &mut fastrand::Rng) {
-        let moment = Duration::from_millis(random.u64(5..=800));
+        // On Kafka the tasks are opened after the worker is healthy, which takes some round trips.
+        let moment = Duration::from_millis(random.u64(5..=if self.kafka.is_some() { 1_500 } else { 800 }));
         site.spawn(&Run::failpoints(self.failpoints("")));
         // One in three dies while it starts, so in recovery.
         if random.u8(..3) > 0
@@ -223,7 +237,11 @@ impl Chaos {
             })
         };
         let sink = check(written, &read("sink", self.delivered(site)));
-        let log = check(written, &read("log", segment::streams(&site.data_dir(), TOPIC)));
+        let streams = match &self.kafka {
+            None => segment::streams(&site.data_dir(), TOPIC),
+            Some(bootstrap) => Ok(kafka_site::streams(bootstrap, TOPIC)),
+        };
+        let log = check(written, &read("log", streams));
         Outcome {
             seed: self.seed,
             random: 0,
@@ -260,7 +278,8 @@ impl Chaos {
             files,
             rate: self.rate,
             rotate_ms: self.rotate_ms,
-            keep: 40,
+            // A life on Kafka is longer, and so is what a file must outlive.
+            keep: if self.kafka.is_some() { 200 } else { 40 },
             topic,
             seed: self.seed,
         }
@@ -268,9 +287,11 @@ impl Chaos {
 
     /// Small segments and files, so that rolling them happens within every life of the worker.
     fn site(&self) -> Site {
-        let site = Site::new();
+        let site = self.kafka.as_ref().map_or_else(Site::new, |bootstrap| kafka_site::site(bootstrap, "chaos", ""));
         fs::create_dir_all(site.path("in")).expect("the site is writable");
-        site.connector("source", &source_yaml(&site, "app-*.log*"));
+        let source = source_yaml(&site, "app-*.log*");
+        // The least that a Kafka broker allows is 1 MiB.
+        site.connector("source", &if self.kafka.is_some() { source.replace("65536", "1048576") } else { source });
         site.connector("sink", &sink_yaml(&site, self.mode));
         site
     }
@@ -288,6 +309,8 @@ struct Aims {
 impl Aims {
     fn new(chaos: &Chaos, random: &mut fastrand::Rng) -> Self {
         let mut order = chaos.points();
+        // A short run reaches the first of them.
+        order.sort_by_key(|point| !point.starts_with("kafka."));
         match (&chaos.bug, chaos.mode) {
             (Some(_), _) => random.shuffle(&mut order),
             (None, Mode::Append) => {}
@@ -304,7 +327,8 @@ impl Aims {
     /// The point with the fewest hits so far, and at which hit to die there.
     fn next(&self, random: &mut fastrand::Rng) -> (String, u64) {
         let point = self.order.iter().min_by_key(|point| self.hits[*point]).expect("there are points");
-        let hit = if self.hits[point] == 0 { 1 } else { random.u64(1..=self.latest[point]) };
+        // The first transactions on Kafka are the worker's own.
+        let hit = if self.hits[point] == 0 && !point.starts_with("kafka.") { 1 } else { random.u64(1..=self.latest[point]) };
         (point.clone(), hit)
     }
 

@@ -21,6 +21,16 @@ pub mod point {
     pub const LOG_SEGMENT_ROLL: &str = "log.segment.roll";
     pub const LOG_CHECKPOINT_WRITTEN: &str = "log.checkpoint.written";
     pub const LOG_CHECKPOINT_RENAMED: &str = "log.checkpoint.renamed";
+    /// The transactional id is fenced, what was open under it is ended.
+    pub const KAFKA_OPENED: &str = "kafka.opened";
+    /// A Produce request was answered, its transaction is open.
+    pub const KAFKA_PRODUCED: &str = "kafka.produced";
+    /// Everything of the transaction is written, EndTxn is not sent.
+    pub const KAFKA_ENDING: &str = "kafka.ending";
+    /// EndTxn is on its way, nobody knows what the broker does with it.
+    pub const KAFKA_END_SENT: &str = "kafka.end_sent";
+    /// The transaction is committed, nobody has been told.
+    pub const KAFKA_ENDED: &str = "kafka.ended";
     pub const SINK_FETCHED: &str = "sink.fetched";
     pub const SINK_PUT: &str = "sink.put";
     pub const SINK_FLUSHED: &str = "sink.flushed";
@@ -44,6 +54,11 @@ pub mod point {
         LOG_SEGMENT_ROLL,
         LOG_CHECKPOINT_WRITTEN,
         LOG_CHECKPOINT_RENAMED,
+        KAFKA_OPENED,
+        KAFKA_PRODUCED,
+        KAFKA_ENDING,
+        KAFKA_END_SENT,
+        KAFKA_ENDED,
         SINK_FETCHED,
         SINK_PUT,
         SINK_FLUSHED,

@@ -37,32 +37,27 @@ pub fn kcat(args: &[&str], stdin: &[u8]) -> Output {
 
 const FORMAT: &str = "%p %o %T %K %S\\n%k%s%h\\n";
 
+/// Every committed record of a topic from its beginning, in partition order; `args` for `-X` options.
+///
+/// # Panics
+/// When kcat cannot read it.
+#[track_caller]
+pub fn consume(bootstrap: &str, topic: &str, args: &[&str]) -> Vec<Record> {
+    let committed = "isolation.level=read_committed";
+    let fixed = ["-b", bootstrap, "-C", "-t", topic, "-e", "-q", "-o", "beginning", "-f", FORMAT, "-X", committed];
+    let all: Vec<&str> = fixed.into_iter().chain(args.iter().copied()).collect();
+    let output = kcat(&all, b"");
+    assert!(output.status.success(), "kcat {}: {}", all.join(" "), String::from_utf8_lossy(&output.stderr));
+    let mut records = parse(&output.stdout).unwrap_or_else(|| panic!("what kcat prints for {topic}: {}", text(&output)));
+    records.sort_by_key(|record| (record.partition, record.offset));
+    records
+}
+
 impl Broker {
-    /// Every committed record of a topic from its beginning, in partition order; `args` for `-X` options.
+    /// [`consume`] from this broker.
     #[track_caller]
     pub fn consume_with(&self, topic: &str, args: &[&str]) -> Vec<Record> {
-        let bootstrap = self.bootstrap();
-        let fixed = [
-            "-b",
-            &bootstrap,
-            "-C",
-            "-t",
-            topic,
-            "-e",
-            "-q",
-            "-o",
-            "beginning",
-            "-f",
-            FORMAT,
-            "-X",
-            "isolation.level=read_committed",
-        ];
-        let all: Vec<&str> = fixed.into_iter().chain(args.iter().copied()).collect();
-        let output = kcat(&all, b"");
-        assert!(output.status.success(), "kcat {}: {}", all.join(" "), String::from_utf8_lossy(&output.stderr));
-        let mut records = parse(&output.stdout).unwrap_or_else(|| panic!("what kcat prints for {topic}: {}", text(&output)));
-        records.sort_by_key(|record| (record.partition, record.offset));
-        records
+        consume(&self.bootstrap(), topic, args)
     }
 
     /// As [`Broker::consume_with`] with no more options: what a `read_committed` reader sees now.

@@ -19,6 +19,7 @@ use crate::cluster::TopicMeta;
 use crate::error;
 use crate::log::Shared;
 use crate::options::{Acks, ClientKind};
+use aqueduct_core::failpoint::{self, point};
 use aqueduct_core::{Batch, Error, Options, Result};
 use aqueduct_log::{Appended, EncodedBatch};
 use parking_lot::Mutex;
@@ -83,6 +84,7 @@ impl Producer {
         let client = Arc::new(Client::open(shared.cluster.clone(), config).await?);
         let link = request::Link { client: client.clone(), transactional_id: options.transactional_id, acks };
         let (mode, identity) = link.init().await?;
+        failpoint::hit(point::KAFKA_OPENED);
         let (queue, asks) = mpsc::channel(ASKS_MAX);
         let failed = Arc::new(Mutex::new(None));
         let txn = Txn::new(mode, limits, identity, tokio::time::Instant::now());

@@ -6,6 +6,7 @@ use super::verdict::{Step, Verdict, Why, verdict};
 use super::{COORDINATOR, Client, again};
 use crate::client::{Connection, CoordinatorOf, topic_name};
 use crate::error;
+use aqueduct_core::failpoint::{self, point};
 use aqueduct_core::{Error, Result, Topic};
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::add_partitions_to_txn_request::AddPartitionsToTxnTopic;
@@ -371,7 +372,12 @@ impl Link {
             .with_producer_id(ProducerId(identity.id))
             .with_producer_epoch(identity.epoch)
             .with_committed(commit);
-        let response = match self.ask(&connection, &request, if v2 { Caps::V2 } else { Caps::END }).await {
+        let asked = self.ask(&connection, &request, if v2 { Caps::V2 } else { Caps::END });
+        let sent = async {
+            tokio::task::yield_now().await;
+            failpoint::hit(point::KAFKA_END_SENT);
+        };
+        let response = match tokio::join!(biased; asked, sent).0 {
             Ok(response) => response,
             Err(verdict) => return (verdict, identity),
         };

@@ -7,6 +7,7 @@ use super::verdict::Verdict;
 use crate::client::Connection;
 use crate::error;
 use crate::log::Shared;
+use aqueduct_core::failpoint::{self, point};
 use aqueduct_core::{Error, Result};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -151,6 +152,7 @@ impl Owner {
             }
             .boxed(),
             Action::End { commit } => async move {
+                failpoint::hit(point::KAFKA_ENDING);
                 let (verdict, next) = link.end(mode, identity, commit).await;
                 Event::Ended(verdict, next)
             }
@@ -167,6 +169,7 @@ impl Owner {
         let now = Instant::now();
         match event {
             Event::Produced { broker, connection, delivered } => {
+                failpoint::hit(point::KAFKA_PRODUCED);
                 self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
                 match connection {
                     Some(connection) => self.connections.insert(broker, connection),
@@ -180,7 +183,10 @@ impl Owner {
             Event::Registered(lanes, verdict) => self.txn.registered(&lanes, verdict, now),
             Event::Positioned(verdict) => self.txn.positioned(verdict, now),
             Event::Looked(lane, leader) => self.txn.looked(lane, leader, now),
-            Event::Ended(verdict, next) => self.txn.ended(verdict, next, now),
+            Event::Ended(verdict, next) => {
+                failpoint::hit(point::KAFKA_ENDED);
+                self.txn.ended(verdict, next, now);
+            }
             Event::Settled => self.txn.settled(),
         }
         let (commits, records, bytes) = self.txn.take_counts();
