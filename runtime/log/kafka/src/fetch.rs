@@ -288,3 +288,82 @@ pub(crate) fn corrupt(tp: &TopicPartition, offset: i64, damage: &Damage) -> Erro
     Error::fatal("log.corrupt", message)
         .fix("set the group's offset behind the damage, or restore the partition from another replica")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aqueduct_core::Record;
+    use aqueduct_log::record_batch::{Compression, encode, stamp_base_offset};
+    use kafka_protocol::messages::ProducerId;
+
+    const CONTROL: i16 = 1 << 5;
+
+    /// A batch of so many records at `offset`, as this producer wrote it.
+    fn batch(offset: i64, records: usize, producer: i64, attributes: i16) -> Vec<u8> {
+        let plain: Batch = (0..records).map(|n| Record::new("t", format!("{}", offset + n as i64))).collect();
+        let mut bytes = Vec::new();
+        encode(plain.iter(), 0, Compression::None, &mut bytes).unwrap();
+        stamp_base_offset(&mut bytes, offset);
+        bytes[21..23].copy_from_slice(&attributes.to_be_bytes());
+        bytes[43..51].copy_from_slice(&producer.to_be_bytes());
+        let crc = crc32c::crc32c(&bytes[21..]);
+        bytes[17..21].copy_from_slice(&crc.to_be_bytes());
+        bytes
+    }
+
+    fn data(batches: &[Vec<u8>], aborted: &[(i64, i64)]) -> PartitionData {
+        let aborted = aborted.iter().map(|(producer, first)| {
+            AbortedTransaction::default().with_producer_id(ProducerId(*producer)).with_first_offset(*first)
+        });
+        PartitionData::default().with_records(Some(batches.concat().into())).with_aborted_transactions(Some(aborted.collect()))
+    }
+
+    fn decoded(data: &PartitionData, from: i64) -> (Vec<i64>, Result<i64, Damage>) {
+        let mut out = Batch::default();
+        let next = decode(data, &Arc::new(TopicPartition::new("t", 0)), from, &mut out);
+        (out.iter().map(|record| record.origin().unwrap().1).collect(), next)
+    }
+
+    #[test]
+    fn aborted_transactions_and_markers_are_passed_over() {
+        let batches = [
+            batch(0, 2, 1, TRANSACTIONAL),
+            batch(2, 1, 2, TRANSACTIONAL),
+            batch(3, 1, 7, 0),
+            batch(4, 1, 1, TRANSACTIONAL | CONTROL),
+            // The producer that aborted writes again.
+            batch(5, 2, 1, TRANSACTIONAL),
+            batch(7, 1, 2, TRANSACTIONAL | CONTROL),
+            batch(8, 1, 1, TRANSACTIONAL | CONTROL),
+            batch(9, 1, 1, TRANSACTIONAL),
+            batch(10, 1, 1, TRANSACTIONAL | CONTROL),
+        ];
+        let all = data(&batches, &[(1, 9), (1, 0)]);
+        assert_eq!(decoded(&all, 0), (vec![2, 3, 5, 6], Ok(11)));
+        assert_eq!(decoded(&all, 6), (vec![6], Ok(11)));
+        assert_eq!(decoded(&data(&batches, &[]), 1), (vec![1, 2, 3, 5, 6, 9], Ok(11)));
+        // Nothing but what is passed over still leads on.
+        assert_eq!(decoded(&data(&batches[7..], &[(1, 9)]), 9), (vec![], Ok(11)));
+        assert_eq!(decoded(&PartitionData::default(), 5), (vec![], Ok(5)));
+    }
+
+    #[test]
+    fn half_a_batch_is_left_and_damage_is_told_behind_what_is_sound() {
+        let mut batches = [batch(0, 2, -1, 0), batch(2, 2, -1, 0)];
+        let mut cut = data(&batches, &[]);
+        let length = batches[0].len() + 70;
+        cut.records = cut.records.map(|records| records.slice(..length));
+        assert_eq!(decoded(&cut, 0), (vec![0, 1], Ok(2)));
+        *batches[1].last_mut().unwrap() ^= 1;
+        let (read, damage) = decoded(&data(&batches, &[]), 0);
+        assert_eq!(read, [0, 1]);
+        assert!(matches!(damage, Err(Damage::Crc { .. })), "{damage:?}");
+    }
+
+    #[test]
+    fn one_settles_where_the_first_look_ended() {
+        let mut settling = Settling::default();
+        assert!(!settling.is_over(3, 10) && !settling.is_over(9, 20));
+        assert!(settling.is_over(10, 30));
+    }
+}

@@ -4,8 +4,9 @@ mod names;
 mod parse;
 mod security;
 
+use aqueduct_config::settings::ClientOverrides;
 use aqueduct_config::worker_config::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
-use aqueduct_core::{Options, Result};
+use aqueduct_core::{Error, Issue, Options, Result};
 use aqueduct_log::record_batch::Compression;
 use krafka::__private::network::{ConnectionConfig, ConnectionPool};
 use krafka::auth::AuthConfig;
@@ -59,6 +60,42 @@ impl KafkaOptions {
             options.extend(layer.iter().map(|(name, value)| (name.clone(), value.clone())));
         }
         ClientConfig::parse(kind, client_id, &options)
+    }
+
+    /// What is wrong with a connector's `producer.override.…`, `consumer.override.…` and `admin.override.…`, each option by its whole name. Opens
+    /// nothing but the certificates that they name.
+    pub fn issues(&self, connector: &Options) -> Vec<Issue> {
+        let overrides = ClientOverrides::of(connector);
+        let clients = [
+            ("producer", ClientKind::Producer, &overrides.producer),
+            ("consumer", ClientKind::Consumer, &overrides.consumer),
+            ("admin", ClientKind::Admin, &overrides.admin),
+        ];
+        let mut issues = Vec::new();
+        for (client, kind, own) in clients.into_iter().filter(|(.., own)| !own.is_empty()) {
+            let issue = |error: Error| {
+                let (name, message) = error.message().split_once(": ").unwrap_or(("", error.message()));
+                let issue = Issue::error(format!("{client}.override.{name}"), error.code(), message);
+                match error.hint() {
+                    Some(fix) => issue.fix(fix),
+                    None => issue,
+                }
+            };
+            let before = issues.len();
+            issues.extend(ClientConfig::check_names(kind, own).into_iter().map(issue));
+            if issues.len() > before {
+                continue;
+            }
+            let config = self.client(kind, client, own).and_then(|config| match kind {
+                ClientKind::Producer => {
+                    let transactional = self.settings.exactly_once == ExactlyOnceSource::Enabled;
+                    crate::producer::acks(config.producer.acks, transactional).map(drop)
+                }
+                _ => Ok(()),
+            });
+            issues.extend(config.err().map(issue));
+        }
+        issues
     }
 }
 
@@ -114,8 +151,6 @@ pub(crate) enum Acks {
     Leader,
     All,
 }
-
-pub(crate) use aqueduct_log::record_batch::Compression as ProducerCompression;
 
 #[derive(Clone, Debug)]
 pub(crate) struct ConsumerConfig {

@@ -94,3 +94,28 @@ async fn a_wrong_address_is_told_in_time() {
         assert!(error.message().contains(&address) && error.hint().unwrap().contains("bootstrap.servers"), "{error:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_comes_back_is_found_again() {
+    let mut broker = kafka_services::Broker::start(kafka_services::Options::default());
+    let log = open(&broker.bootstrap()).await;
+    log.create_topic("kept", &TopicSpec::default()).await.unwrap();
+    broker.produce("kept", &["a", "b"], &[]);
+    assert_eq!(values(&*log, "kept", 0).await, ["a", "b"]);
+    broker.kill9();
+    // It tries until the broker is back.
+    let waiting = {
+        let log = log.clone();
+        tokio::spawn(async move { values(&*log, "kept", 0).await })
+    };
+    let broker = tokio::task::spawn_blocking(move || {
+        broker.restart();
+        broker
+    })
+    .await
+    .unwrap();
+    assert_eq!(waiting.await.unwrap(), ["a", "b"]);
+    assert_eq!(log.topic("kept").await.unwrap().unwrap().partitions[0].end, 2);
+    log.close().await.unwrap();
+    drop(broker);
+}
