@@ -217,7 +217,7 @@ impl Sources {
             self.issues.push(Issue::error("log", "config.conflict", message).fix("remove one of them"));
         }
         let kafka = parse::<KafkaOptions>(given).map_err(|issues| self.issues.extend(issues)).ok()?;
-        let policy = kafka.override_policy().map_err(|issue| self.issues.push(issue)).unwrap_or_default();
+        let policy = kafka.override_policy().map_err(|issue| self.issues.push(*issue)).unwrap_or_default();
         Some((kafka.settings(servers, &parsed.group_id, given, &mut self.issues), policy))
     }
 

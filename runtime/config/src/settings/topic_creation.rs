@@ -107,7 +107,7 @@ const CONFIGS: [&str; 9] = [
     "segment.ms",
 ];
 /// What only Kafka heeds: without effect on the embedded log.
-const KAFKA_CONFIGS: [&str; 24] = [
+const KAFKA_CONFIGS: [&str; 26] = [
     "compression.gzip.level",
     "compression.lz4.level",
     "compression.zstd.level",
@@ -128,6 +128,8 @@ const KAFKA_CONFIGS: [&str; 24] = [
     "min.compaction.lag.ms",
     "min.insync.replicas",
     "preallocate",
+    "remote.log.copy.disable",
+    "remote.log.delete.on.disable",
     "remote.storage.enable",
     "segment.index.bytes",
     "segment.jitter.ms",

@@ -209,7 +209,7 @@ impl KafkaOptions {
         settings
     }
 
-    pub(super) fn override_policy(&self) -> Result<OverridePolicy, Issue> {
+    pub(super) fn override_policy(&self) -> Result<OverridePolicy, Box<Issue>> {
         let short = self.policy.trim().rsplit('.').next().unwrap_or_default();
         let short = short.strip_suffix("ConnectorClientConfigOverridePolicy").unwrap_or(short);
         match short.to_ascii_lowercase().as_str() {
@@ -219,8 +219,8 @@ impl KafkaOptions {
             "allowlist" => Ok(OverridePolicy::Allowlist(self.allowlist.iter().cloned().collect())),
             _ => {
                 let message = format!("{:?} is no policy", self.policy);
-                Err(Issue::error("connector.client.config.override.policy", "config.enum", message)
-                    .fix("use All, None, Principal or Allowlist"))
+                let issue = Issue::error("connector.client.config.override.policy", "config.enum", message);
+                Err(Box::new(issue.fix("use All, None, Principal or Allowlist")))
             }
         }
     }

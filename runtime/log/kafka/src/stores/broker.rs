@@ -78,10 +78,11 @@ fn transactional_id(shared: &Shared) -> String {
 
 fn fenced(shared: &Shared) -> Error {
     let message = format!(
-        "another worker with group.id {} has taken over the stores: this one can change nothing any more",
+        "another worker with group.id {} has taken over the stores (or this one stood still for long): it can change nothing any more",
         shared.options.group_id
     );
-    Error::fatal("log.fenced", message).fix("stop one of the two, or give it another group.id")
+    Error::fatal("log.fenced", message)
+        .fix("stop one of the two, or give it another group.id; a worker that is alone goes on after a restart")
 }
 
 /// Kafka Connect must not run beside us on the same topics: both would run every connector.

@@ -293,7 +293,7 @@ mod tests {
         let none = ("commit-a".to_owned(), Some(r#"{"tasks":0}"#.to_owned()));
         assert_eq!(
             added(&[("connector-a", Some(r#"{"properties":{"a":"1"}}"#)), ("target-state-a", Some(stopped))]),
-            [none.clone()]
+            std::slice::from_ref(&none)
         );
         assert_eq!(added(&[("target-state-a", Some(stopped))]), [none]);
         let same = r#"{"properties":{"b":"2","a":"1"}}"#;

@@ -13,6 +13,8 @@ use std::time::Duration;
 struct Fake {
     log: MemoryLog,
     reads: AtomicUsize,
+    /// So many reads see nothing: a transaction is open.
+    hidden: AtomicUsize,
 }
 
 #[async_trait]
@@ -24,6 +26,9 @@ impl Internal for Fake {
 
     async fn read(&self, tp: &TopicPartition, from: i64) -> Result<(Batch, i64)> {
         self.reads.fetch_add(1, Relaxed);
+        if self.hidden.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)).is_ok() {
+            return Ok((Batch::default(), from));
+        }
         let batch = self.log.fetch(tp, from, 100, Duration::ZERO).await?;
         let next = batch.iter().last().and_then(|record| record.origin()).map_or(from, |(_, offset)| offset + 1);
         Ok((batch, next))
@@ -188,4 +193,29 @@ async fn memory_is_bounded() {
         assert_eq!((stores.source_offsets(connector, &log).await.unwrap().len(), reads(&log) > 0), (200, true));
     }
     assert_eq!(shared.lock().await.kept(), 0);
+}
+
+#[tokio::test]
+async fn what_an_open_transaction_hides_is_waited_for() {
+    let (log, _, stores) = fake().await;
+    let p = offset(json!({ "f": "x" }), Some(3));
+    stores.alter_source_offsets("a", std::slice::from_ref(&p), &log).await.unwrap();
+    log.hidden.store(3, Relaxed);
+    assert_eq!(stores.source_offsets("a", &log).await.unwrap(), [p]);
+    assert_eq!(log.hidden.load(Relaxed), 0);
+}
+
+#[tokio::test]
+async fn a_topic_that_was_made_anew_is_read_anew() {
+    let (log, settings, stores) = fake().await;
+    let entry = |key: &str| vec![(key.to_owned(), Some(b"{}".to_vec()))];
+    for key in ["status-connector-a", "status-connector-b", "status-connector-c"] {
+        stores.save(Store::Status, entry(key), &log).await.unwrap();
+    }
+    stores.load(Store::Status, &log).await.unwrap();
+    log.log.delete_topic("g-status").await.unwrap();
+    topics::ensure(&settings, &log).await.unwrap();
+    assert!(stores.load(Store::Status, &log).await.unwrap().is_empty());
+    stores.save(Store::Status, entry("status-connector-d"), &log).await.unwrap();
+    assert_eq!(stores.load(Store::Status, &log).await.unwrap().len(), 1);
 }
