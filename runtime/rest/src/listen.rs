@@ -24,12 +24,28 @@ const HEADER_MAX_BYTES: usize = 32 * 1024;
 /// How long answers in progress may take after a shutdown was asked for.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
+/// A worker that was killed a moment ago may hold its port until the kernel has put it away.
+const PORT_FREE_MAX: Duration = Duration::from_secs(3);
+const PORT_RETRY: Duration = Duration::from_millis(50);
+
+async fn bind_soon(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let deadline = tokio::time::Instant::now() + PORT_FREE_MAX;
+    loop {
+        match TcpListener::bind(address).await {
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(PORT_RETRY).await;
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// # Errors
-/// `rest.listener` when an address is taken or not ours.
+/// `rest.listener` when an address is taken (for 3 s) or not ours.
 pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::with_capacity(addresses.len());
     for address in addresses {
-        let listener = TcpListener::bind(address).await.map_err(|error| {
+        let listener = bind_soon(*address).await.map_err(|error| {
             let fix = match error.kind() {
                 std::io::ErrorKind::AddrInUse => "another worker may be running: stop it, or set another port in `listeners`",
                 _ => "set an address of this machine in `listeners`",
