@@ -153,11 +153,11 @@ impl Member {
         Ok(())
     }
 
-    /// One heartbeat: says what we own, takes what we are to own. All of it every time, so that a lost answer does no harm.
+    /// One heartbeat: says what we claim, takes what we are to own. All of it every time, so that a lost answer does no harm.
     async fn beat(&self, shared: &Shared) -> Result<Duration> {
-        let (number, epoch, owned) = {
+        let (number, epoch, claimed) = {
             let mut state = self.state.lock();
-            (state.begin(), state.epoch, state.owned().clone())
+            (state.begin(), state.epoch, state.claimed())
         };
         let names = self.names.lock().iter().map(|name| topic_name(name)).collect();
         let rebalance = self.client.config.consumer.max_poll_interval;
@@ -166,7 +166,7 @@ impl Member {
             .with_rebalance_timeout_ms(i32::try_from(rebalance.as_millis()).unwrap_or(i32::MAX))
             .with_rack_id((!self.client.config.rack.is_empty()).then(|| text(&self.client.config.rack)))
             .with_subscribed_topic_names(Some(names))
-            .with_topic_partitions(Some(by_topic(&owned)));
+            .with_topic_partitions(Some(by_topic(&claimed)));
         let response = self.send(&request).await?;
         match response.error_code.err() {
             None => {}
@@ -187,7 +187,15 @@ impl Member {
             };
             assignment.topic_partitions.iter().flat_map(of).collect::<BTreeSet<Share>>()
         });
-        self.state.lock().answer(number, response.member_epoch, target);
+        let waited_for = {
+            let mut state = self.state.lock();
+            state.answer(number, response.member_epoch, target);
+            !claimed.is_subset(&state.claimed())
+        };
+        if waited_for {
+            // Taken back before the reader had it: others wait to hear that.
+            self.nudge();
+        }
         self.changed.send_modify(|version| *version += 1);
         shared.open()?;
         Ok(Duration::from_millis(u64::try_from(response.heartbeat_interval_ms).unwrap_or(0)).max(Duration::from_millis(100)))

@@ -15,6 +15,8 @@ pub(crate) struct Membership {
     owned: BTreeSet<Share>,
     /// What the coordinator wants us to have.
     target: BTreeSet<Share>,
+    /// Goes up when it takes something back: what the reader was about to take may be another's by now.
+    pub(crate) withdrawn: u64,
     /// Why this is no member any more.
     pub(crate) lost: Option<Error>,
     /// Heartbeats sent, and the number of the last one that was answered.
@@ -52,21 +54,31 @@ impl Membership {
         self.answered = self.answered.max(number);
         self.epoch = epoch;
         if let Some(target) = target {
+            if !self.target.is_subset(&target) {
+                self.withdrawn += 1;
+            }
             self.target = target;
         }
     }
 
-    pub(crate) fn took(&mut self, shares: &[Share]) {
+    /// What was planned when `withdrawn` was so many. False when something was taken back since: then nothing is taken, and it is to be
+    /// planned anew.
+    pub(crate) fn took(&mut self, shares: &[Share], withdrawn: u64) -> bool {
+        if self.withdrawn != withdrawn {
+            return false;
+        }
         self.owned.extend(shares);
+        true
     }
 
     pub(crate) fn gave_up(&mut self, share: Share) {
         self.owned.remove(&share);
     }
 
-    /// The coordinator holds back what we own and it wants to give to others until a heartbeat says that it is given up.
-    pub(crate) fn owned(&self) -> &BTreeSet<Share> {
-        &self.owned
+    /// What a heartbeat says is ours. The coordinator gives to others at once what is not in it: so what the reader may take at any moment is in
+    /// it too (invariant 5).
+    pub(crate) fn claimed(&self) -> BTreeSet<Share> {
+        self.owned.union(&self.target).copied().collect()
     }
 }
 
@@ -89,26 +101,45 @@ mod tests {
         let first = member.begin();
         member.answer(first, 1, Some(shares(&[0, 1])));
         assert_eq!(member.plan(), Plan::Assign(list(&[0, 1])));
-        member.took(&list(&[0, 1]));
+        assert!(member.took(&list(&[0, 1]), member.withdrawn));
         assert_eq!(member.plan(), Plan::Nothing);
         let second = member.begin();
         member.answer(second, 2, Some(shares(&[1, 2])));
         assert_eq!(member.plan(), Plan::Revoke(list(&[0])));
         member.gave_up((Uuid::from_u128(1), 0));
-        assert_eq!((member.plan(), member.owned()), (Plan::Assign(list(&[2])), &shares(&[1])));
+        assert_eq!((member.plan(), member.claimed()), (Plan::Assign(list(&[2])), shares(&[1, 2])));
     }
 
     #[test]
     fn what_is_wanted_again_before_it_was_given_up_is_assigned_anew() {
         let mut member = Membership::default();
         member.answer(1, 1, Some(shares(&[0])));
-        member.took(&list(&[0]));
+        assert!(member.took(&list(&[0]), member.withdrawn));
         member.answer(2, 2, Some(shares(&[])));
         assert_eq!(member.plan(), Plan::Revoke(list(&[0])));
         // The caller was told; meanwhile the coordinator changed its mind.
         member.answer(3, 3, Some(shares(&[0])));
         member.gave_up((Uuid::from_u128(1), 0));
         assert_eq!(member.plan(), Plan::Assign(list(&[0])));
+    }
+
+    #[test]
+    fn what_was_granted_is_claimed_before_it_is_taken_and_never_taken_after_it_was_withdrawn() {
+        let mut member = Membership::default();
+        assert!(member.claimed().is_empty());
+        member.answer(1, 1, Some(shares(&[0, 1])));
+        // The reader looks up positions; a heartbeat goes out meanwhile, and must not give them away.
+        let planned = member.withdrawn;
+        assert_eq!((member.plan(), member.claimed()), (Plan::Assign(list(&[0, 1])), shares(&[0, 1])));
+        // Another member joined.
+        member.answer(2, 1, Some(shares(&[0])));
+        assert!(!member.took(&list(&[0, 1]), planned));
+        assert_eq!((member.plan(), member.claimed()), (Plan::Assign(list(&[0])), shares(&[0])));
+        // Granted again: its position may have moved.
+        member.answer(3, 2, Some(shares(&[0, 1])));
+        assert!(!member.took(&list(&[0, 1]), planned));
+        assert!(member.took(&list(&[0, 1]), member.withdrawn));
+        assert_eq!(member.plan(), Plan::Nothing);
     }
 
     #[test]

@@ -165,9 +165,11 @@ impl Partitions {
         self.all.iter().map(|partition| ((*partition.tp).clone(), (partition.end - partition.next).max(0))).collect()
     }
 
-    /// When something is to be tried again.
+    /// When something is to be tried again. What is due already waits for a fetch that is under way.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
-        self.all.iter().filter(|partition| !partition.resting).filter_map(|partition| partition.not_before).min()
+        let now = Instant::now();
+        let tries = self.all.iter().filter(|partition| !partition.resting).filter_map(|partition| partition.not_before);
+        tries.filter(|at| *at > now).min()
     }
 
     /// About `max_bytes` of what is ready.
@@ -259,7 +261,8 @@ impl Partitions {
         for (asked, outcome) in landed.asked.into_iter().zip(landed.outcomes) {
             let Some(partition) = self.all.iter_mut().find(|partition| partition.share == asked.share) else { continue };
             partition.flying = false;
-            if partition.version == asked.version && !partition.resting {
+            // Of the same partition as it was given up and got again, an old answer may lie beyond where it begins now.
+            if partition.version == asked.version && partition.fetched == asked.from && !partition.resting {
                 partition.took(outcome);
             }
         }
@@ -328,5 +331,46 @@ async fn outcome(client: &Client, asked: &Asked, data: PartitionData) -> Outcome
             let error = At::new("fetch from topic", &asked.tp.topic, "--operation Read --topic").error(error, None);
             if error.is_retriable() { Outcome::Later } else { Outcome::Failed(error) }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::TopicMeta;
+    use uuid::Uuid;
+
+    fn partition(offset: i64) -> Partition {
+        let position = LogPosition { topic: "t".into(), topic_id: Uuid::from_u128(1), partition: 0, offset, metadata: None };
+        Partition::new(&position, 1000)
+    }
+
+    fn landed(from: i64, outcome: Outcome) -> Landed {
+        let topic = Arc::new(TopicMeta { name: "t".into(), id: Uuid::from_u128(1), is_internal: false, partitions: Vec::new() });
+        let (tp, share) = (Arc::new(TopicPartition::new("t", 0)), (Uuid::from_u128(1), 0));
+        let asked = vec![Asked { tp, share, version: 0, from, leader: Leader { broker: 1, epoch: 0, topic } }];
+        Landed { broker: 1, asked, outcomes: vec![outcome] }
+    }
+
+    #[test]
+    fn an_answer_to_what_was_asked_before_a_partition_was_given_up_and_got_again_is_void() {
+        let mut partitions = Partitions::default();
+        partitions.add(partition(500));
+        partitions.remove((Uuid::from_u128(1), 0));
+        partitions.add(partition(100));
+        partitions.landed(landed(500, Outcome::Start(700)));
+        assert_eq!(partitions.lag()[0].1, 900);
+        partitions.landed(landed(100, Outcome::Start(200)));
+        assert_eq!(partitions.lag()[0].1, 800);
+    }
+
+    #[test]
+    fn what_is_due_and_cannot_be_asked_for_wakes_nobody() {
+        let mut partitions = Partitions::default();
+        partitions.add(partition(0));
+        partitions.landed(landed(0, Outcome::Later));
+        assert!(partitions.wake_at().is_some_and(|at| at > Instant::now()));
+        partitions.all[0].not_before = Some(Instant::now());
+        assert_eq!(partitions.wake_at(), None);
     }
 }

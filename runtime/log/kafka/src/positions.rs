@@ -2,6 +2,7 @@
 
 use crate::admin;
 use crate::client::{Client, CoordinatorOf, topic_name};
+use crate::cluster::TopicMeta;
 use crate::error::{self, At};
 use crate::member::{Member, fenced, text};
 use aqueduct_core::{Error, LogPosition, Result, Topic, TopicPartition};
@@ -28,19 +29,37 @@ pub(crate) fn check_metadata(positions: &[LogPosition]) -> Result<()> {
     }
 }
 
-/// Those whose topic is still the one they are of: what was deleted needs no position.
-pub(crate) async fn of_living_topics(client: &Client, positions: &[LogPosition]) -> Result<Vec<LogPosition>> {
+type Seen = Vec<(Topic, Option<Arc<TopicMeta>>)>;
+
+async fn topics_of(client: &Client, positions: &[LogPosition]) -> Result<Seen> {
     let mut names: Vec<&str> = positions.iter().map(|position| &*position.topic).collect();
     names.dedup();
     if names.is_empty() {
         return Ok(Vec::new());
     }
-    let seen = client.retry(|| client.look(&names)).await?;
+    client.retry(|| client.look(&names)).await
+}
+
+/// Those whose topic is still the one they are of: what was deleted needs no position.
+pub(crate) async fn of_living_topics(client: &Client, positions: &[LogPosition]) -> Result<Vec<LogPosition>> {
+    let seen = topics_of(client, positions).await?;
     let lives = |position: &&LogPosition| {
         let topic = seen.iter().find(|(name, _)| *name == position.topic).and_then(|(_, topic)| topic.as_ref());
         topic.is_some_and(|topic| topic.id == position.topic_id)
     };
     Ok(positions.iter().filter(lives).cloned().collect())
+}
+
+/// Kafka takes positions by the topic's name: that of a deleted topic would become that of its successor, which then would be read from there on.
+async fn of_no_successor(client: &Client, positions: &[LogPosition]) -> Result<Vec<LogPosition>> {
+    Ok(without_successors(&topics_of(client, positions).await?, positions))
+}
+
+fn without_successors(seen: &[(Topic, Option<Arc<TopicMeta>>)], positions: &[LogPosition]) -> Vec<LogPosition> {
+    let is_successor = |topic: &TopicMeta, position: &LogPosition| topic.name == position.topic && topic.id != position.topic_id;
+    let own =
+        |position: &&LogPosition| !seen.iter().filter_map(|(_, topic)| topic.as_ref()).any(|topic| is_successor(topic, position));
+    positions.iter().filter(own).cloned().collect()
 }
 
 /// Durable on return.
@@ -49,7 +68,7 @@ pub(crate) async fn of_living_topics(client: &Client, positions: &[LogPosition])
 /// `log.fenced` (fatal), `kafka.left_group`, `kafka.unreachable` (retriable), `kafka.not_authorized`.
 pub(crate) async fn commit(member: &Arc<Member>, positions: &[LogPosition]) -> Result<()> {
     let client = &member.client;
-    let mut left = positions.to_vec();
+    let mut left = of_no_successor(client, positions).await?;
     let deadline = tokio::time::Instant::now() + client.config.api_timeout;
     for failures in 0.. {
         if left.is_empty() {
@@ -164,4 +183,29 @@ pub(crate) async fn starts(member: &Member, partitions: &[(TopicPartition, uuid:
         starts.push(Start { position, end: end.max(start) });
     }
     Ok(starts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use uuid::Uuid;
+
+    #[test]
+    fn a_position_of_a_deleted_topic_is_not_given_to_its_successor() {
+        let of = |topic: &str, id| LogPosition {
+            topic: topic.into(),
+            topic_id: Uuid::from_u128(id),
+            partition: 0,
+            offset: 1000,
+            metadata: None,
+        };
+        let seen = |topic: &str, id| {
+            let meta = TopicMeta { name: topic.into(), id: Uuid::from_u128(id), is_internal: false, partitions: Vec::new() };
+            (Topic::from(topic), Some(Arc::new(meta)))
+        };
+        let positions = [of("kept", 1), of("anew", 2), of("gone", 3)];
+        // Of one that this broker does not know (yet) the coordinator decides.
+        let left = without_successors(&[seen("kept", 1), seen("anew", 20), ("gone".into(), None)], &positions);
+        assert_eq!(left, [of("kept", 1), of("gone", 3)]);
+    }
 }

@@ -9,7 +9,7 @@ use crate::options::ClientKind;
 use crate::partitions::{Landed, Partition, Partitions};
 use crate::positions::{self, Start};
 use crate::producer::{Boundary, Positions, Producer, ProducerOptions};
-use aqueduct_core::{Error, LogPosition, Options, Result, TopicPartition, Topics};
+use aqueduct_core::{Error, LogPosition, Result, TopicPartition, Topics};
 use aqueduct_log::{EncodedBatch, Fetch, LogReader};
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -48,9 +48,10 @@ pub(crate) struct KafkaReader {
 }
 
 pub(crate) async fn open(shared: &Arc<Shared>, group: &str, member: &str, topics: &Topics) -> Result<Box<dyn LogReader>> {
+    let connector = shared.stores.connector(connector_of(group));
     let client = async |suffix: &str| {
-        let config =
-            shared.options.client(ClientKind::Consumer, &format!("connector-consumer-{member}{suffix}"), &Options::new())?;
+        let name = format!("connector-consumer-{member}{suffix}");
+        let config = shared.options.client(ClientKind::Consumer, &name, &connector.consumer)?;
         Ok::<_, Error>(Arc::new(Client::open(shared.cluster.clone(), config).await?))
     };
     let (asking, fetching) = (client("").await?, client("-fetch").await?);
@@ -66,6 +67,11 @@ pub(crate) async fn open(shared: &Arc<Shared>, group: &str, member: &str, topics
         nameless_until: None,
         letters: None,
     }))
+}
+
+/// The group of a sink is `connect-<connector>`.
+fn connector_of(group: &str) -> &str {
+    group.strip_prefix("connect-").unwrap_or(group)
 }
 
 impl KafkaReader {
@@ -86,10 +92,17 @@ impl KafkaReader {
     }
 
     async fn news(&mut self) -> Result<Option<Fetch>> {
-        let plan = self.member.state.lock().plan();
+        let (plan, withdrawn) = {
+            let state = self.member.state.lock();
+            (state.plan(), state.withdrawn)
+        };
         match plan {
-            Plan::Nothing => Ok(None),
+            Plan::Nothing => {
+                self.nameless_until = None;
+                Ok(None)
+            }
             Plan::Revoke(shares) => {
+                self.nameless_until = None;
                 let named = shares.iter().filter_map(|share| self.partitions.of(*share)).map(|partition| (*partition.tp).clone());
                 let named: Vec<TopicPartition> = named.collect();
                 // No more of them is handed out.
@@ -101,12 +114,12 @@ impl KafkaReader {
                 if self.nameless_until.is_some_and(|until| Instant::now() < until) {
                     return Ok(None);
                 }
-                self.assign(&shares).await
+                self.assign(&shares, withdrawn).await
             }
         }
     }
 
-    async fn assign(&mut self, shares: &[Share]) -> Result<Option<Fetch>> {
+    async fn assign(&mut self, shares: &[Share], withdrawn: u64) -> Result<Option<Fetch>> {
         let names = name(&self.member, shares).await?;
         let named: Vec<(TopicPartition, Uuid)> = shares
             .iter()
@@ -120,12 +133,15 @@ impl KafkaReader {
         // From here on nothing is awaited: whoever drops this future loses nothing.
         starts.sort_by(|a, b| (&a.position.topic, a.position.partition).cmp(&(&b.position.topic, b.position.partition)));
         let taken: Vec<Share> = starts.iter().map(|start| (start.position.topic_id, start.position.partition)).collect();
+        if !self.member.state.lock().took(&taken, withdrawn) {
+            // Heard meanwhile, so that the next look comes at once.
+            return Ok(None);
+        }
         let mut assigned = Vec::with_capacity(starts.len());
         for Start { position, end } in starts {
             self.partitions.add(Partition::new(&position, end));
             assigned.push(position);
         }
-        self.member.state.lock().took(&taken);
         self.member.nudge();
         Ok(Some(Fetch::Assigned(assigned)))
     }
@@ -154,6 +170,23 @@ impl KafkaReader {
     }
 
     async fn commit_with_letters(&mut self, positions: &[LogPosition], letters: EncodedBatch) -> Result<()> {
+        loop {
+            let generation = self.member.state.lock().epoch;
+            let refused = match self.try_with_letters(positions, letters.clone(), generation).await {
+                Err(error) if error.code() == "log.fenced" => error,
+                result => return result,
+            };
+            let asked = self.member.state.lock().begun;
+            self.hear(asked).await?;
+            self.member.check()?;
+            // The group has a new epoch, and we are still in it: all of it was refused, and all is tried again.
+            if self.member.state.lock().epoch == generation {
+                return Err(refused);
+            }
+        }
+    }
+
+    async fn try_with_letters(&mut self, positions: &[LogPosition], letters: EncodedBatch, generation: i32) -> Result<()> {
         let positions = positions::of_living_topics(&self.member.client, positions).await?;
         let offsets = positions
             .iter()
@@ -163,7 +196,7 @@ impl KafkaReader {
             Some(producer) => producer,
             None => letter_producer(&self.shared, &self.member).await?,
         };
-        let (generation, group, member) = (self.member.state.lock().epoch, self.member.group.clone(), self.member.name.clone());
+        let (group, member) = (self.member.group.clone(), self.member.name.clone());
         let committed_positions = positions;
         let positions = (!offsets.is_empty()).then_some(Positions { group, generation, member, instance: None, offsets });
         match producer.append(letters, None, positions).await {
@@ -203,11 +236,14 @@ async fn name(member: &Member, shares: &[Share]) -> Result<FxHashMap<Uuid, Arc<T
 
 async fn letter_producer(shared: &Arc<Shared>, member: &Member) -> Result<Producer> {
     let name = &member.name;
+    let mut overrides = shared.stores.connector(connector_of(&member.group)).producer.clone();
+    // Letters and positions are one transaction: that needs all of them.
+    overrides.remove("acks");
     let options = ProducerOptions {
         transactional_id: Some(format!("{}-{name}-dlq", shared.options.group_id)),
         client_id: format!("connector-dlq-producer-{name}"),
         boundary: Boundary::Poll,
-        overrides: &Options::new(),
+        overrides: &overrides,
     };
     Producer::open(shared, options).await
 }
