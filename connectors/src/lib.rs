@@ -6,5 +6,11 @@ use aqueduct_core::Plugin;
 
 /// Every built-in, in the order of the reference.
 pub fn builtins() -> Vec<Plugin> {
-    [aqueduct_connector_file::plugins(), aqueduct_connector_datagen::plugins(), aqueduct_connector_blackhole::plugins()].concat()
+    [
+        aqueduct_connector_file::plugins(),
+        aqueduct_connector_kafka::plugins(),
+        aqueduct_connector_datagen::plugins(),
+        aqueduct_connector_blackhole::plugins(),
+    ]
+    .concat()
 }

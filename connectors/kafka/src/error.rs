@@ -46,8 +46,24 @@ fn classify(error: &KrafkaError) -> (Class, &'static str) {
         KrafkaError::Protocol { kind: krafka::ProtocolErrorKind::UnknownApiVersion, .. } => fatal("kafka.unsupported"),
         KrafkaError::Protocol { .. } => (Class::Retriable, "kafka.protocol"),
         KrafkaError::Broker { code, .. } => by_code(*code),
+        KrafkaError::TransactionAbortable { message } => by_code(cause(message)),
         _ => (Class::Retriable, "kafka.broker"),
     }
+}
+
+/// A transaction fails with the text of the send that failed; krafka is pinned, and its text has the code's name.
+fn cause(message: &str) -> ErrorCode {
+    use ErrorCode as E;
+    let named = [
+        E::InvalidProducerEpoch,
+        E::ProducerFenced,
+        E::MessageTooLarge,
+        E::RecordListTooLarge,
+        E::TopicAuthorizationFailed,
+        E::TransactionalIdAuthorizationFailed,
+        E::UnknownTopicOrPartition,
+    ];
+    named.into_iter().find(|code| message.contains(&format!("{code:?}"))).unwrap_or(E::TransactionAbortable)
 }
 
 fn by_code(code: ErrorCode) -> (Class, &'static str) {
