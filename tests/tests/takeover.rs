@@ -53,7 +53,7 @@ fn there_and_back_again() {
     let file = folder.path().join("in.txt");
     let group = format!("takeover-{:08x}", fastrand::u32(..));
     let topic = format!("{group}-lines");
-    for topic in ["lines", "held", "third", "before", "after"] {
+    for topic in ["lines", "held", "third", "before", "after", "filed"] {
         broker.admin().create_topic(&format!("{group}-{topic}"), 1, &[]);
     }
     let bytes = |lines: usize| (lines * (line(0).len() + 1)) as u64;
@@ -100,6 +100,10 @@ fn there_and_back_again() {
     client.put("/connectors/third/config", Some(&file_stream_source(&third, &format!("{group}-third")))).expect(201);
     exactly(&broker, &format!("{group}-third"), 0..10);
     client.put("/connectors/third/pause", None).expect(202);
+    // And one from a file: its mark in the config topic is nothing to Kafka Connect.
+    let class = "org.apache.kafka.connect.file.FileStreamSourceConnector";
+    site.connector("filed", &format!("name: filed\nconnector.class: {class}\nfile: {}\ntopic: {group}-filed\n", third.display()));
+    exactly(&broker, &format!("{group}-filed"), 0..10);
     site.stop();
 
     append(&file, 2000..3000);
@@ -108,6 +112,7 @@ fn there_and_back_again() {
     connect.restart();
     connect.wait_state("tail", "RUNNING");
     exactly(&broker, &topic, 0..3000);
+    exactly(&broker, &format!("{group}-filed"), 0..20);
     exactly(&broker, &format!("{group}-after"), 10..30);
     exactly(&broker, &format!("{group}-before"), 0..10);
     wait_until(MINUTE, "Kafka Connect stores its offset", || {
@@ -126,6 +131,7 @@ fn there_and_back_again() {
         wait_until(MINUTE, "held goes on", || Some(broker.lines(&format!("{group}-held"))).filter(|lines| lines.len() >= 21));
     let expected: Vec<String> = (0..10).chain(9..20).map(line).collect();
     assert_eq!(held, expected);
+    assert!(connect.log_tail(200).contains("aqueduct-folder-filed"), "Kafka Connect says that it passes over the mark");
 }
 
 /// Both would run every connector: the one that comes second says so and waits.
