@@ -16,9 +16,9 @@ fn line(n: usize) -> String {
 }
 
 fn append(file: &Path, lines: Range<usize>) {
-    let mut file = OpenOptions::new().create(true).append(true).open(file).unwrap();
+    let mut file = OpenOptions::new().create(true).append(true).open(file).expect("the folder is writable");
     let text: String = lines.map(|n| line(n) + "\n").collect();
-    file.write_all(text.as_bytes()).unwrap();
+    file.write_all(text.as_bytes()).expect("the folder is writable");
 }
 
 /// A `read_committed` reader sees each line once and in order.
@@ -41,8 +41,10 @@ fn worker(broker: &Broker, group: &str) -> Site {
 }
 
 fn position(offsets: &Value, file: &Path) -> u64 {
-    let of_file = offsets.as_array().unwrap().iter().find(|offset| offset["partition"] == json!({ "filename": file }));
-    of_file.unwrap_or_else(|| panic!("no offset of {}: {offsets}", file.display()))["offset"]["position"].as_u64().unwrap()
+    let of_file = offsets.as_array().into_iter().flatten().find(|offset| offset["partition"] == json!({ "filename": file }));
+    of_file.unwrap_or_else(|| panic!("no offset of {}: {offsets}", file.display()))["offset"]["position"]
+        .as_u64()
+        .expect("a position is a number")
 }
 
 /// Kafka Connect, Aqueduct, Kafka Connect, each for a third of the file; each knows the connector, its state and its offset from the topics alone.
@@ -223,5 +225,5 @@ fn a_topic_that_is_not_compacted_is_refused() {
 }
 
 fn tempfile_dir() -> tempfile::TempDir {
-    tempfile::Builder::new().prefix("aqueduct-takeover-").tempdir().unwrap()
+    tempfile::Builder::new().prefix("aqueduct-takeover-").tempdir().expect("the temporary folder is writable")
 }
