@@ -8,7 +8,7 @@ use aqueduct_log::{EmbeddedLog, EmbeddedOptions, Log};
 use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
 use aqueduct_transforms::PartKind;
 use aqueduct_worker::Registry;
-use aqueduct_worker::spec::Defaults;
+use aqueduct_worker::spec::{Defaults, LogOptions};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
@@ -52,7 +52,15 @@ pub(crate) fn read_config(path: &Path, set: &[String]) -> Outcome<WorkerConfig> 
 
 /// What connectors get of the worker's settings.
 pub(crate) fn defaults(config: &WorkerConfig) -> Defaults {
-    Defaults { connector: config.defaults.clone(), providers: config.providers.clone() }
+    let log = match kafka_options(config) {
+        Some(kafka) => LogOptions::checked_by(move |connector| kafka.issues(connector)),
+        None => LogOptions::default(),
+    };
+    Defaults { connector: config.defaults.clone(), providers: config.providers.clone(), log }
+}
+
+fn kafka_options(config: &WorkerConfig) -> Option<KafkaOptions> {
+    Some(KafkaOptions { settings: config.kafka.clone()?, group_id: config.group_id.clone() })
 }
 
 /// True for a document of worker.yaml rather than of a connector.
@@ -64,13 +72,22 @@ pub(crate) fn is_worker_config(flat: &Flat) -> bool {
 }
 
 pub(crate) fn worker_config_issues(file: &str, text: &str) -> Vec<Issue> {
-    WorkerConfig::load(Some((file, text)), &[], []).map_or_else(|issues| issues, |config| config.warnings)
+    let config = match WorkerConfig::load(Some((file, text)), &[], []) {
+        Ok(config) => config,
+        Err(issues) => return issues,
+    };
+    let mut issues = kafka_options(&config).map(|kafka| kafka.worker_issues()).unwrap_or_default();
+    if let Some(document) = aqueduct_config::read(file, text).0.first() {
+        aqueduct_config::flatten::flatten(document).0.locate(&mut issues);
+    }
+    issues.extend(config.warnings);
+    issues
 }
 
 /// The log that worker.yaml names, and the id of its cluster.
 pub(crate) async fn worker_log(config: &WorkerConfig) -> aqueduct_core::Result<(Arc<dyn Log>, String)> {
-    if let Some(settings) = &config.kafka {
-        let log = KafkaLog::open(KafkaOptions { settings: settings.clone(), group_id: config.group_id.clone() }).await?;
+    if let Some(options) = kafka_options(config) {
+        let log = KafkaLog::open(options).await?;
         let cluster_id = log.cluster_id();
         return Ok((log, cluster_id));
     }

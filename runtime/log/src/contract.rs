@@ -1,5 +1,6 @@
 //! What a log promises. Mostly contract, little code.
 
+use crate::RecordLimit;
 use aqueduct_core::{Batch, LogPosition, Options, Result, SourceOffset, TaskId, Topic, TopicPartition, Topics};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -108,6 +109,16 @@ pub trait LogWriter: Send {
     /// `log.unknown_topic` (fatal): create it first. `log.unknown_partition`, `log.record_too_large` (fatal). A commit that is dropped
     /// still happens.
     async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>) -> Result<Commit>;
+
+    /// How large a record of this topic may be, as it holds now: larger ones make [`LogWriter::append`] fail.
+    async fn record_limit(&mut self, topic: &TopicInfo) -> Result<RecordLimit> {
+        Ok(RecordLimit::of(topic))
+    }
+
+    /// Why this writer cannot promise that records and source offsets are there together, exactly once.
+    fn degraded(&self) -> Option<String> {
+        None
+    }
 }
 
 /// One member of a consumer group.

@@ -14,7 +14,9 @@ pub mod group;
 pub mod memory;
 pub mod partitioner;
 pub mod record_batch;
+pub mod record_limit;
 pub mod topic_config;
 
 pub use contract::*;
 pub use embedded::{EmbeddedLog, EmbeddedOptions};
+pub use record_limit::RecordLimit;

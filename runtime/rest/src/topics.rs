@@ -33,6 +33,9 @@ pub(crate) struct CreateTopic {
     name: String,
     #[serde(default = "one")]
     partitions: i32,
+    /// Only Kafka heeds it; -1 is the broker's default.
+    #[serde(default = "broker_default")]
+    replication_factor: i16,
     #[serde(default)]
     configs: BTreeMap<String, String>,
 }
@@ -41,12 +44,17 @@ fn one() -> i32 {
     1
 }
 
+fn broker_default() -> i16 {
+    -1
+}
+
 pub(crate) async fn list(TheLog(log): TheLog) -> ApiResult<Json<Vec<TopicInfo>>> {
     Ok(Json(log.topics().await?))
 }
 
 pub(crate) async fn create(TheLog(log): TheLog, Body(request): Body<CreateTopic>) -> ApiResult<(StatusCode, Json<TopicInfo>)> {
-    let spec = TopicSpec { partitions: request.partitions, configs: request.configs, ..TopicSpec::default() };
+    let CreateTopic { partitions, replication_factor, configs, .. } = request;
+    let spec = TopicSpec { partitions, replication_factor, configs };
     let info = to_the_end(async move { log.create_topic(&request.name, &spec).await }).await?;
     Ok((StatusCode::CREATED, Json(info)))
 }
@@ -104,7 +112,9 @@ pub(crate) async fn read(TheLog(log): TheLog, Names(name): Names<String>, params
         take(&batch?, *next, max, base64, &mut records, next);
     }
     let ends: BTreeMap<i32, i64> = info.partitions.iter().map(|partition| (partition.partition, partition.end)).collect();
-    let at_end = positions.iter().all(|(partition, next)| ends.get(partition).is_none_or(|end| next >= end));
+    // The last offsets of a partition may be of no record: what compaction took, the end of a transaction on Kafka.
+    let at_end =
+        records.is_empty() || positions.iter().all(|(partition, next)| ends.get(partition).is_none_or(|end| next >= end));
     let cursor: Vec<String> = positions.iter().map(|(partition, next)| format!("{partition}:{next}")).collect();
     Ok(Json(Records { records, cursor: cursor.join(","), at_end }))
 }

@@ -113,6 +113,19 @@ pub struct TaskProgress {
     pub idle_ms: Option<u64>,
     /// The last error, also when the task has recovered from it.
     pub last_error: Option<String>,
+    /// What the log promises to a source: its records and offsets together, or not. None for sinks, and before the task has opened its writer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exactly_once: Option<ExactlyOnce>,
+    /// Why it is degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exactly_once_reason: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExactlyOnce {
+    Promised,
+    Degraded,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! Dead letters of a sink, from their batch to the commit that takes them along.
 
 use aqueduct_core::{Batch, Error, Payload, Record, Result};
-use aqueduct_log::EncodedBatch;
+use aqueduct_log::{EncodedBatch, RecordLimit};
 use bytes::Bytes;
 
 /// Those that no commit has taken yet.
@@ -49,6 +49,25 @@ impl Letters {
 
     pub(crate) fn clear(&mut self) {
         self.batch = Batch::new();
+    }
+
+    pub(crate) fn into_batch(self) -> Batch {
+        self.batch
+    }
+
+    /// Takes context headers off until every letter is within its topic's limit.
+    ///
+    /// # Errors
+    /// `worker.dead_letter_too_large` (fatal): one is too large even so.
+    pub(crate) fn fit(&mut self, limit: RecordLimit) -> Result<()> {
+        let excess = |letters: &Batch| letters.iter().find_map(|letter| limit.excess(letter));
+        while let Some(size) = excess(&self.batch) {
+            if !self.shrink() {
+                let message = format!("a record of {size} bytes; max.message.bytes is {}", limit.bytes());
+                return Err(self.too_large(Error::fatal("log.record_too_large", message)));
+            }
+        }
+        Ok(())
     }
 
     /// # Errors
@@ -140,6 +159,16 @@ mod tests {
         let error = letters.too_large(Error::fatal("log.record_too_large", "max.message.bytes is 100"));
         assert!(error.message().contains("for in-2 offset 2 has 5006 bytes"), "{error}");
         assert!(error.message().contains("max.message.bytes is 100") && error.hint().unwrap().contains("topic dlq"), "{error}");
+    }
+
+    #[test]
+    fn they_are_made_to_fit_or_the_task_is_told() {
+        let mut small = letters(vec![letter(1, 10, 20), letter(2, 80, 20)]);
+        small.fit(RecordLimit::Record(100)).unwrap();
+        assert_eq!(headers(&small), [2, 1]);
+        let error = letters(vec![letter(7, 200, 20)]).fit(RecordLimit::Record(100)).unwrap_err();
+        assert_eq!(error.code(), "worker.dead_letter_too_large");
+        assert!(error.message().contains("for in-2 offset 7"), "{error}");
     }
 
     #[test]

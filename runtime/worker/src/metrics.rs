@@ -3,7 +3,7 @@
 //! Names follow what the usual JMX exporter rules make of Kafka Connect's MBeans (`kafka.connect<type=source-task-metrics, …>`): the same
 //! dashboards work.
 
-use crate::admin::{ConnectorType, State};
+use crate::admin::{ConnectorType, ExactlyOnce, State};
 use crate::connector::TaskView;
 use crate::worker::{Health, Worker};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -244,9 +244,17 @@ impl TaskMetrics {
 fn own_metrics(registry: &mut Registry, worker: &Worker) {
     let lost: Counters<TaskLabels> =
         register(registry, "source_lost_bytes", "Bytes that were gone before the source could read them: truncated, deleted");
+    let degraded: Gauges<TaskLabels> = register(
+        registry,
+        "source_exactly_once_degraded",
+        "1 when the log cannot promise exactly once to the source's task; its status says why",
+    );
     for (connector, view, ..) in worker.views().into_iter().filter(|(_, _, kind, ..)| *kind == ConnectorType::Source) {
         for (task, view) in (0..).zip(&view.tasks) {
             let labels = TaskLabels { connector: connector.clone(), task };
+            if let Some((promise, _)) = view.stats.exactly_once() {
+                degraded.get_or_create(&labels).set((promise == ExactlyOnce::Degraded).into());
+            }
             lost.get_or_create(&labels).inc_by(view.stats.source_lost_bytes.load(Relaxed));
         }
     }

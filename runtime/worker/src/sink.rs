@@ -5,9 +5,10 @@ use crate::policy::position_after;
 use crate::source::topic_vanished;
 use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
+use crate::topics::queue_topic;
 use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::{Ack, Batch, Error, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
-use aqueduct_log::{Fetch, LogReader, TopicSpec};
+use aqueduct_log::{Fetch, LogReader};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -283,13 +284,7 @@ impl SinkLoop {
 
     async fn ensure_queue(&mut self) -> Result<()> {
         let Some(queue) = self.run.policy.dead_letter_queue.as_ref().filter(|_| !self.queue_exists) else { return Ok(()) };
-        if self.run.log.topic(&queue.topic).await?.is_none() {
-            let spec = TopicSpec { replication_factor: queue.replication_factor, ..TopicSpec::default() };
-            match self.run.log.create_topic(&queue.topic, &spec).await {
-                Err(error) if error.code() != "log.topic_exists" => return Err(error),
-                _ => {}
-            }
-        }
+        queue_topic(queue, &self.run.id.connector, &*self.run.log).await?;
         self.queue_exists = true;
         Ok(())
     }

@@ -1,8 +1,9 @@
 //! The source loop: poll → transforms → encode → append, with commits in flight.
 
+use crate::letters::Letters;
 use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
-use crate::topics::TopicCreation;
+use crate::topics::{TaskLog, TopicCreation};
 use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::{Error, Polled, Rejects, Result, SourceOffset, SourcePlugin, SourceTask};
 use aqueduct_log::{Appended, Commit, EncodedBatch, LogWriter};
@@ -35,6 +36,15 @@ struct SourceLoop {
 pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicCreation) -> Result<()> {
     // The writer first: from here on an older task of this id can store nothing, so the offsets read next are the last (invariant 5).
     let writer = run.log.writer(&run.id).await?;
+    let degraded = writer.degraded();
+    run.stats.promises(degraded.clone());
+    if let Some(why) = degraded.filter(|_| run.exactly_once_required) {
+        return Err(Error::fatal(
+            "worker.exactly_once",
+            format!("exactly.once.support is required, and the log cannot promise it: {why}"),
+        )
+        .fix("mend that, or set exactly.once.support: requested"));
+    }
     let resume = run.log.source_offsets(&run.id.connector).await?;
     let options = std::mem::take(&mut run.options);
     let spec = std::mem::take(&mut run.spec);
@@ -44,6 +54,10 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicC
     let outcome = match pump.pump().await {
         Ok(()) => pump.drain().await,
         Err(error) => Err(error),
+    };
+    let outcome = match outcome {
+        Err(error) => Err(pump.refused(error).await),
+        Ok(()) => Ok(()),
     };
     let closed = pump.run.stats.time(Call::Close, pump.source.close()).await;
     outcome.and(closed)
@@ -163,15 +177,19 @@ impl SourceLoop {
         let mut rejects = Rejects::default();
         let batch = self.run.transform(polled.batch, &mut rejects).await?;
         let mut batch = self.run.converters.encode(batch, &mut rejects);
-        stats.time(Call::Log, self.topics.ensure(&batch, &*self.run.log)).await?;
-        stats.time(Call::Log, self.topics.reject_too_large(&mut batch, &mut rejects, &*self.run.log)).await?;
+        let mut to = TaskLog { connector: &self.run.id.connector, log: &*self.run.log, writer: &mut *self.writer };
+        stats.time(Call::Log, self.topics.ensure(&batch, &mut to)).await?;
+        stats.time(Call::Log, self.topics.reject_too_large(&mut batch, &mut rejects, &mut to)).await?;
         let (passed, rejected) = (batch.len(), rejects.len());
         let letters = self.run.policy.decide(rejects.take(), None, &stats)?;
         let fate = Fate::new(records, passed, rejected, letters.len());
-        if !letters.is_empty() {
+        if let Some(queue) = self.run.policy.dead_letter_queue.as_ref().filter(|_| !letters.is_empty()) {
             // Dead letters ride in the same append: durable with the offsets that skip them, or not at all.
-            stats.time(Call::Log, self.topics.ensure(&letters, &*self.run.log)).await?;
-            batch.append(letters);
+            let limit = stats.time(Call::Log, self.topics.ensure_queue(queue, &mut to)).await?;
+            let mut fitting = Letters::new(self.run.limits.buffer_bytes);
+            fitting.add(letters);
+            fitting.fit(limit)?;
+            batch.append(fitting.into_batch());
         }
         for chunk in batch.chunks() {
             self.run.active_topics.add(&chunk.topic);
@@ -200,7 +218,7 @@ impl SourceLoop {
         let append = self.writer.append(batch, resume.clone());
         let commit = match self.run.stats.time(Call::Log, append).await {
             Ok(commit) => commit,
-            Err(error) => return Err(self.refused(error).await),
+            Err(error) => return Err(topic_vanished(error)),
         };
         failpoint::hit(point::SOURCE_APPENDED);
         self.bytes_in_flight += bytes;
@@ -212,9 +230,10 @@ impl SourceLoop {
     /// takes nothing more, so that no later batch overtakes (invariant 3).
     async fn refused(&mut self, error: Error) -> Error {
         if error.code() != "log.record_too_large" {
-            return topic_vanished(error);
+            return error;
         }
-        match self.topics.limits_changed(&*self.run.log).await {
+        let mut to = TaskLog { connector: &self.run.id.connector, log: &*self.run.log, writer: &mut *self.writer };
+        match self.topics.limits_changed(&mut to).await {
             Ok(true) => {
                 Error::retriable("worker.limit_lowered", format!("max.message.bytes was lowered meanwhile: {}", error.message()))
             }

@@ -23,6 +23,28 @@ use tokio_util::sync::CancellationToken;
 pub struct Defaults {
     pub connector: ConnectorDefaults,
     pub providers: Providers,
+    pub log: LogOptions,
+}
+
+/// What the worker's kind of log says of a connector's whole config, references resolved. A function and no method of [`Log`]: `aqueduct validate`
+/// has no log open, and the worker knows no kind of it.
+#[derive(Clone, Default)]
+pub struct LogOptions(Option<Arc<dyn Fn(&Options) -> Vec<Issue> + Send + Sync>>);
+
+impl LogOptions {
+    pub fn checked_by(check: impl Fn(&Options) -> Vec<Issue> + Send + Sync + 'static) -> Self {
+        Self(Some(Arc::new(check)))
+    }
+
+    fn issues(&self, options: &Options) -> Vec<Issue> {
+        self.0.as_ref().map(|check| check(options)).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Debug for LogOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("LogOptions").field(&self.0.is_some()).finish()
+    }
 }
 
 /// Cheap to clone. Holds no secret: references are resolved for each plan and each task (invariant 9).
@@ -173,6 +195,10 @@ impl ConnectorSpec {
             chain,
             converters,
             policy,
+            exactly_once_required: matches!(
+                &settings.role,
+                settings::Role::Source(source) if source.exactly_once == settings::ExactlyOnce::Required
+            ),
             log,
             stats,
             active_topics,
@@ -240,7 +266,7 @@ pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown
             .iter()
             .flat_map(|plugin| [&plugin.descriptor().name].into_iter().chain(&plugin.descriptor().aliases).cloned())
             .collect(),
-        parts: &part_issues,
+        parts: &|options| part_issues(options, &defaults.log),
         defaults: &defaults.connector,
         providers: &defaults.providers,
         unknown_keys,
@@ -248,11 +274,12 @@ pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown
     check.run(flat)
 }
 
-/// Of transforms, predicates and converters.
-fn part_issues(options: &Options) -> Vec<Issue> {
+/// Of transforms, predicates, converters, and the clients of the log.
+fn part_issues(options: &Options, log: &LogOptions) -> Vec<Issue> {
     let mut issues = Chain::new(options).err().unwrap_or_default();
     issues.extend(Converters::new(options, &Options::new()).err().unwrap_or_default());
     issues.extend(aqueduct_transforms::unknown_keys(options));
+    issues.extend(log.issues(options));
     issues
 }
 

@@ -1,6 +1,6 @@
 //! What one task does, as it does it: counters and the progress clock. Written by the task, read by statuses, metrics and stall detection.
 
-use crate::admin::TaskProgress;
+use crate::admin::{ExactlyOnce, TaskProgress};
 use parking_lot::Mutex;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -46,6 +46,8 @@ pub struct TaskStats {
     call: AtomicU8,
     call_started_ms: AtomicU64,
     last_error: Mutex<Option<String>>,
+    /// Of a source that has opened its writer; see [`TaskStats::promises`].
+    exactly_once: Mutex<Option<(ExactlyOnce, Option<String>)>>,
 }
 
 /// What became of records that were taken in. Counted once, when it is durable, so that at any time
@@ -228,12 +230,23 @@ impl TaskStats {
             ),
             moved_ms: copy(&self.moved_ms),
             last_error: Mutex::new(self.last_error.lock().clone()),
+            exactly_once: Mutex::new(self.exactly_once()),
             ..Self::default()
         }
     }
 
     pub fn failed(&self, trace: &str) {
         *self.last_error.lock() = Some(trace.to_owned());
+    }
+
+    /// What the log promises to a source's task; why it is less than exactly once.
+    pub fn promises(&self, degraded: Option<String>) {
+        let promise = if degraded.is_some() { ExactlyOnce::Degraded } else { ExactlyOnce::Promised };
+        *self.exactly_once.lock() = Some((promise, degraded));
+    }
+
+    pub fn exactly_once(&self) -> Option<(ExactlyOnce, Option<String>)> {
+        self.exactly_once.lock().clone()
     }
 
     pub fn commit_took(&self, took: Duration) {
@@ -244,6 +257,7 @@ impl TaskStats {
     }
 
     pub fn progress(&self) -> TaskProgress {
+        let (exactly_once, exactly_once_reason) = self.exactly_once().map_or((None, None), |(promise, why)| (Some(promise), why));
         let moved = self.moved_ms.load(Relaxed);
         TaskProgress {
             records_in: self.records_in.load(Relaxed),
@@ -260,6 +274,8 @@ impl TaskStats {
             lag: self.lag(),
             idle_ms: (moved > 0).then(|| now_ms().saturating_sub(moved)),
             last_error: self.last_error.lock().clone(),
+            exactly_once,
+            exactly_once_reason,
         }
     }
 }
@@ -290,6 +306,10 @@ mod tests {
         assert_eq!((sum(&stats), stats.records_active.load(Relaxed), stats.lag()), (10, 6, Some(5)));
         let successor = stats.successor();
         assert_eq!((sum(&successor), successor.lag()), (10, None));
+        assert_eq!(stats.progress().exactly_once, None);
+        stats.promises(Some("no".to_owned()));
+        let progress = stats.successor().progress();
+        assert_eq!((progress.exactly_once, progress.exactly_once_reason.as_deref()), (Some(ExactlyOnce::Degraded), Some("no")));
         stats.task_ended();
         assert_eq!((sum(&stats), stats.records_active.load(Relaxed), stats.lag()), (10, 0, None));
     }

@@ -31,6 +31,8 @@ pub struct TaskRun {
     pub chain: Chain,
     pub converters: Converters,
     pub policy: Policy,
+    /// `exactly.once.support: required`
+    pub exactly_once_required: bool,
     pub log: Arc<dyn Log>,
     pub stats: Arc<TaskStats>,
     pub active_topics: Arc<ActiveTopics>,

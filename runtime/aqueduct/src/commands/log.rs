@@ -129,7 +129,20 @@ fn json_of(payload: PayloadRef<'_>) -> Value {
 fn verify_log(data_dir: Option<PathBuf>, screen: &Screen) -> Outcome {
     let dir = match data_dir {
         Some(dir) => dir,
-        None => wiring::read_config(Path::new(wiring::CONFIG), &[])?.data_dir,
+        None => {
+            let config = wiring::read_config(Path::new(wiring::CONFIG), &[])?;
+            if config.kafka.is_some() {
+                let message = format!(
+                    "{} says that the log is {}: there is nothing of it here",
+                    wiring::CONFIG,
+                    wiring::data_place(&config)
+                );
+                return Err(Failure::failed(message).fix(
+                    "Kafka checks its own files, and kafka-dump-log.sh prints them; name an embedded log with --data-dir DIR",
+                ));
+            }
+            config.data_dir
+        }
     };
     if !dir.is_dir() {
         return Err(Failure::not_found(format!("there is no data directory {}", dir.display())));

@@ -147,6 +147,12 @@ fn troubles(summary: &Value, screen: &Screen) -> String {
         for (what, trace) in traces.filter(|(_, trace)| trace.is_string()) {
             text.push_str(&format!("\n{} {}\n", screen.red(&format!("{what}:")), plain(trace).replace('\n', "\n  ")));
         }
+        // Mostly the same for all of its tasks.
+        let degraded = tasks(status).iter().find(|task| task["aqueduct"]["exactly_once"] == "degraded");
+        if let Some(task) = degraded {
+            let (label, why) = (screen.red(&format!("{name}:")), plain(&task["aqueduct"]["exactly_once_reason"]));
+            text.push_str(&format!("\n{label} exactly once is degraded: {why}\n"));
+        }
     }
     for issue in summary["folder"].as_array().map_or(&[][..], Vec::as_slice) {
         let line = serde_json::from_value::<aqueduct_core::Issue>(issue.clone())
@@ -182,6 +188,11 @@ mod tests {
         assert!(text.contains("500"), "{text}");
         let text = page(&one("FAILED", Some("file.open: no\nFix: look")), None, &screen);
         assert!(text.contains("hole, task 0: file.open: no\n  Fix: look"), "{text}");
+        let mut degraded = one("RUNNING", None);
+        let progress = &mut degraded["connectors"][0]["status"]["tasks"][0]["aqueduct"];
+        (progress["exactly_once"], progress["exactly_once_reason"]) = (json!("degraded"), json!("an old broker"));
+        let text = page(&degraded, None, &screen);
+        assert!(text.contains("hole: exactly once is degraded: an old broker"), "{text}");
     }
 
     #[test]

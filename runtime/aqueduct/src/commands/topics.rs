@@ -33,6 +33,9 @@ pub(crate) enum Command {
         /// How many.
         #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i32).range(1..=10_000))]
         partitions: i32,
+        /// Copies of each partition, on Kafka; -1 is the broker's default.
+        #[arg(long, default_value_t = -1, allow_negative_numbers = true, value_name = "COPIES")]
+        replication_factor: i16,
         /// A setting of the topic, by its name in Kafka: `retention.ms=86400000`.
         #[arg(long = "config", value_name = "KEY=VALUE")]
         configs: Vec<String>,
@@ -160,13 +163,14 @@ async fn on(api: &Api, command: &Command, screen: &Screen) -> Outcome {
     match command {
         Command::List(_) => list(&api.get("/aqueduct/v1/topics").await?, screen),
         Command::Describe { topic, .. } => describe(&api.get(&path(topic)).await?, screen),
-        Command::Create { topic, partitions, configs, .. } => {
+        Command::Create { topic, partitions, replication_factor, configs, .. } => {
             let config = |text: &String| match text.split_once('=') {
                 Some((key, value)) => Ok((key.to_owned(), json!(value))),
                 None => Err(Failure::usage(format!("--config {text:?} is not KEY=VALUE"))),
             };
             let configs: serde_json::Map<String, Value> = configs.iter().map(config).collect::<Outcome<_>>()?;
-            let body = json!({ "name": topic, "partitions": partitions, "configs": configs });
+            let body =
+                json!({ "name": topic, "partitions": partitions, "replication_factor": replication_factor, "configs": configs });
             let made = api.call("POST", "/aqueduct/v1/topics", Some(&body)).await?;
             screen.show(&made, || format!("{topic} created with {partitions} partition(s)"))
         }

@@ -34,7 +34,7 @@ pub(crate) struct Shared {
     pub(crate) admin: Client,
     pub(crate) fetchers: Fetchers,
     pub(crate) stores: Stores,
-    pub(crate) counters: Counters,
+    pub(crate) counters: Arc<Counters>,
     pub(crate) members: LocalMembers,
     /// The log is closed: nothing new begins. Writers finish what is in flight.
     pub(crate) closed: CancellationToken,
@@ -61,11 +61,13 @@ impl KafkaLog {
     pub async fn open(options: KafkaOptions) -> Result<Arc<Self>> {
         let cluster = Arc::new(Cluster::new(addresses(&options.settings.bootstrap_servers)));
         let config = options.client(ClientKind::Admin, &format!("{}-admin", options.group_id), &Options::new())?;
+        // What worker.yaml says of producers is checked now, not when the first source writes.
+        options.client(ClientKind::Producer, "check", &Options::new())?;
         let admin = Client::open(cluster.clone(), config).await?;
         admin.retry_until(Instant::now() + OPEN_MAX, || admin.look(&[])).await?;
         let fetchers = Fetchers::new(cluster.clone(), &options)?;
         let stores = Stores::new(&options.settings);
-        let (counters, closed, tasks) = (Counters::default(), CancellationToken::new(), TaskTracker::new());
+        let (counters, closed, tasks) = (Arc::new(Counters::default()), CancellationToken::new(), TaskTracker::new());
         // The stores open themselves at their first use: who only reads topics needs none of their rights.
         let shared = Arc::new(Shared {
             options,
@@ -121,6 +123,23 @@ impl Log for KafkaLog {
 
     async fn create_topic(&self, name: &str, spec: &TopicSpec) -> Result<TopicInfo> {
         let created = self.0.unless_closed(admin::create_topic(&self.0.admin, name, spec)).await;
+        self.0.members.topics_changed();
+        created
+    }
+
+    async fn create_topic_for(&self, connector: &str, name: &str, spec: &TopicSpec) -> Result<TopicInfo> {
+        let options = self.0.stores.connector(connector);
+        if options.admin.is_empty() {
+            return self.create_topic(name, spec).await;
+        }
+        let config = self.0.options.client(ClientKind::Admin, &format!("connector-adminclient-{connector}"), &options.admin)?;
+        let created = self.0.unless_closed(async {
+            let admin = Client::open(self.0.cluster.clone(), config).await?;
+            let created = admin::create_topic(&admin, name, spec).await;
+            admin.close().await;
+            created
+        });
+        let created = created.await;
         self.0.members.topics_changed();
         created
     }

@@ -62,6 +62,25 @@ impl KafkaOptions {
         ClientConfig::parse(kind, client_id, &options)
     }
 
+    /// What is wrong with the options of clients in worker.yaml: the first of each kind of client.
+    pub fn worker_issues(&self) -> Vec<Issue> {
+        let kinds = [
+            ("producer", ClientKind::Producer, &self.settings.producer),
+            ("consumer", ClientKind::Consumer, &self.settings.consumer),
+            ("admin", ClientKind::Admin, &self.settings.admin),
+        ];
+        let mut issues: Vec<Issue> = Vec::new();
+        for (client, kind, own) in kinds {
+            let Err(error) = self.client(kind, client, &Options::new()) else { continue };
+            let of_kind = |name: &str| own.0.contains_key(name).then(|| format!("{client}.{name}"));
+            let issue = issue(&error, |name| of_kind(name).unwrap_or_else(|| name.to_owned()));
+            if !issues.contains(&issue) {
+                issues.push(issue);
+            }
+        }
+        issues
+    }
+
     /// What is wrong with a connector's `producer.override.…`, `consumer.override.…` and `admin.override.…`, each option by its whole name. Opens
     /// nothing but the certificates that they name.
     pub fn issues(&self, connector: &Options) -> Vec<Issue> {
@@ -73,16 +92,9 @@ impl KafkaOptions {
         ];
         let mut issues = Vec::new();
         for (client, kind, own) in clients.into_iter().filter(|(.., own)| !own.is_empty()) {
-            let issue = |error: Error| {
-                let (name, message) = error.message().split_once(": ").unwrap_or(("", error.message()));
-                let issue = Issue::error(format!("{client}.override.{name}"), error.code(), message);
-                match error.hint() {
-                    Some(fix) => issue.fix(fix),
-                    None => issue,
-                }
-            };
+            let of_client = |error: Error| issue(&error, |name| format!("{client}.override.{name}"));
             let before = issues.len();
-            issues.extend(ClientConfig::check_names(kind, own).into_iter().map(issue));
+            issues.extend(ClientConfig::check_names(kind, own).into_iter().map(of_client));
             if issues.len() > before {
                 continue;
             }
@@ -93,9 +105,19 @@ impl KafkaOptions {
                 }
                 _ => Ok(()),
             });
-            issues.extend(config.err().map(issue));
+            issues.extend(config.err().map(of_client));
         }
         issues
+    }
+}
+
+/// Errors of options begin with the option's name.
+fn issue(error: &Error, path: impl Fn(&str) -> String) -> Issue {
+    let (name, message) = error.message().split_once(": ").unwrap_or(("", error.message()));
+    let issue = Issue::error(path(name), error.code(), message);
+    match error.hint() {
+        Some(fix) => issue.fix(fix),
+        None => issue,
     }
 }
 
@@ -204,3 +226,62 @@ impl ClientConfig {
 
 /// Metadata and coordination go beside the producer's requests on their own connections; ten is the default of krafka.
 const IN_FLIGHT_MIN: usize = 10;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn issues(kafka: &KafkaOptions, pairs: &[(&str, &str)]) -> Vec<String> {
+        let connector = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        kafka.issues(&connector).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn every_override_is_checked_by_its_name_and_value() {
+        let mut kafka = KafkaOptions::new("localhost:9092", "g");
+        let good = [
+            ("producer.override.compression.type", "zstd"),
+            ("consumer.override.client.id", "mine"),
+            ("admin.override.request.timeout.ms", "1000"),
+            ("topic", "t"),
+        ];
+        assert_eq!(issues(&kafka, &good), Vec::<String>::new());
+        let bad = issues(
+            &kafka,
+            &[
+                ("producer.override.compresion.type", "zstd"),
+                ("producer.override.partitioner.class", "x.Y"),
+                ("consumer.override.acks", "all"),
+                ("admin.override.request.timeout.ms", "soon"),
+            ],
+        );
+        assert_eq!(bad.len(), 4, "{bad:#?}");
+        assert!(
+            bad[0].starts_with("producer.override.compresion.type: ") && bad[0].contains("did you mean compression.type?"),
+            "{bad:?}"
+        );
+        assert!(bad[1].starts_with("producer.override.partitioner.class: cannot be mapped"), "{bad:?}");
+        assert!(bad[2].starts_with("consumer.override.acks: is no option of consumers"), "{bad:?}");
+        assert!(bad[3].starts_with("admin.override.request.timeout.ms: ") && bad[3].contains("soon"), "{bad:?}");
+
+        let acks = [("producer.override.acks", "1")];
+        assert!(issues(&kafka, &acks)[0].starts_with("producer.override.acks: 1 cannot promise exactly once"));
+        kafka.settings.exactly_once = ExactlyOnceSource::Disabled;
+        assert_eq!(issues(&kafka, &acks), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_workers_own_options_are_checked_with_theirs() {
+        let mut kafka = KafkaOptions::new("localhost:9092", "g");
+        kafka.settings.common.0.insert("security.protocol".to_owned(), "SASL".to_owned());
+        let path = |kafka: &KafkaOptions| kafka.worker_issues().iter().map(|issue| issue.path.clone()).collect::<Vec<_>>();
+        assert_eq!(path(&kafka), ["security.protocol"]);
+        kafka.settings.common.0.clear();
+        kafka.settings.producer.0.insert("linger.ms".to_owned(), "-1".to_owned());
+        assert_eq!(path(&kafka), ["producer.linger.ms"]);
+        // What the worker says and what the connector says must go together.
+        kafka.settings.producer.0.clear();
+        kafka.settings.common.0.insert("security.protocol".to_owned(), "SASL_PLAINTEXT".to_owned());
+        assert!(!issues(&kafka, &[("producer.override.sasl.mechanism", "GSSAPI")]).is_empty());
+    }
+}

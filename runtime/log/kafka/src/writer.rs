@@ -8,7 +8,7 @@ use crate::stores::{
 };
 use aqueduct_config::worker_config::ExactlyOnceSource;
 use aqueduct_core::{Batch, Error, Options, Payload, Record, Result, SourceOffset, TaskId, Topic};
-use aqueduct_log::{Commit, EncodedBatch, LogWriter, TransactionBoundary};
+use aqueduct_log::{Commit, EncodedBatch, LogWriter, RecordLimit, TopicInfo, TransactionBoundary};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -29,12 +29,17 @@ pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn 
         overrides: &connector.producer,
     };
     let producer = Producer::open(shared, options).await?;
-    if producer.mode() == (Mode::Transactional { v2: false }) {
-        tracing::warn!(%task, "exactly once is degraded: the cluster has not finalised transaction.version 2 (KIP-890)");
+    let degraded = match producer.mode() {
+        Mode::Transactional { v2: true } => None,
+        Mode::Transactional { v2: false } => Some(NO_V2),
+        Mode::Plain { .. } => Some(SWITCHED_OFF),
+    };
+    if let Some(why) = degraded {
+        tracing::warn!(%task, "exactly once is degraded: {why}");
     }
     let (topic, _) = stores::offset_target(shared, &task.connector).await?;
     let offsets = Some((task.connector.clone(), topic));
-    Ok(Box::new(KafkaWriter { producer, offsets, failed: None }))
+    Ok(Box::new(KafkaWriter { producer, offsets, degraded, failed: None }))
 }
 
 /// Records in transactions of this id, without source offsets.
@@ -48,13 +53,19 @@ pub(crate) async fn transactional(shared: &Arc<Shared>, id: &str) -> Result<Box<
         overrides: &overrides,
     };
     let producer = Producer::open(shared, options).await?;
-    Ok(Box::new(KafkaWriter { producer, offsets: None, failed: None }))
+    Ok(Box::new(KafkaWriter { producer, offsets: None, degraded: None, failed: None }))
 }
+
+const NO_V2: &str = "the cluster has not finalised transaction.version 2 (KIP-890), without which the delayed end of a transaction can hit the next one; \
+    upgrade the brokers to 4.0 or later, then kafka-features.sh upgrade --feature transaction.version=2";
+const SWITCHED_OFF: &str =
+    "exactly.once.source.support is not enabled in worker.yaml: offsets are stored after the records (at least once)";
 
 struct KafkaWriter {
     producer: Producer,
     /// The connector, and `offset.storage.topic`.
     offsets: Option<(Arc<str>, Topic)>,
+    degraded: Option<&'static str>,
     failed: Option<Error>,
 }
 
@@ -85,5 +96,13 @@ impl LogWriter for KafkaWriter {
                 Err(error)
             }
         }
+    }
+
+    async fn record_limit(&mut self, topic: &TopicInfo) -> Result<RecordLimit> {
+        self.producer.record_limit(topic).await
+    }
+
+    fn degraded(&self) -> Option<String> {
+        self.degraded.map(str::to_owned)
     }
 }

@@ -18,11 +18,19 @@ pub(super) struct Parser<'a> {
 }
 
 impl ClientConfig {
+    /// Every option that this kind of client does not have, or that cannot be mapped.
+    pub(super) fn check_names(kind: ClientKind, options: &Options) -> Vec<Error> {
+        let parser = Parser { kind, options };
+        options.iter().filter_map(|(name, value)| parser.check_name(name, value).err()).collect()
+    }
+
     /// # Errors
     /// `kafka.config` (fatal) naming the option.
     pub(crate) fn parse(kind: ClientKind, client_id: &str, options: &Options) -> Result<Self> {
         let parser = Parser { kind, options };
-        parser.check_names()?;
+        for (name, value) in options {
+            parser.check_name(name, value)?;
+        }
         let millis = |name, default, range| parser.millis(name, default, range);
         let connect_timeout = millis("socket.connection.setup.timeout.ms", 5_000, 1..=MILLIS_MAX)?;
         // No request has less time than its connection.
@@ -50,32 +58,31 @@ impl ClientConfig {
 }
 
 impl Parser<'_> {
-    fn check_names(&self) -> Result<()> {
-        for (name, value) in self.options {
-            let Some((_, kinds, what)) = find(name) else {
-                let all = NAMES.iter().filter(|(_, kinds, _)| kinds.contains(&self.kind)).map(|(known, ..)| *known);
-                let error = wrong(name, "is no option of Kafka's clients that Aqueduct knows");
-                return Err(match nearest(name, all) {
-                    Some(near) => error.fix(format!("did you mean {near}?")),
-                    None => error.fix("remove the line"),
-                });
-            };
-            if !kinds.contains(&self.kind) {
-                return Err(wrong(name, format!("is no option of {}", self.kind.plural())).fix("remove the line"));
-            }
-            match what {
-                Use::Mapped | Use::Ignored => {}
-                Use::Refused(why) => return Err(wrong(name, format!("cannot be mapped: {why}")).fix("remove the line")),
-                Use::Always(values) => {
-                    let plain: String = value.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_lowercase();
-                    if !values.contains(&plain.as_str()) {
-                        let message = format!("cannot be mapped: here it is always {}", values.join(" or "));
-                        return Err(wrong(name, message).fix("remove the line"));
-                    }
+    /// Of one name.
+    fn check_name(&self, name: &str, value: &str) -> Result<()> {
+        let Some((_, kinds, what)) = find(name) else {
+            let all = NAMES.iter().filter(|(_, kinds, _)| kinds.contains(&self.kind)).map(|(known, ..)| *known);
+            let error = wrong(name, "is no option of Kafka's clients that Aqueduct knows");
+            return Err(match nearest(name, all) {
+                Some(near) => error.fix(format!("did you mean {near}?")),
+                None => error.fix("remove the line"),
+            });
+        };
+        if !kinds.contains(&self.kind) {
+            return Err(wrong(name, format!("is no option of {}", self.kind.plural())).fix("remove the line"));
+        }
+        match what {
+            Use::Mapped | Use::Ignored => Ok(()),
+            Use::Refused(why) => Err(wrong(name, format!("cannot be mapped: {why}")).fix("remove the line")),
+            Use::Always(values) => {
+                let plain: String = value.chars().filter(|c| !c.is_whitespace()).collect::<String>().to_ascii_lowercase();
+                if values.contains(&plain.as_str()) {
+                    return Ok(());
                 }
+                let message = format!("cannot be mapped: here it is always {}", values.join(" or "));
+                Err(wrong(name, message).fix("remove the line"))
             }
         }
-        Ok(())
     }
 
     /// Not empty.

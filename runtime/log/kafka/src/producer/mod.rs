@@ -21,7 +21,7 @@ use crate::log::Shared;
 use crate::options::{Acks, ClientKind};
 use aqueduct_core::failpoint::{self, point};
 use aqueduct_core::{Batch, Error, Options, Result};
-use aqueduct_log::{Appended, EncodedBatch};
+use aqueduct_log::{Appended, EncodedBatch, RecordLimit, TopicInfo};
 use parking_lot::Mutex;
 use place::{Placed, Target};
 use rustc_hash::FxHashMap;
@@ -188,15 +188,26 @@ impl Producer {
         if let Some(known) = self.max_bytes.lock().get(&topic.id) {
             return Ok(*known);
         }
-        let key = "max.message.bytes";
-        let bytes = match admin::topic_configs(&self.client, &topic.name, &[key]).await {
-            Ok(configs) => configs.get(key).and_then(|value| value.parse().ok()).unwrap_or(MESSAGE_BYTES),
-            // Who may write need not be allowed to read configs: then the broker tells what is too large.
-            Err(error) if error.code() == "kafka.not_authorized" => MESSAGE_BYTES,
-            Err(error) => return Err(error),
-        };
+        let bytes = self.ask_max_message_bytes(&topic.name).await?;
         self.max_bytes.lock().insert(topic.id, bytes);
         Ok(bytes)
+    }
+
+    async fn ask_max_message_bytes(&self, topic: &str) -> Result<usize> {
+        let key = "max.message.bytes";
+        match admin::topic_configs(&self.client, topic, &[key]).await {
+            Ok(configs) => Ok(configs.get(key).and_then(|value| value.parse().ok()).unwrap_or(MESSAGE_BYTES)),
+            // Who may write need not be allowed to read configs: then the broker tells what is too large.
+            Err(error) if error.code() == "kafka.not_authorized" => Ok(MESSAGE_BYTES),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// As it holds now, from here on for appends too: that of the topic or else the broker, and `max.request.size`.
+    pub(crate) async fn record_limit(&self, topic: &TopicInfo) -> Result<RecordLimit> {
+        let bytes = self.ask_max_message_bytes(&topic.name).await?;
+        self.max_bytes.lock().insert(topic.id, bytes);
+        Ok(RecordLimit::Batch { bytes: bytes.min(self.limits.request_bytes), compression: self.limits.compression })
     }
 
     async fn room(&self, bytes: usize) -> Result<Room> {
@@ -228,15 +239,17 @@ impl Drop for Room {
     }
 }
 
-fn acks(asked: Acks, transactional: bool) -> Result<i16> {
+/// # Errors
+/// `kafka.config` (fatal) when that cannot keep what is promised.
+pub(crate) fn acks(asked: Acks, transactional: bool) -> Result<i16> {
     match asked {
         Acks::All => Ok(-1),
         Acks::Leader if !transactional => Ok(1),
-        Acks::Leader => Err(Error::fatal("kafka.config", "acks=1 cannot promise exactly once")
+        Acks::Leader => Err(Error::fatal("kafka.config", "acks: 1 cannot promise exactly once")
             .fix("remove acks, or set exactly.once.source.support: disabled in worker.yaml")),
         Acks::None => Err(Error::fatal(
             "kafka.config",
-            "acks=0 never tells whether a record was written; offsets could not be stored after it",
+            "acks: 0 never tells whether a record was written; offsets could not be stored after it",
         )
         .fix("use acks=all")),
     }

@@ -3,14 +3,11 @@
 use crate::cluster::TopicMeta;
 use crate::error;
 use aqueduct_core::{Batch, Chunk, Error, PayloadRef, RecordRef, Result};
+use aqueduct_log::RecordLimit;
 use aqueduct_log::partitioner::partition_for_key;
-use aqueduct_log::record_batch::{self, Compression, HEADER_BYTES};
+use aqueduct_log::record_batch::Compression;
+use aqueduct_log::record_limit::{HEADER_OVERHEAD, RECORD_OVERHEAD};
 use std::sync::Arc;
-
-/// Lengths, deltas, attributes and the count of headers of one record, rounded up.
-const RECORD_OVERHEAD: usize = 32;
-/// Two lengths of a header.
-const HEADER_OVERHEAD: usize = 10;
 
 /// A topic as a producer knows it.
 #[derive(Debug)]
@@ -153,21 +150,15 @@ fn partitions(chunk: &Chunk, target: &Target, turn: usize) -> Result<Vec<(i32, R
 }
 
 fn check_sizes(chunk: &Chunk, target: &Target, compression: Compression) -> Result<()> {
-    let rough = target.max_bytes.saturating_sub(HEADER_BYTES + RECORD_OVERHEAD);
-    for record in chunk.iter() {
-        // What may be too large is encoded, once, to know.
-        if size_of(record) > rough {
-            let bytes = record_batch::encode([record], 0, compression, &mut Vec::new())?.bytes;
-            if bytes > target.max_bytes {
-                let message =
-                    format!("a record batch of {bytes} bytes for topic {}; the limit is {}", chunk.topic, target.max_bytes);
-                return Err(Error::fatal("log.record_too_large", message).fix(
-                    "raise max.message.bytes of the topic and producer.override.max.request.size, or send smaller records",
-                ));
-            }
+    let limit = RecordLimit::Batch { bytes: target.max_bytes, compression };
+    match chunk.iter().find_map(|record| limit.excess(record)) {
+        None => Ok(()),
+        Some(bytes) => {
+            let message = format!("a record batch of {bytes} bytes for topic {}; the limit is {}", chunk.topic, target.max_bytes);
+            Err(Error::fatal("log.record_too_large", message)
+                .fix("raise max.message.bytes of the topic and producer.override.max.request.size, or send smaller records"))
         }
     }
-    Ok(())
 }
 
 /// An upper bound of a record's bytes in a batch.
@@ -183,6 +174,7 @@ mod tests {
     use super::*;
     use crate::cluster::PartitionMeta;
     use aqueduct_core::{Payload, Record};
+    use aqueduct_log::record_batch::HEADER_BYTES;
     use uuid::Uuid;
 
     pub(crate) fn target(partitions: usize, max_bytes: usize) -> Arc<Target> {
