@@ -4,7 +4,7 @@
 use aqueduct_core::{Batch, JsonMap, Record, SourceOffset, TaskId};
 use aqueduct_log::{Appended, Commit, EncodedBatch, Log, LogWriter, TopicSpec};
 use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
-use kafka_services::{Action, Broker, Options, Side, shared, wire};
+use kafka_services::{Action, Broker, Options, Side, java_tool, shared, wire};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -243,30 +243,30 @@ async fn a_broker_that_is_killed_neither_loses_nor_repeats() {
     let topic = topic(&*log, 1, &[]).await;
     let (ask, mut asked) = tokio::sync::mpsc::channel(1);
     let last = 30_000;
-    let writing = tokio::spawn({
-        let (log, topic) = (log.clone(), topic.clone());
-        async move {
-            let mut next_kill = 3000;
-            write_until(&*log, &topic, last, |at| {
-                if at >= next_kill && ask.try_send(()).is_ok() {
-                    next_kill += 8000;
-                }
-            })
-            .await;
-        }
-    });
-    let mut kills = 0;
-    while asked.recv().await.is_some() {
-        broker = tokio::task::spawn_blocking(move || {
-            broker.kill9();
-            broker.restart();
-            broker
+    let writing = async {
+        let (mut next_kill, ask) = (3000, ask);
+        write_until(&*log, &topic, last, |at| {
+            if at >= next_kill && ask.try_send(()).is_ok() {
+                next_kill += 8000;
+            }
         })
-        .await
-        .unwrap();
-        kills += 1;
-    }
-    writing.await.unwrap();
+        .await;
+    };
+    let killing = async {
+        let mut kills = 0;
+        while asked.recv().await.is_some() {
+            broker = tokio::task::spawn_blocking(move || {
+                broker.kill9();
+                broker.restart();
+                broker
+            })
+            .await
+            .unwrap();
+            kills += 1;
+        }
+        (kills, broker)
+    };
+    let ((), (kills, broker)) = tokio::join!(writing, killing);
     let numbers: Vec<i64> = lines(&broker, &topic).iter().map(|line| line.parse().unwrap()).collect();
     assert_eq!(numbers.len() as i64, last, "{kills} kills");
     assert!(numbers.iter().copied().eq(0..last), "in order");
@@ -301,4 +301,29 @@ async fn without_transactions_offsets_come_after_the_acknowledgements() {
     options.settings.producer.0.insert("acks".into(), "0".into());
     let log = KafkaLog::open(options.clone()).await.unwrap();
     assert_eq!(log.writer(&TaskId::new("c", 0)).await.err().unwrap().code(), "kafka.config");
+}
+
+/// A cluster that was upgraded and has not finalised `transaction.version` 2: partitions are registered first, the epoch stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_kip_890_it_is_degraded_and_works() {
+    let broker = Broker::start(Options::default());
+    let class = "org.apache.kafka.tools.FeatureCommand";
+    java_tool(class, &["--bootstrap-server", &broker.bootstrap(), "downgrade", "--feature", "transaction.version=1"]);
+    let log = open_with(&broker.bootstrap(), &[]).await;
+    let topic = topic(&*log, 3, &[]).await;
+    let task = TaskId::new("c", 0);
+    let mut old = log.writer(&task).await.unwrap();
+    assert!(old.degraded().is_some_and(|why| why.contains("transaction.version")));
+    for i in 0..30i64 {
+        append(&mut *old, batch(&topic, (0..10).map(|j| (i * 10 + j).to_string())), vec![offset(i)]).await.unwrap();
+    }
+    let mut new = log.writer(&task).await.unwrap();
+    let error = append(&mut *old, batch(&topic, ["zombie".to_owned()]), vec![offset(99)]).await.unwrap_err();
+    assert_eq!(error.code(), "log.fenced");
+    append(&mut *new, batch(&topic, ["300".to_owned()]), vec![offset(30)]).await.unwrap();
+    let mut numbers: Vec<i64> = lines(&broker, &topic).iter().map(|line| line.parse().unwrap()).collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..=300));
+    assert_eq!(log.source_offsets("c").await.unwrap(), [offset(30)]);
+    log.close().await.unwrap();
 }

@@ -43,10 +43,11 @@ impl Owner {
     pub(crate) fn new(
         shared: Arc<Shared>,
         link: Link,
-        txn: Txn,
+        mut txn: Txn,
         asks: mpsc::Receiver<Ask>,
         failed: Arc<Mutex<Option<Error>>>,
     ) -> Self {
+        txn.count_in(&shared.counters);
         let (flights, connections) = (FuturesUnordered::new(), FxHashMap::default());
         Self { shared, link: Arc::new(link), txn, asks, failed, flights, connections }
     }
@@ -189,10 +190,6 @@ impl Owner {
             }
             Event::Settled => self.txn.settled(),
         }
-        let (commits, records, bytes) = self.txn.take_counts();
-        self.shared.counters.commits.fetch_add(commits, Ordering::Relaxed);
-        self.shared.counters.records.fetch_add(records, Ordering::Relaxed);
-        self.shared.counters.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
     fn refuse_rest(&mut self) {

@@ -3,11 +3,14 @@
 use super::lane::{Lane, Shipment};
 use super::place::Placed;
 use super::verdict::{Verdict, Why};
+use crate::log::Counters;
 use aqueduct_core::{Class, Error, Result, TopicPartition};
 use aqueduct_log::Appended;
 use aqueduct_log::record_batch::Compression;
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -154,12 +157,12 @@ pub(crate) struct Txn {
     closing: bool,
     why: Option<Error>,
     /// Committed since they were taken: appends, records, bytes.
-    counts: (u64, u64, u64),
+    counters: Arc<Counters>,
 }
 
 struct Open {
     reply: oneshot::Sender<Result<Appended>>,
-    _room: Box<dyn Send>,
+    room: Box<dyn Send>,
     appended: Appended,
     /// In plain mode: to be written when the records are.
     offsets: Vec<Placed>,
@@ -192,7 +195,7 @@ impl Txn {
             not_before: None,
             closing: false,
             why: None,
-            counts: (0, 0, 0),
+            counters: Arc::default(),
         }
     }
 
@@ -209,9 +212,9 @@ impl Txn {
         self.why.as_ref()
     }
 
-    /// Appends, records and bytes that were committed since the last call.
-    pub(crate) fn take_counts(&mut self) -> (u64, u64, u64) {
-        std::mem::take(&mut self.counts)
+    /// Where commits are counted: before they resolve, so that who waited for one sees it counted.
+    pub(crate) fn count_in(&mut self, counters: &Arc<Counters>) {
+        self.counters = counters.clone();
     }
 
     pub(crate) fn gather(&mut self, ask: Ask, now: Instant) {
@@ -326,7 +329,7 @@ impl Txn {
             self.wrote = true;
             self.positions.push_back(positions);
         }
-        self.open.push_back(Open { reply: ask.reply, _room: ask.room, appended: Appended::default(), offsets: later });
+        self.open.push_back(Open { reply: ask.reply, room: ask.room, appended: Appended::default(), offsets: later });
     }
 
     fn add(&mut self, number: u64, placed: Placed) {
@@ -427,14 +430,16 @@ impl Txn {
         self.next(now)
     }
 
-    /// Commits resolve in the order of append.
     fn committed(&mut self) {
         self.first += self.open.len() as u64;
-        for open in self.open.drain(..) {
-            self.counts.0 += 1;
-            self.counts.1 += open.appended.ranges.iter().map(|(_, first, next)| (next - first) as u64).sum::<u64>();
-            self.counts.2 += open.appended.bytes as u64;
-            let _ = open.reply.send(Ok(open.appended));
+        // Commits resolve in the order of append, each when it is counted and its room is free.
+        for Open { reply, room, appended, .. } in self.open.drain(..) {
+            let records = appended.ranges.iter().map(|(_, first, next)| (next - first) as u64).sum();
+            self.counters.commits.fetch_add(1, Ordering::Relaxed);
+            self.counters.records.fetch_add(records, Ordering::Relaxed);
+            self.counters.bytes.fetch_add(appended.bytes as u64, Ordering::Relaxed);
+            drop(room);
+            let _ = reply.send(Ok(appended));
         }
         self.phase = Phase::Idle;
         (self.bytes, self.wrote) = (0, false);
