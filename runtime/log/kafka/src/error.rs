@@ -41,6 +41,9 @@ impl<'a> At<'a> {
             "log.unknown_topic" => mapped.fix("create the topic first, or correct its name"),
             "kafka.authentication" => mapped.fix("correct sasl.mechanism and sasl.jaas.config"),
             "kafka.unsupported" => mapped.fix("use Apache Kafka 3.9 or later"),
+            "kafka.record_refused" => {
+                mapped.fix("a compacted topic takes no record without a key; otherwise see message.timestamp.* of the topic")
+            }
             "log.record_too_large" => mapped.fix("raise max.message.bytes of the topic, or make the record smaller"),
             _ => mapped,
         }
@@ -61,6 +64,7 @@ fn classify(error: ResponseError) -> (Class, &'static str) {
         E::InvalidProducerEpoch | E::ProducerFenced | E::FencedInstanceId | E::FencedMemberEpoch | E::UnreleasedInstanceId => {
             fatal("log.fenced")
         }
+        E::InvalidRecord | E::InvalidTimestamp => fatal("kafka.record_refused"),
         E::TopicAlreadyExists => fatal("log.topic_exists"),
         E::InvalidTopicException => fatal("log.topic_name"),
         E::InvalidConfig
