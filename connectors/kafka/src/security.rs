@@ -31,16 +31,16 @@ pub(crate) fn check(options: &ClientOptions, issues: &mut Vec<Issue>) {
     let beside = |a: Option<&str>, b: Option<&str>| a.is_some() && b.is_some();
     let (location, text) = (options.ssl_truststore_location.as_deref(), options.ssl_truststore_certificates.as_deref());
     if beside(location, text) {
-        issues.push(wrong("ssl.truststore.location", "stands beside ssl.truststore.certificates: give one of them"));
+        issues.push(wrong("ssl.truststore.location", "stands beside ssl.truststore.certificates").fix("give one of them"));
     }
     let (key, chain) = (options.ssl_keystore_key.is_some(), options.ssl_keystore_certificate_chain.is_some());
     if options.ssl_keystore_location.is_some() && (key || chain) {
-        issues.push(wrong(
-            "ssl.keystore.location",
-            "stands beside ssl.keystore.key or ssl.keystore.certificate.chain: give one of them",
-        ));
+        issues.push(
+            wrong("ssl.keystore.location", "stands beside ssl.keystore.key or ssl.keystore.certificate.chain")
+                .fix("give one of them"),
+        );
     } else if key != chain {
-        issues.push(wrong("ssl.keystore.key", "goes with ssl.keystore.certificate.chain: give both"));
+        issues.push(wrong("ssl.keystore.key", "goes with ssl.keystore.certificate.chain").fix("give both"));
     }
 }
 
@@ -63,8 +63,9 @@ pub(crate) async fn auth(options: &ClientOptions) -> Result<AuthConfig> {
     Ok(if protocol.tls { auth.with_tls(tls(options).await?) } else { auth })
 }
 
+/// Never shows the value: it may be a secret.
 fn wrong(option: &str, message: impl Into<String>) -> Issue {
-    Issue::error(option, "kafka.config", message)
+    Issue::error(option, "kafka.config", message).fix("the README of the connector shows how logins and certificates are written")
 }
 
 fn protocol(options: &ClientOptions) -> Result<Protocol, Issue> {
@@ -96,10 +97,10 @@ fn login(options: &ClientOptions) -> Result<Login, Issue> {
     };
     let mut jaas = jaas(text.expose())?;
     if jaas.module != module {
-        return Err(wrong("sasl.jaas.config", format!("{mechanism} goes with {module}: {}", example(module))));
+        return Err(wrong("sasl.jaas.config", format!("{mechanism} goes with {module}")).fix(example(module)));
     }
     let mut need = |key: &str| {
-        jaas.options.remove(key).ok_or_else(|| wrong("sasl.jaas.config", format!("has no {key}: {}", example(module))))
+        jaas.options.remove(key).ok_or_else(|| wrong("sasl.jaas.config", format!("has no {key}")).fix(example(module)))
     };
     Ok(login(need("username")?, need("password")?))
 }
@@ -187,7 +188,7 @@ const KNOWN_MODULES: [&str; 2] = ["PlainLoginModule", "ScramLoginModule"];
 /// `org.apache.kafka.common.security.plain.PlainLoginModule required username="a" password="b";`
 fn jaas(text: &str) -> Result<Jaas, Issue> {
     // Never shows the text: it has the password.
-    let malformed = |why: &str| wrong("sasl.jaas.config", format!("{why}: write it as {}", example("PlainLoginModule")));
+    let malformed = |why: &str| wrong("sasl.jaas.config", why).fix(example("PlainLoginModule"));
     let text = text.trim().strip_suffix(';').ok_or_else(|| malformed("does not end with ;"))?.trim_end();
     let (class, rest) = text.split_once(char::is_whitespace).ok_or_else(|| malformed("has no options"))?;
     let module = class.rsplit('.').next().unwrap_or_default();

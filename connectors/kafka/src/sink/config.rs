@@ -155,7 +155,9 @@ impl Config {
         });
         if !is_valid_topic_name(&self.positions_topic) {
             let message = format!("{:?} is not a topic name", self.positions_topic);
-            issues.push(Issue::error("positions.topic", "config.topic", message));
+            issues.push(
+                Issue::error("positions.topic", "config.topic", message).fix("use 1 to 249 letters, digits, `.`, `_` and `-`"),
+            );
         }
         for (option, number) in
             [("topic.create.partitions", self.partitions), ("topic.create.replication.factor", self.replication.into())]

@@ -194,7 +194,7 @@ impl Config {
                 match (include, exclude) {
                     (Ok(include), Ok(exclude)) => Some(Wanted::Matching { include, exclude }),
                     (Err(error), _) | (_, Err(error)) => {
-                        issues.push(Issue::error("topics.regex", "config.regex", error.to_string()));
+                        issues.push(Issue::error("topics.regex", "config.regex", error.to_string()).fix("correct the pattern"));
                         None
                     }
                 }
