@@ -1,5 +1,6 @@
 //! Topics, offsets, fetching and positions on a real broker, with kcat as the independent writer.
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
+#![allow(clippy::disallowed_methods, reason = "the test owns what it spawns")]
 
 use aqueduct_core::{PayloadRef, TopicPartition};
 use aqueduct_log::{Log, TopicSpec};

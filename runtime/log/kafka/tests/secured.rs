@@ -1,5 +1,6 @@
 //! TLS, SASL and ACLs, against a broker that insists on them.
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
+#![allow(clippy::disallowed_methods, reason = "the test owns what it spawns")]
 
 use aqueduct_config::worker_config::ClientOptions;
 use aqueduct_core::{Error, TopicPartition};
