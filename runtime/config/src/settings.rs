@@ -234,7 +234,7 @@ impl CommonOptions {
                 attempts_max: self.restart_attempts.unwrap_or(u32::MAX),
             },
             limits: Limits {
-                buffer_bytes: self.buffer_bytes.as_usize(),
+                buffer_bytes: self.buffer_bytes.unwrap_or_else(|| common::buffer(defaults.kafka.is_some())).as_usize(),
                 batch_bytes: self.batch_bytes.as_usize(),
                 batch_records: self.batch_records as usize,
                 stall_timeout: self.stall_timeout.into(),
@@ -255,8 +255,9 @@ impl CommonOptions {
         if let Some(why) = bad_name(&self.name) {
             issues.push(Issue::error("name", "config.name", why).fix("use letters, digits, - and _"));
         }
-        if self.batch_bytes > self.buffer_bytes {
-            let message = format!("{} is more than aqueduct.buffer.bytes, which is {}", self.batch_bytes, self.buffer_bytes);
+        let buffer_bytes = self.buffer_bytes.unwrap_or_else(|| common::buffer(false));
+        if self.batch_bytes > buffer_bytes {
+            let message = format!("{} is more than aqueduct.buffer.bytes, which is {buffer_bytes}", self.batch_bytes);
             issues.push(
                 Issue::error("aqueduct.batch.max.bytes", "config.range", message).fix("make it smaller, or the buffer larger"),
             );

@@ -97,9 +97,10 @@ pub(super) struct CommonOptions {
     #[schemars(range(min = 1, max = 86_400_000), extend("x-group" = "Restarts"))]
     pub restart_max: Millis,
     /// What one task may hold in memory: appends in flight of a source; of a sink the read-ahead, and as much again of dead letters until their commit.
-    #[serde(rename = "aqueduct.buffer.bytes", default = "buffer")]
+    /// If not set 8 MiB; where Kafka is the log 32 MiB, since a transaction takes longer than a sync of the disk.
+    #[serde(rename = "aqueduct.buffer.bytes", default)]
     #[schemars(range(min = 4096, max = 1_073_741_824), extend("x-group" = "Limits"))]
-    pub buffer_bytes: ByteSize,
+    pub buffer_bytes: Option<ByteSize>,
     /// A batch holds about so many bytes at most; a single larger record still passes.
     #[serde(rename = "aqueduct.batch.max.bytes", default = "batch")]
     #[schemars(range(min = 1024, max = 67_108_864), extend("x-group" = "Limits"))]
@@ -241,9 +242,9 @@ fn five_minutes() -> Millis {
     Millis::from_secs(300)
 }
 
-/// 8 batches: enough to keep appends in flight over an fdatasync.
-fn buffer() -> ByteSize {
-    ByteSize::mib(8)
+/// 8 batches: enough to keep appends in flight over an fdatasync. 32 over a transaction of Kafka's: measured, file → Kafka is 1.3 times as fast.
+pub(super) fn buffer(on_kafka: bool) -> ByteSize {
+    ByteSize::mib(if on_kafka { 32 } else { 8 })
 }
 
 /// Large enough that the cost of a batch is spread over thousands of records, small enough to stay in a CPU's cache.
