@@ -206,10 +206,13 @@ fn topics_are_created_as_their_group_says() {
 
     // What the broker refuses fails the task, in its words: a record for good, an unknown config.
     put(&site, "compacts", &with(source(&file, &format!("{group}-c")), &[("topic.creation.default.cleanup.policy", "compact")]));
-    let bad = with(source(&file, &format!("{group}-bad")), &[("topic.creation.default.max.mesage.bytes", "5")]);
+    let misspelt = with(source(&file, &format!("{group}-bad")), &[("topic.creation.default.max.mesage.bytes", "5")]);
+    let said = site.client().put("/connectors/bad/config", Some(&misspelt)).error(400);
+    assert!(said.contains("topic.creation.default.max.mesage.bytes: is no config of a topic"), "{said}");
+    let bad = with(source(&file, &format!("{group}-bad")), &[("topic.creation.default.brand.new", "5")]);
     put(&site, "bad", &bad);
     let client = site.client();
-    for (name, why) in [("bad", "max.mesage.bytes"), ("compacts", "kafka.record_refused: ")] {
+    for (name, why) in [("bad", "brand.new"), ("compacts", "kafka.record_refused: ")] {
         let trace = wait_until(MINUTE, "the task fails", || {
             let status = client.get(&format!("/connectors/{name}/status")).json();
             status["tasks"][0]["trace"].as_str().map(str::to_owned)

@@ -55,12 +55,15 @@ impl Check<'_> {
         let broken: BTreeSet<String> = references.iter().map(|issue| issue.path.clone()).collect();
         let mut checked = Checked::default();
         let mut issues = Vec::new();
+        // Names that settings cannot be made with: over REST too.
+        let mut needed: BTreeSet<String> = BTreeSet::new();
         let (plugin, issue) = self.plugin(config);
         if let Some(plugin) = &plugin {
             let descriptor = plugin.descriptor();
             let passwords = descriptor.options.iter().filter(|option| option.kind == OptionKind::Password);
             resolved.also_hide(passwords.filter_map(|option| resolved.options.get(&option.name).cloned()).collect::<Vec<_>>());
             let (settings, found) = ConnectorSettings::read(descriptor.kind, &resolved.options, self.defaults);
+            needed.extend(found.iter().filter(|_| settings.is_none()).map(|issue| issue.path.clone()));
             issues.extend(found);
             issues.extend(plugin.validate(&resolved.options));
             issues.extend(self.unknown(config, descriptor));
@@ -92,7 +95,7 @@ impl Check<'_> {
             let lenient = ["config.unknown_key", "config.unknown_provider"];
             issues
                 .iter_mut()
-                .filter(|issue| lenient.contains(&issue.code.as_str()))
+                .filter(|issue| lenient.contains(&issue.code.as_str()) && !needed.contains(&issue.path))
                 .for_each(|issue| issue.severity = Severity::Warning);
         }
         checked.issues = in_order(issues, config);

@@ -163,6 +163,14 @@ fn on_kafka_overrides_pass_the_policy_and_topics_take_any_config() {
     assert_eq!(source.topic_creation.groups[0].topic, TopicSettings { partitions: 4, ..default.clone() });
     assert_eq!(source.topic_creation.default, default);
 
+    // What this list does not have may be known to the broker; what is only misspelt is not.
+    let (settings, issues) = parse(OverridePolicy::All, &[("topic.creation.default.brand.new", "1")]);
+    assert!(issues.is_empty(), "{issues:?}");
+    let Role::Source(source) = settings.unwrap().role else { panic!("a source") };
+    assert_eq!(source.topic_creation.default.configs["brand.new"], "1");
+    let (settings, issues) = parse(OverridePolicy::All, &[("topic.creation.default.min.insync.replica", "1")]);
+    assert!(settings.is_none() && issues[0].contains("did you mean topic.creation.default.min.insync.replicas?"), "{issues:?}");
+
     let (settings, issues) = parse(OverridePolicy::All, &[("exactly.once.support", "required")]);
     assert!(settings.is_none() && issues[0].starts_with("exactly.once.support: required cannot be"), "{issues:?}");
 

@@ -179,12 +179,17 @@ impl TopicSettings {
                     Err((code, fix)) => issues.push(Issue::error(at, code, format!("{text:?} is not allowed here")).fix(fix)),
                 },
                 name => {
-                    let issue = Issue::error(&at, "config.unknown_key", "is no config of a topic");
                     let known = ["partitions", "replication.factor", "include", "exclude"].into_iter().chain(CONFIGS);
-                    issues.push(match nearest(name, known) {
-                        Some(near) => issue.fix(format!("did you mean {path}{near}?")),
-                        None => issue.fix(format!("there are: partitions, replication.factor, {}", CONFIGS.join(", "))),
-                    });
+                    let kafkas = KAFKA_CONFIGS.into_iter().filter(|_| kafka);
+                    let issue = Issue::error(&at, "config.unknown_key", "is no config of a topic");
+                    match nearest(name, known.chain(kafkas)) {
+                        Some(near) => issues.push(issue.fix(format!("did you mean {path}{near}?"))),
+                        // A broker may know more than this list.
+                        None if kafka => drop(self.configs.insert(name.to_owned(), text.trim().to_owned())),
+                        None => {
+                            issues.push(issue.fix(format!("there are: partitions, replication.factor, {}", CONFIGS.join(", "))));
+                        }
+                    }
                 }
             }
         }
