@@ -24,8 +24,8 @@ enum Login {
 /// What can be said without reading a file.
 pub(crate) fn check(options: &ClientOptions, issues: &mut Vec<Issue>) {
     match protocol(options) {
-        Err(issue) => issues.push(issue),
-        Ok(protocol) if protocol.sasl => issues.extend(login(options).err()),
+        Err(issue) => issues.push(*issue),
+        Ok(protocol) if protocol.sasl => issues.extend(login(options).err().map(|issue| *issue)),
         Ok(_) => {}
     }
     let beside = |a: Option<&str>, b: Option<&str>| a.is_some() && b.is_some();
@@ -47,7 +47,7 @@ pub(crate) fn check(options: &ClientOptions, issues: &mut Vec<Issue>) {
 /// # Errors
 /// `config.invalid`; `kafka.config` for a file that cannot be read or is no PEM.
 pub(crate) async fn auth(options: &ClientOptions) -> Result<AuthConfig> {
-    let refuse = |issue: Issue| invalid(&[issue]);
+    let refuse = |issue: Box<Issue>| invalid(&[*issue]);
     let protocol = protocol(options).map_err(refuse)?;
     let auth = if protocol.sasl {
         match login(options).map_err(refuse)? {
@@ -68,7 +68,7 @@ fn wrong(option: &str, message: impl Into<String>) -> Issue {
     Issue::error(option, "kafka.config", message).fix("the README of the connector shows how logins and certificates are written")
 }
 
-fn protocol(options: &ClientOptions) -> Result<Protocol, Issue> {
+fn protocol(options: &ClientOptions) -> Result<Protocol, Box<Issue>> {
     let text = options.security_protocol.as_deref().unwrap_or("PLAINTEXT");
     Ok(match text.trim().to_ascii_uppercase().as_str() {
         "PLAINTEXT" => Protocol { tls: false, sasl: false },
@@ -77,30 +77,34 @@ fn protocol(options: &ClientOptions) -> Result<Protocol, Issue> {
         "SASL_SSL" => Protocol { tls: true, sasl: true },
         _ => {
             let issue = wrong("security.protocol", format!("{text:?} is none of PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL"));
-            return Err(issue.fix("use the protocol of the brokers' listener"));
+            return Err(Box::new(issue.fix("use the protocol of the brokers' listener")));
         }
     })
 }
 
-fn login(options: &ClientOptions) -> Result<Login, Issue> {
+fn login(options: &ClientOptions) -> Result<Login, Box<Issue>> {
     let Some(mechanism) = options.sasl_mechanism.as_deref() else {
-        return Err(wrong("sasl.mechanism", "is not set").fix("PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"));
+        return Err(Box::new(wrong("sasl.mechanism", "is not set").fix("PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512")));
     };
     let (module, login): (_, fn(String, String) -> Login) = match mechanism.trim().to_ascii_uppercase().as_str() {
         "PLAIN" => ("PlainLoginModule", Login::Plain),
         "SCRAM-SHA-256" => ("ScramLoginModule", Login::Scram256),
         "SCRAM-SHA-512" => ("ScramLoginModule", Login::Scram512),
-        _ => return Err(wrong("sasl.mechanism", format!("{mechanism:?} is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512"))),
+        _ => {
+            let message = format!("{mechanism:?} is none of PLAIN, SCRAM-SHA-256, SCRAM-SHA-512");
+            return Err(Box::new(wrong("sasl.mechanism", message)));
+        }
     };
     let Some(text) = options.sasl_jaas_config.as_ref() else {
-        return Err(wrong("sasl.jaas.config", "is not set").fix(example(module)));
+        return Err(Box::new(wrong("sasl.jaas.config", "is not set").fix(example(module))));
     };
     let mut jaas = jaas(text.expose())?;
     if jaas.module != module {
-        return Err(wrong("sasl.jaas.config", format!("{mechanism} goes with {module}")).fix(example(module)));
+        return Err(Box::new(wrong("sasl.jaas.config", format!("{mechanism} goes with {module}")).fix(example(module))));
     }
     let mut need = |key: &str| {
-        jaas.options.remove(key).ok_or_else(|| wrong("sasl.jaas.config", format!("has no {key}")).fix(example(module)))
+        let missing = || Box::new(wrong("sasl.jaas.config", format!("has no {key}")).fix(example(module)));
+        jaas.options.remove(key).ok_or_else(missing)
     };
     Ok(login(need("username")?, need("password")?))
 }
@@ -186,9 +190,9 @@ struct Jaas {
 const KNOWN_MODULES: [&str; 2] = ["PlainLoginModule", "ScramLoginModule"];
 
 /// `org.apache.kafka.common.security.plain.PlainLoginModule required username="a" password="b";`
-fn jaas(text: &str) -> Result<Jaas, Issue> {
+fn jaas(text: &str) -> Result<Jaas, Box<Issue>> {
     // Never shows the text: it has the password.
-    let malformed = |why: &str| wrong("sasl.jaas.config", why).fix(example("PlainLoginModule"));
+    let malformed = |why: &str| Box::new(wrong("sasl.jaas.config", why).fix(example("PlainLoginModule")));
     let text = text.trim().strip_suffix(';').ok_or_else(|| malformed("does not end with ;"))?.trim_end();
     let (class, rest) = text.split_once(char::is_whitespace).ok_or_else(|| malformed("has no options"))?;
     let module = class.rsplit('.').next().unwrap_or_default();

@@ -56,7 +56,7 @@ impl SinkConnector for KafkaSinkConnector {
             Guarantee::AtLeastOnce => {
                 let producer = lane::builder(&kafka, &settings).build().await;
                 let producer = producer.map_err(|failed| error::from("open a producer", &failed))?;
-                Writer::AtLeast { producer, sent: Vec::new() }
+                Writer::AtLeast { producer: Box::new(producer), sent: Vec::new() }
             }
         };
         Ok(KafkaSink { target: Target::new(admin()), admin: admin(), kafka, writer, settings })
@@ -78,7 +78,7 @@ enum Writer {
         lanes: BTreeMap<TopicPartition, Lane>,
     },
     AtLeast {
-        producer: Producer,
+        producer: Box<Producer>,
         /// Without an outcome yet.
         sent: Vec<DeliveryHandle>,
     },
