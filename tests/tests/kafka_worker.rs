@@ -91,10 +91,11 @@ fn overrides_reach_the_clients() {
         &with(source(&file, &topic), &[("producer.override.compression.type", "zstd"), ("producer.override.linger.ms", "50")]),
     );
     let sink = json!({ "connector.class": "file-sink", "topics": topic, "file": site.path("out.txt"), "consumer.override.client.id": "my-own-reader" });
-    put(&site, "out", &sink);
+    let name = format!("{group}-out");
+    put(&site, &name, &sink);
     exactly(&broker, &topic, 0..1000);
     let members = wait_until(MINUTE, "the sink is a member under its client.id", || {
-        let group = format!("connect-out");
+        let group = format!("connect-{name}");
         Some(broker.consumer_groups(&["--describe", "--members", "--group", &group]))
             .filter(|text| text.contains("my-own-reader"))
     });
@@ -377,7 +378,7 @@ fn a_new_topic_of_a_pattern_is_picked_up() {
         broker.produce(topic, &lines.map(line).collect::<Vec<_>>(), &[]);
     };
     create(&format!("{group}-in-1"), 0..10);
-    put(&site, "out", &sink);
+    put(&site, &format!("{group}-out"), &sink);
     let arrived = |count: usize| {
         wait_until(MINUTE, &format!("{count} lines"), || {
             let text = std::fs::read_to_string(&out).ok()?;
