@@ -87,6 +87,11 @@ pub trait Log: Send + Sync {
     /// Writes (`Some`) or removes (`None`) entries of a store: all or none, durable on return.
     async fn save(&self, store: Store, entries: Vec<(String, Option<Vec<u8>>)>) -> Result<()>;
 
+    /// Resolves when another worker has taken over, for good: with `log.fenced`, as everything is refused from then on (invariant 5).
+    async fn fenced(&self) -> aqueduct_core::Error {
+        std::future::pending().await
+    }
+
     /// Figures for metrics and health.
     fn stats(&self) -> LogStats;
 
