@@ -10,6 +10,8 @@ use crate::{admin, error, fetch, reader, stores, writer};
 use aqueduct_core::{Batch, Error, LogPosition, Options, Result, SourceOffset, TaskId, TopicPartition, Topics};
 use aqueduct_log::{ConnectorOptions, Log, LogReader, LogStats, LogWriter, Store, TopicInfo, TopicSpec};
 use async_trait::async_trait;
+use parking_lot::Mutex;
+use rustc_hash::FxHashMap;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) stores: Stores,
     pub(crate) counters: Arc<Counters>,
     pub(crate) members: LocalMembers,
+    /// How often each writer and reader was opened, by transactional id or group and member.
+    opened: Mutex<FxHashMap<String, u64>>,
     /// The log is closed: nothing new begins. Writers finish what is in flight.
     pub(crate) closed: CancellationToken,
     /// Every task that writers and readers spawn: `close` waits for them.
@@ -77,6 +81,7 @@ impl KafkaLog {
             stores,
             counters,
             members: LocalMembers::default(),
+            opened: Mutex::default(),
             closed,
             tasks,
         });
@@ -99,6 +104,36 @@ impl Shared {
     /// `log.closed` (fatal).
     pub(crate) fn open(&self) -> Result<()> {
         if self.closed.is_cancelled() { Err(error::closed()) } else { Ok(()) }
+    }
+
+    /// To be called before a writer or reader is opened: which opening this is. What was open before may have been taken over by another worker while this
+    /// one stood still or was cut off: to open it again would take it back (invariant 5).
+    ///
+    /// # Errors
+    /// `log.fenced` (fatal) when another worker owns the stores.
+    pub(crate) async fn opening(self: &Arc<Self>, name: &str) -> Result<u64> {
+        let turn = {
+            let mut opened = self.opened.lock();
+            let turn = opened.entry(name.to_owned()).or_default();
+            *turn += 1;
+            *turn
+        };
+        if turn > 1 {
+            self.stores.writer.prove(self).await?;
+        }
+        Ok(turn)
+    }
+
+    pub(crate) fn is_opened_again(&self, name: &str, turn: u64) -> bool {
+        self.opened.lock().get(name).is_some_and(|&last| last > turn)
+    }
+
+    /// The coordinator says `fenced` of a transaction that timed out too: a worker that stood still, a broker that was away. It is that as long as this
+    /// worker owns the stores.
+    pub(crate) async fn fenced_or_late(self: &Arc<Self>, name: &str) -> Error {
+        let late =
+            || Error::retriable("kafka.transaction_lost", format!("{name}: the transaction timed out (transaction.timeout.ms)"));
+        self.stores.writer.prove(self).await.map_or_else(|error| error, |()| late())
     }
 
     /// What `work` gives, unless the log is closed meanwhile.

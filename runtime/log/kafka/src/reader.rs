@@ -55,6 +55,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, group: &str, member: &str, topics
         Ok::<_, Error>(Arc::new(Client::open(shared.cluster.clone(), config).await?))
     };
     let (asking, fetching) = (client("").await?, client("-fetch").await?);
+    shared.opening(&format!("{group}/{member}")).await?;
     let member = Member::join(shared, asking, group, member, topics).await?;
     Ok(Box::new(KafkaReader {
         shared: shared.clone(),
@@ -202,7 +203,11 @@ impl KafkaReader {
         match producer.append(letters, None, positions).await {
             Ok(committed) => {
                 // A producer that failed is given up: whether its transaction counts is settled by the next one's start.
-                committed.await.unwrap_or_else(|_| Err(crate::error::closed()))?;
+                let committed = committed.await.unwrap_or_else(|_| Err(crate::error::closed()));
+                if committed.as_ref().is_err_and(|error| error.code() == "log.fenced") && self.member.check().is_ok() {
+                    return Err(self.shared.fenced_or_late(&self.member.name).await);
+                }
+                committed?;
                 self.letters = Some(producer);
                 // They are committed, whatever this says: it only waits until that can be seen.
                 let _ = crate::admin::positions_settled(&self.member.client, &self.member.group, &committed_positions).await;
@@ -244,6 +249,7 @@ async fn letter_producer(shared: &Arc<Shared>, member: &Member) -> Result<Produc
         client_id: format!("connector-dlq-producer-{name}"),
         boundary: Boundary::Poll,
         overrides: &overrides,
+        after: None,
     };
     Producer::open(shared, options).await
 }

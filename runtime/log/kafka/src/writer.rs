@@ -1,7 +1,7 @@
 //! Appends of one task: a transactional producer whose id is the task's, or one without transactions.
 
 use crate::log::Shared;
-use crate::producer::{Boundary, Mode, Producer, ProducerOptions};
+use crate::producer::{Boundary, Identity, Mode, Producer, ProducerOptions};
 use crate::stores::{
     self,
     codec::{offset_key, offset_value},
@@ -15,6 +15,7 @@ use std::sync::Arc;
 pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn LogWriter>> {
     let options = &shared.options;
     let name = format!("{}-{task}", options.group_id);
+    let turn = shared.opening(&name).await?;
     let exactly_once = options.settings.exactly_once == ExactlyOnceSource::Enabled;
     let connector = shared.stores.connector(&task.connector);
     let options = ProducerOptions {
@@ -27,6 +28,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn 
             TransactionBoundary::Connector => Boundary::Connector,
         },
         overrides: &connector.producer,
+        after: None,
     };
     let producer = Producer::open(shared, options).await?;
     let degraded = match producer.mode() {
@@ -39,11 +41,12 @@ pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn 
     }
     let (topic, _) = stores::offset_target(shared, &task.connector).await?;
     let offsets = Some((task.connector.clone(), topic));
-    Ok(Box::new(KafkaWriter { producer, offsets, degraded, failed: None }))
+    let own = Arc::new(Own { shared: shared.clone(), name, turn });
+    Ok(Box::new(KafkaWriter { producer, offsets, degraded, own: Some(own), failed: None }))
 }
 
-/// Records in transactions of this id, without source offsets.
-pub(crate) async fn transactional(shared: &Arc<Shared>, id: &str) -> Result<Box<dyn LogWriter>> {
+/// Records in transactions of this id, without source offsets. `after`: only when nobody took over from this producer.
+pub(crate) async fn transactional(shared: &Arc<Shared>, id: &str, after: Option<Identity>) -> Result<KafkaWriter> {
     // The worker's `acks` is for its connectors.
     let overrides = Options::from([("acks".to_owned(), "all".into())]);
     let options = ProducerOptions {
@@ -51,9 +54,10 @@ pub(crate) async fn transactional(shared: &Arc<Shared>, id: &str) -> Result<Box<
         client_id: id.to_owned(),
         boundary: Boundary::Poll,
         overrides: &overrides,
+        after,
     };
     let producer = Producer::open(shared, options).await?;
-    Ok(Box::new(KafkaWriter { producer, offsets: None, degraded: None, failed: None }))
+    Ok(KafkaWriter { producer, offsets: None, degraded: None, own: None, failed: None })
 }
 
 const NO_V2: &str = "the cluster has not finalised transaction.version 2 (KIP-890), without which the delayed end of a transaction can hit the next one; \
@@ -61,15 +65,38 @@ const NO_V2: &str = "the cluster has not finalised transaction.version 2 (KIP-89
 const SWITCHED_OFF: &str =
     "exactly.once.source.support is not enabled in worker.yaml: offsets are stored after the records (at least once)";
 
-struct KafkaWriter {
+pub(crate) struct KafkaWriter {
     producer: Producer,
     /// The connector, and `offset.storage.topic`.
     offsets: Option<(Arc<str>, Topic)>,
     degraded: Option<&'static str>,
+    /// Of a task.
+    own: Option<Arc<Own>>,
     failed: Option<Error>,
 }
 
+/// The task of a writer, to know what a fence means.
+struct Own {
+    shared: Arc<Shared>,
+    name: String,
+    turn: u64,
+}
+
+impl Own {
+    async fn told_apart(&self, error: Error) -> Error {
+        // A later writer of the task in this process.
+        if error.code() != "log.fenced" || self.shared.is_opened_again(&self.name, self.turn) {
+            return error;
+        }
+        self.shared.fenced_or_late(&self.name).await
+    }
+}
+
 impl KafkaWriter {
+    pub(crate) fn identity(&self) -> Identity {
+        self.producer.identity()
+    }
+
     fn records(&self, resume: &[SourceOffset]) -> Option<Batch> {
         let (connector, topic) = self.offsets.as_ref().filter(|_| !resume.is_empty())?;
         let record = |offset: &SourceOffset| {
@@ -90,8 +117,20 @@ impl LogWriter for KafkaWriter {
         }
         let offsets = self.records(&resume);
         match self.producer.append(batch, offsets, None).await {
-            Ok(committed) => Ok(Box::pin(async move { committed.await.unwrap_or_else(|_| Err(crate::error::closed())) })),
+            Ok(committed) => {
+                let own = self.own.clone();
+                Ok(Box::pin(async move {
+                    match (committed.await.unwrap_or_else(|_| Err(crate::error::closed())), own) {
+                        (Err(error), Some(own)) => Err(own.told_apart(error).await),
+                        (result, _) => result,
+                    }
+                }))
+            }
             Err(error) => {
+                let error = match &self.own {
+                    Some(own) => own.told_apart(error).await,
+                    None => error,
+                };
                 self.failed = Some(crate::producer::again(&error));
                 Err(error)
             }

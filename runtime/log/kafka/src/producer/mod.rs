@@ -11,7 +11,7 @@ mod txn;
 mod txn_tests;
 mod verdict;
 
-pub(crate) use txn::{Boundary, Mode, Positions, again};
+pub(crate) use txn::{Boundary, Identity, Mode, Positions, again};
 
 use crate::admin;
 use crate::client::{Client, CoordinatorOf};
@@ -45,6 +45,8 @@ pub(crate) struct ProducerOptions<'a> {
     pub(crate) boundary: Boundary,
     /// `producer.override.…` of the connector.
     pub(crate) overrides: &'a Options,
+    /// Of the last producer with this transactional id: opened only when nobody else took over since then (KIP-360).
+    pub(crate) after: Option<Identity>,
 }
 
 /// Hands appends to the task that owns the producer. Dropping it abandons nothing.
@@ -56,6 +58,7 @@ pub(crate) struct Producer {
     room_bytes: usize,
     /// Why the producer was given up.
     failed: Arc<Mutex<Option<Error>>>,
+    identity: Arc<Mutex<Identity>>,
     limits: Limits,
     mode: Mode,
     turn: usize,
@@ -83,12 +86,16 @@ impl Producer {
         let acks = acks(producer.acks, options.transactional_id.is_some())?;
         let client = Arc::new(Client::open(shared.cluster.clone(), config).await?);
         let link = request::Link { client: client.clone(), transactional_id: options.transactional_id, acks };
+        if let Some(identity) = options.after {
+            link.raise_epoch(identity).await?;
+        }
         let (mode, identity) = link.init().await?;
         failpoint::hit(point::KAFKA_OPENED);
         let (queue, asks) = mpsc::channel(ASKS_MAX);
         let failed = Arc::new(Mutex::new(None));
         let txn = Txn::new(mode, limits, identity, tokio::time::Instant::now());
-        let owner = run::Owner::new(shared.clone(), link, txn, asks, failed.clone());
+        let identity = Arc::new(Mutex::new(identity));
+        let owner = run::Owner::new(shared.clone(), link, txn, asks, failed.clone(), identity.clone());
         shared.tasks.spawn(owner.run());
         let room_bytes = limits.buffer_bytes.min(u32::MAX as usize);
         let room = Arc::new(Semaphore::new(room_bytes));
@@ -99,11 +106,17 @@ impl Producer {
             room,
             room_bytes,
             failed,
+            identity,
             limits,
             mode,
             turn: 0,
             max_bytes: Mutex::default(),
         })
+    }
+
+    /// As the coordinator last said it.
+    pub(crate) fn identity(&self) -> Identity {
+        *self.identity.lock()
     }
 
     /// Whether every epoch is raised at the end of its transaction (KIP-890); `None` without transactions.

@@ -159,20 +159,52 @@ impl Link {
             .with_producer_epoch(identity.epoch)
     }
 
-    /// Aborts what is open under this epoch and raises it (KIP-360); refused when another producer has taken over.
-    pub(crate) async fn raise_epoch(&self, identity: Identity) {
+    /// Aborts what is open under this epoch and raises it (KIP-360). Tries until `default.api.timeout.ms` is over.
+    ///
+    /// # Errors
+    /// `log.fenced` (fatal) when another producer has taken over.
+    pub(crate) async fn raise_epoch(&self, identity: Identity) -> Result<()> {
+        let deadline = Instant::now() + self.client.config.api_timeout;
         loop {
-            let again = match self.coordinator().await {
+            let verdict = match self.coordinator().await {
                 Ok(connection) => match self.ask(&connection, &self.init_request(identity), Caps::V2).await {
                     Ok(response) => self.judge(Step::Init, response.error_code, None, self.name()),
                     Err(verdict) => verdict,
                 },
                 Err(verdict) => verdict,
             };
-            if !matches!(again, Verdict::Again(_)) {
-                return;
+            let last = match verdict {
+                Verdict::Done => return Ok(()),
+                Verdict::Abort(error) => return Err(error),
+                // Asked again it only raises the epoch once more.
+                Verdict::Lost(error) if error.code() == "log.fenced" => match self.successor(identity).await {
+                    Some(false) => return Ok(()),
+                    Some(true) => return Err(error),
+                    None => Error::retriable("kafka.unreachable", format!("{}: not known who writes", self.name())),
+                },
+                Verdict::Lost(error) if !error.is_retriable() => return Err(error),
+                Verdict::Lost(error) => error,
+                Verdict::Again(why) => Error::retriable("kafka.unreachable", format!("{}: no epoch yet ({why:?})", self.name())),
+            };
+            if Instant::now() + INIT_PAUSE > deadline {
+                return Err(last);
             }
             sleep(INIT_PAUSE).await;
+        }
+    }
+
+    /// Whether another producer has begun after this one. The coordinator raises the epoch by itself when it aborts a transaction that was left open; who takes
+    /// over leaves another state.
+    async fn successor(&self, identity: Identity) -> Option<bool> {
+        let connection = self.coordinator().await.ok()?;
+        let request = DescribeTransactionsRequest::default().with_transactional_ids(self.tid().into_iter().collect());
+        let response = self.ask(&connection, &request, Caps::V2).await.ok()?;
+        let state = response.transaction_states.first().filter(|state| state.error_code == 0)?;
+        let raised = state.producer_epoch.checked_sub(identity.epoch).is_some_and(|by| (0..=1).contains(&by));
+        match state.transaction_state.as_str() {
+            "PrepareEpochFence" | "PrepareAbort" => None,
+            "CompleteAbort" => Some(state.producer_id.0 != identity.id || !raised),
+            _ => Some(true),
         }
     }
 

@@ -25,6 +25,7 @@ pub(crate) struct Owner {
     txn: Txn,
     asks: mpsc::Receiver<Ask>,
     failed: Arc<Mutex<Option<Error>>>,
+    identity: Arc<Mutex<Identity>>,
     /// Requests on their way, polled first in the order of their making: so they are written in that order.
     flights: FuturesUnordered<BoxFuture<'static, Event>>,
     connections: FxHashMap<i32, Connection>,
@@ -46,10 +47,11 @@ impl Owner {
         mut txn: Txn,
         asks: mpsc::Receiver<Ask>,
         failed: Arc<Mutex<Option<Error>>>,
+        identity: Arc<Mutex<Identity>>,
     ) -> Self {
         txn.count_in(&shared.counters);
         let (flights, connections) = (FuturesUnordered::new(), FxHashMap::default());
-        Self { shared, link: Arc::new(link), txn, asks, failed, flights, connections }
+        Self { shared, link: Arc::new(link), txn, asks, failed, identity, flights, connections }
     }
 
     pub(crate) async fn run(mut self) {
@@ -187,6 +189,7 @@ impl Owner {
             Event::Ended(verdict, next) => {
                 failpoint::hit(point::KAFKA_ENDED);
                 self.txn.ended(verdict, next, now);
+                *self.identity.lock() = self.txn.identity();
             }
             Event::Settled => self.txn.settled(),
         }

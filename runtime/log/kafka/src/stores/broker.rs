@@ -1,11 +1,13 @@
 //! What the stores need of the log, from a Kafka cluster.
 
 use super::{Internal, Out};
+use crate::admin;
 use crate::client::{CoordinatorOf, topic_name};
 use crate::error::{self, At};
 use crate::fetch::{self, Want};
 use crate::log::Shared;
-use crate::{admin, writer};
+use crate::producer::Identity;
+use crate::writer::{self, KafkaWriter};
 use aqueduct_core::{Batch, Error, Result, TopicPartition};
 use aqueduct_log::{LogWriter, TopicSpec};
 use async_trait::async_trait;
@@ -28,43 +30,86 @@ const LATEST: i64 = -1;
 /// The one writer of the stores: `connect-cluster-<group.id>` is its transactional id, as in Kafka Connect (KIP-618), so that of two workers, or of a
 /// worker and a Kafka Connect that writes in transactions, the older is fenced (invariant 5).
 #[derive(Default)]
-pub(crate) struct StoreWriter(Mutex<State>);
+pub(crate) struct StoreWriter(Mutex<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    state: State,
+    /// Of the last producer, once there was one: whoever took over since then is not fenced by us.
+    last: Option<Identity>,
+}
 
 #[derive(Default)]
 enum State {
     #[default]
     Closed,
-    Open(Box<dyn LogWriter>),
+    Open(KafkaWriter),
     /// For good: to open it again would fence who took over.
     Fenced,
 }
 
+impl Inner {
+    async fn open(&mut self, shared: &Arc<Shared>) -> Result<&mut KafkaWriter> {
+        if matches!(self.state, State::Fenced) {
+            return Err(fenced(shared));
+        }
+        if matches!(self.state, State::Closed) {
+            let opened = writer::transactional(shared, &transactional_id(shared), self.last).await;
+            let opened = opened.map_err(|error| self.failed(shared, error))?;
+            self.last = Some(opened.identity());
+            self.state = State::Open(opened);
+        }
+        match &mut self.state {
+            State::Open(open) => Ok(open),
+            State::Closed | State::Fenced => Err(fenced(shared)),
+        }
+    }
+
+    fn close(&mut self) {
+        if let State::Open(open) = &self.state {
+            self.last = Some(open.identity());
+            self.state = State::Closed;
+        }
+    }
+
+    fn failed(&mut self, shared: &Shared, error: Error) -> Error {
+        self.close();
+        if error.code() != "log.fenced" {
+            return error;
+        }
+        self.state = State::Fenced;
+        fenced(shared)
+    }
+}
+
 impl StoreWriter {
     async fn write(&self, shared: &Arc<Shared>, records: Vec<Out>) -> Result<()> {
-        let mut state = self.0.lock().await;
-        let result = match &mut *state {
-            State::Fenced => Err(fenced(shared)),
-            State::Open(open) => append(&mut **open, records).await,
-            State::Closed => {
-                let mut open = writer::transactional(shared, &transactional_id(shared)).await?;
-                let result = append(&mut *open, records).await;
-                *state = State::Open(open);
-                result
-            }
-        };
-        result.map_err(|error| {
-            *state = if error.code() == "log.fenced" { State::Fenced } else { State::Closed };
-            if error.code() == "log.fenced" { fenced(shared) } else { error }
-        })
+        let mut inner = self.0.lock().await;
+        let written = append(inner.open(shared).await?, records).await;
+        written.map_err(|error| inner.failed(shared, error))
     }
 
     /// Opens it, so that what an earlier worker left open is ended and a worker that still runs is fenced.
     pub(super) async fn claim(&self, shared: &Arc<Shared>) -> Result<()> {
-        let mut state = self.0.lock().await;
-        if matches!(*state, State::Closed) {
-            *state = State::Open(writer::transactional(shared, &transactional_id(shared)).await?);
-        }
-        Ok(())
+        self.0.lock().await.open(shared).await.map(drop)
+    }
+
+    /// Asks the coordinator whether nobody has taken over since they were claimed. In a task of its own: a commit that asks may not be polled any more, and
+    /// must not hold the stores then.
+    ///
+    /// # Errors
+    /// `log.fenced` (fatal); `kafka.unreachable`, … (retriable): nobody knows.
+    pub(crate) async fn prove(&self, shared: &Arc<Shared>) -> Result<()> {
+        let owner = shared.clone();
+        let proof = async move {
+            let mut inner = owner.stores.writer.0.lock().await;
+            inner.close();
+            match (&inner.state, inner.last) {
+                (State::Closed, None) => Ok(()),
+                _ => inner.open(&owner).await.map(drop),
+            }
+        };
+        shared.tasks.spawn(proof).await.unwrap_or_else(|_| Err(error::closed()))
     }
 }
 
