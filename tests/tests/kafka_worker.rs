@@ -303,7 +303,7 @@ fn dead_letters_are_in_the_queue_exactly_once() {
     let (mut site, group) = site(&broker, "");
     let (topic, dlq) = (format!("{group}-in"), format!("{group}-dlq"));
     broker.admin().create_topic(&topic, 1, &[]);
-    let record = |n: usize| if n % 3 == 0 { format!("{{\"n\": {n}, and no more") } else { format!("{{\"n\":{n}}}") };
+    let record = |n: usize| if n.is_multiple_of(3) { format!("{{\"n\": {n}, and no more") } else { format!("{{\"n\":{n}}}") };
     let sink = json!({
         "connector.class": "file-sink", "topics": topic, "file": site.path("out.txt"),
         "value.converter": "json", "value.converter.schemas.enable": "false", "errors.tolerance": "all", "offset.flush.interval.ms": "30",
@@ -329,7 +329,7 @@ fn dead_letters_are_in_the_queue_exactly_once() {
         Some(values(&broker, &dlq)).filter(|found| found.len() >= bad.len())
     });
     assert_eq!(found, bad);
-    let good: Vec<String> = (0..1200).filter(|n| n % 3 != 0).map(record).collect();
+    let good: Vec<String> = (0..1200).filter(|n: &usize| !n.is_multiple_of(3)).map(record).collect();
     let file = wait_until(MINUTE, "every good record is in the file", || {
         let text = std::fs::read_to_string(site.path("out.txt")).ok()?;
         Some(text.lines().map(str::to_owned).collect::<Vec<_>>()).filter(|lines| lines.len() >= good.len())
