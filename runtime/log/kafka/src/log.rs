@@ -5,6 +5,7 @@ use crate::cluster::Cluster;
 use crate::fetch::Fetchers;
 use crate::member::LocalMembers;
 use crate::options::{ClientKind, KafkaOptions};
+use crate::producer::LocalProducers;
 use crate::stores::Stores;
 use crate::{admin, error, fetch, reader, stores, writer};
 use aqueduct_core::{Batch, Error, LogPosition, Options, Result, SourceOffset, TaskId, TopicPartition, Topics};
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) stores: Stores,
     pub(crate) counters: Arc<Counters>,
     pub(crate) members: LocalMembers,
+    pub(crate) producers: LocalProducers,
     /// How often each writer and reader was opened, by transactional id or group and member.
     opened: Mutex<FxHashMap<String, u64>>,
     /// The log is closed: nothing new begins. Writers finish what is in flight.
@@ -81,6 +83,7 @@ impl KafkaLog {
             stores,
             counters,
             members: LocalMembers::default(),
+            producers: LocalProducers::default(),
             opened: Mutex::default(),
             closed,
             tasks,

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 /// Batches of one partition on their way, as Kafka's brokers remember the last five of a producer.
 const IN_FLIGHT_MAX: usize = 5;
@@ -27,7 +28,8 @@ pub(crate) struct Lane {
     pub(crate) failures: u32,
     pending: VecDeque<(u64, Piece)>,
     batches: VecDeque<(State, Sealed)>,
-    sequence: i32,
+    /// Of the next batch: as long as the epoch is the same, it goes on.
+    pub(crate) sequence: i32,
     serial: u64,
     /// The broker took a batch of this run: others may follow without waiting for each other.
     confirmed: bool,
@@ -77,6 +79,10 @@ impl Lane {
             confirmed: false,
             used: false,
         }
+    }
+
+    pub(crate) fn key(&self) -> (Uuid, i32) {
+        (self.target.meta.id, self.partition)
     }
 
     pub(crate) fn tp(&self) -> TopicPartition {
@@ -195,17 +201,19 @@ impl Lane {
     pub(crate) fn refuse(&mut self, serial: u64) {
         if let Some((state, _)) = self.batches.iter_mut().find(|(_, sealed)| sealed.serial == serial) {
             *state = State::Refused;
+            // The next brokers, or this one after a while, must take one before others follow.
+            self.confirmed = false;
         }
     }
 
-    /// For the next transaction. False when the lane may be forgotten: with a new epoch its numbers begin anew, and it was not used in this one.
+    /// For the next transaction. False when the lane was not used in this one and may be forgotten, but for its `sequence`.
     pub(crate) fn renew(&mut self, bumped: bool) -> bool {
         let used = std::mem::take(&mut self.used);
         (self.registered, self.confirmed) = (false, false);
         if bumped {
             self.sequence = 0;
         }
-        used || !bumped
+        used
     }
 }
 
@@ -224,4 +232,82 @@ fn stamp_producer(batch: &mut [u8], identity: Identity, sequence: i32, transacti
 
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place;
+    use super::super::txn::Boundary;
+    use super::*;
+    use crate::cluster::{PartitionMeta, TopicMeta};
+    use aqueduct_core::{Batch, Payload, Record};
+    use aqueduct_log::record_batch::{Compression, HEADER_BYTES};
+    use std::time::Duration;
+
+    const MAX: usize = 100_000;
+
+    fn lane(batch: Batch, compression: Compression) -> (Lane, Limits) {
+        let meta = TopicMeta {
+            name: "t".into(),
+            id: Uuid::from_u128(1),
+            is_internal: false,
+            partitions: vec![PartitionMeta { leader: Some(1), epoch: 0, replicas: 1 }],
+        };
+        let target = Arc::new(Target { meta: Arc::new(meta), max_bytes: MAX, batch_bytes: MAX - HEADER_BYTES });
+        let mut lane = Lane::new(target.clone(), 0);
+        for placed in place::place(batch, |_| Ok(target.clone()), 0, compression).unwrap() {
+            lane.add(0, placed);
+        }
+        let limits = Limits {
+            in_flight: 5,
+            request_bytes: MAX,
+            linger: Duration::ZERO,
+            buffer_bytes: 1 << 20,
+            delivery: Duration::from_secs(120),
+            transaction: Duration::from_secs(60),
+            boundary: Boundary::Poll,
+            compression,
+        };
+        (lane, limits)
+    }
+
+    fn ship(lane: &mut Lane, limits: &Limits) -> Option<Shipment> {
+        let (mode, identity) = (Mode::Transactional { v2: true }, Identity { id: 7, epoch: 0 });
+        lane.ship(0, Instant::now(), mode, identity, limits, usize::MAX).unwrap()
+    }
+
+    /// What compression makes larger is sent as it is: never more than `max.message.bytes`.
+    #[test]
+    fn no_batch_is_larger_than_the_topic_allows() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for compression in [Compression::None, Compression::Lz4, Compression::Zstd, Compression::Snappy, Compression::Gzip] {
+            for of_each in [MAX - HEADER_BYTES - 32, (MAX - HEADER_BYTES) / 3 - 32, 1000] {
+                let mut noise = || Payload::Bytes((0..of_each).map(|_| rng.u8(..)).collect::<Vec<u8>>().into());
+                let batch: Batch = (0..6).map(|_| Record { value: noise(), ..Record::new("t", Payload::Null) }).collect();
+                let (mut lane, limits) = lane(batch, compression);
+                let mut records = 0;
+                while let Some(shipment) = ship(&mut lane, &limits) {
+                    assert!(shipment.bytes.len() <= MAX, "{compression:?} {of_each}: {}", shipment.bytes.len());
+                    records += lane.acknowledged(shipment.serial).unwrap().records;
+                }
+                assert_eq!(records, 6, "{compression:?} {of_each}");
+            }
+        }
+    }
+
+    #[test]
+    fn after_a_refusal_one_batch_goes_alone_until_it_is_taken() {
+        let batch: Batch = (0..8).map(|_| Record::new("t", "x".repeat(60_000))).collect();
+        let (mut lane, limits) = lane(batch, Compression::None);
+        let first = ship(&mut lane, &limits).unwrap();
+        assert!(ship(&mut lane, &limits).is_none(), "the first goes alone");
+        lane.acknowledged(first.serial).unwrap();
+        let flying: Vec<_> = (0..3).map(|_| ship(&mut lane, &limits).unwrap().serial).collect();
+        flying.iter().for_each(|&serial| lane.refuse(serial));
+        assert_eq!(ship(&mut lane, &limits).unwrap().serial, flying[0]);
+        assert!(ship(&mut lane, &limits).is_none(), "alone again");
+        lane.acknowledged(flying[0]).unwrap();
+        assert_eq!(ship(&mut lane, &limits).unwrap().serial, flying[1]);
+        assert_eq!(ship(&mut lane, &limits).unwrap().serial, flying[2]);
+    }
 }

@@ -4,6 +4,7 @@
 
 mod lane;
 mod place;
+mod registry;
 mod request;
 mod run;
 mod txn;
@@ -11,6 +12,7 @@ mod txn;
 mod txn_tests;
 mod verdict;
 
+pub(crate) use registry::LocalProducers;
 pub(crate) use txn::{Boundary, Identity, Mode, Positions, again};
 
 use crate::admin;
@@ -73,17 +75,28 @@ impl Producer {
     pub(crate) async fn open(shared: &Arc<Shared>, options: ProducerOptions<'_>) -> Result<Self> {
         shared.open()?;
         let config = shared.options.client(ClientKind::Producer, &options.client_id, options.overrides)?;
-        let (producer, delivery) = (config.producer.clone(), config.producer.delivery_timeout);
+        let producer = config.producer.clone();
+        let (mut delivery, mut boundary, transaction) =
+            (producer.delivery_timeout, options.boundary, producer.transaction_timeout);
+        if options.transactional_id.is_some() {
+            delivery = delivery.min(transaction - txn::expiry_margin(transaction));
+            if let Boundary::Interval(interval) = boundary {
+                // The rest is for writing and ending it.
+                boundary = Boundary::Interval(interval.min(transaction / 2));
+            }
+        }
         let limits = Limits {
             in_flight: producer.in_flight,
             request_bytes: producer.max_request_bytes,
             linger: producer.linger,
             buffer_bytes: producer.buffer_bytes,
             delivery,
-            boundary: options.boundary,
+            transaction,
+            boundary,
             compression: producer.compression,
         };
         let acks = acks(producer.acks, options.transactional_id.is_some())?;
+        let registration = shared.producers.register(options.transactional_id.as_deref()).await;
         let client = Arc::new(Client::open(shared.cluster.clone(), config).await?);
         let link = request::Link { client: client.clone(), transactional_id: options.transactional_id, acks };
         if let Some(identity) = options.after {
@@ -95,7 +108,7 @@ impl Producer {
         let failed = Arc::new(Mutex::new(None));
         let txn = Txn::new(mode, limits, identity, tokio::time::Instant::now());
         let identity = Arc::new(Mutex::new(identity));
-        let owner = run::Owner::new(shared.clone(), link, txn, asks, failed.clone(), identity.clone());
+        let owner = run::Owner::new(shared.clone(), link, txn, asks, failed.clone(), identity.clone(), registration);
         shared.tasks.spawn(owner.run());
         let room_bytes = limits.buffer_bytes.min(u32::MAX as usize);
         let room = Arc::new(Semaphore::new(room_bytes));

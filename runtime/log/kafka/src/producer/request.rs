@@ -22,7 +22,7 @@ use krafka::KrafkaError;
 use krafka::error::ProtocolErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use uuid::Uuid;
 
 /// A transaction that is open under the same id is ended within this time, mostly in milliseconds.
@@ -377,11 +377,15 @@ impl Link {
     /// Waits until the markers of the committed transaction are written, as long as that is a matter of milliseconds. Without waiting, the next
     /// transaction's first Produce would be told CONCURRENT_TRANSACTIONS after 20 ms in the broker.
     pub(crate) async fn settle(&self) {
-        let deadline = Instant::now() + SETTLE_MAX;
+        // However long the coordinator takes to say so: it is committed.
+        let _ = timeout(SETTLE_MAX, self.settled()).await;
+    }
+
+    async fn settled(&self) {
         let ids = self.tid().into_iter().collect();
         let request = DescribeTransactionsRequest::default().with_transactional_ids(ids);
         let mut pause = SETTLE_PAUSE;
-        while Instant::now() < deadline {
+        loop {
             sleep(pause).await;
             pause = (pause * 3 / 2).min(SETTLE_PAUSE * 20);
             let Ok(connection) = self.coordinator().await else { return };
@@ -389,6 +393,13 @@ impl Link {
             if response.transaction_states.first().is_none_or(|state| state.transaction_state.as_str() != "PrepareCommit") {
                 return;
             }
+        }
+    }
+
+    /// Until somebody says anything but "later".
+    pub(crate) async fn abort(&self, mode: Mode, identity: Identity) {
+        while let (Verdict::Again(_), _) = self.end(mode, identity, false).await {
+            sleep(INIT_PAUSE).await;
         }
     }
 

@@ -1,9 +1,10 @@
 //! The task that owns a producer: does what `txn` says, tells it what came of it. Ends when the producer was dropped and nothing is in flight.
 
 use super::lane::Shipment;
+use super::registry::Registration;
 use super::request::{Delivered, Link, Parcel};
-use super::txn::{Action, Ask, Identity, Txn, again};
-use super::verdict::Verdict;
+use super::txn::{Action, Ask, Identity, Mode, Txn, again};
+use super::verdict::{self, Verdict};
 use crate::client::Connection;
 use crate::error;
 use crate::log::Shared;
@@ -26,6 +27,8 @@ pub(crate) struct Owner {
     asks: mpsc::Receiver<Ask>,
     failed: Arc<Mutex<Option<Error>>>,
     identity: Arc<Mutex<Identity>>,
+    /// Until the end of this task.
+    registration: Registration,
     /// Requests on their way, polled first in the order of their making: so they are written in that order.
     flights: FuturesUnordered<BoxFuture<'static, Event>>,
     connections: FxHashMap<i32, Connection>,
@@ -48,17 +51,23 @@ impl Owner {
         asks: mpsc::Receiver<Ask>,
         failed: Arc<Mutex<Option<Error>>>,
         identity: Arc<Mutex<Identity>>,
+        registration: Registration,
     ) -> Self {
         txn.count_in(&shared.counters);
         let (flights, connections) = (FuturesUnordered::new(), FxHashMap::default());
-        Self { shared, link: Arc::new(link), txn, asks, failed, identity, flights, connections }
+        Self { shared, link: Arc::new(link), txn, asks, failed, identity, registration, flights, connections }
     }
 
     pub(crate) async fn run(mut self) {
         let closed = self.shared.closed.clone();
+        let (superseded, abandoned) = (self.registration.tokens.superseded.clone(), self.registration.tokens.abandoned.clone());
         let mut gathering = true;
         loop {
             self.act();
+            if self.txn.why().is_some() && superseded.is_cancelled() {
+                // The successor's InitProducerId ends what is open and fences what is under way: it need not be waited for.
+                break;
+            }
             if self.txn.is_idle() && self.flights.is_empty() && (!gathering || self.txn.is_over()) {
                 break;
             }
@@ -73,6 +82,16 @@ impl Owner {
                 () = closed.cancelled(), if gathering => {
                     self.asks.close();
                     gathering = self.stop_gathering();
+                }
+                () = superseded.cancelled(), if gathering => {
+                    let name = self.link.transactional_id.as_deref().unwrap_or_default();
+                    self.failed.lock().get_or_insert_with(|| verdict::fenced(name));
+                    self.asks.close();
+                    gathering = self.stop_gathering();
+                }
+                () = abandoned.cancelled() => {
+                    let name = self.link.transactional_id.as_deref().unwrap_or_default();
+                    self.txn.fail(&verdict::fenced(name));
                 }
                 () = async { if let Some(at) = wake { sleep_until(at).await } }, if wake.is_some() => {}
             }
@@ -203,12 +222,19 @@ impl Owner {
         }
     }
 
-    /// The open transaction of a producer that was given up is aborted at once, so that readers need not wait for its time limit. With its own
-    /// epoch: a successor is not fenced, and what may still be under way is.
+    /// The open transaction of a producer that was given up is aborted at once, so that readers need not wait for its time limit. By EndTxn with its own
+    /// id and epoch, which the coordinator compares: InitProducerId would abort whatever is open, a successor's too. Without KIP-890 nothing: the epoch
+    /// stays, and what is still under way could follow the abort.
     async fn release(self) {
-        let given_up = self.failed.lock().as_ref().is_some_and(Error::is_retriable);
-        if given_up && self.txn.mode().is_transactional() {
-            let _ = timeout(self.link.client.config.request_timeout, self.link.raise_epoch(self.txn.identity())).await;
+        let (mode, identity) = (self.txn.mode(), self.txn.identity());
+        let given_up = self.txn.why().is_some_and(Error::is_retriable) && self.txn.is_left_open();
+        if given_up && mode == (Mode::Transactional { v2: true }) && !self.registration.tokens.superseded.is_cancelled() {
+            drop(self.flights);
+            let aborting = timeout(self.link.client.config.request_timeout, self.link.abort(mode, identity));
+            tokio::select! {
+                _ = aborting => {}
+                () = self.registration.tokens.abandoned.cancelled() => {}
+            }
         }
         self.link.client.close().await;
     }

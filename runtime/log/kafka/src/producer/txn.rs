@@ -57,6 +57,8 @@ pub(crate) struct Limits {
     pub(crate) buffer_bytes: usize,
     /// How long refusals are borne: `delivery.timeout.ms`.
     pub(crate) delivery: Duration,
+    /// `transaction.timeout.ms`: then the coordinator aborts.
+    pub(crate) transaction: Duration,
     pub(crate) boundary: Boundary,
     pub(crate) compression: Compression,
 }
@@ -143,6 +145,8 @@ pub(crate) struct Txn {
     wrote: bool,
     pub(super) lanes: Vec<Lane>,
     index: FxHashMap<(Uuid, i32), usize>,
+    /// Of partitions that have no lane: where their sequences go on, under the same epoch.
+    sequences: FxHashMap<(Uuid, i32), i32>,
     /// Requests on their way, by broker.
     flights: FxHashMap<i32, usize>,
     /// Where the search for something to send begins, so that every lane has its turn.
@@ -155,6 +159,7 @@ pub(crate) struct Txn {
     failing_since: Option<Instant>,
     not_before: Option<Instant>,
     closing: bool,
+    left_open: bool,
     why: Option<Error>,
     /// Committed since they were taken: appends, records, bytes.
     counters: Arc<Counters>,
@@ -185,6 +190,7 @@ impl Txn {
             wrote: false,
             lanes: Vec::new(),
             index: FxHashMap::default(),
+            sequences: FxHashMap::default(),
             flights: FxHashMap::default(),
             turn: 0,
             positions: VecDeque::new(),
@@ -194,6 +200,7 @@ impl Txn {
             failing_since: None,
             not_before: None,
             closing: false,
+            left_open: false,
             why: None,
             counters: Arc::default(),
         }
@@ -210,6 +217,11 @@ impl Txn {
     /// Why the producer was given up.
     pub(crate) fn why(&self) -> Option<&Error> {
         self.why.as_ref()
+    }
+
+    /// The transaction was begun, and nobody has said that it is ended.
+    pub(crate) fn is_left_open(&self) -> bool {
+        self.left_open
     }
 
     /// Where commits are counted: before they resolve, so that who waited for one sees it counted.
@@ -336,7 +348,9 @@ impl Txn {
         self.wrote = true;
         let key = (placed.target.meta.id, placed.partition);
         let lane = *self.index.entry(key).or_insert_with(|| {
-            self.lanes.push(Lane::new(placed.target.clone(), placed.partition));
+            let mut lane = Lane::new(placed.target.clone(), placed.partition);
+            lane.sequence = self.sequences.remove(&key).unwrap_or(0);
+            self.lanes.push(lane);
             self.lanes.len() - 1
         });
         self.lanes[lane].add(number, placed);
@@ -430,7 +444,26 @@ impl Txn {
         self.next(now)
     }
 
+    /// Everything is answered: no flight names a lane.
+    fn renew(&mut self, bumped: bool) {
+        if bumped {
+            self.sequences.clear();
+        }
+        let sequences = &mut self.sequences;
+        self.lanes.retain_mut(|lane| {
+            let used = lane.renew(bumped);
+            if !used && lane.sequence != 0 {
+                sequences.insert(lane.key(), lane.sequence);
+            }
+            used
+        });
+        self.index = self.lanes.iter().enumerate().map(|(at, lane)| (lane.key(), at)).collect();
+    }
+
     fn committed(&mut self) {
+        if !self.mode.is_transactional() {
+            self.renew(false);
+        }
         self.first += self.open.len() as u64;
         // Commits resolve in the order of append, each when it is counted and its room is free.
         for Open { reply, room, appended, .. } in self.open.drain(..) {
@@ -489,7 +522,7 @@ impl Txn {
                 self.lanes[lane].refuse(serial);
                 self.abort(&error);
             }
-            Verdict::Lost(error) => self.fail(&error),
+            Verdict::Lost(error) => self.lose(error, now),
         }
     }
 
@@ -520,7 +553,7 @@ impl Txn {
     }
 
     fn give_up_when_too_long(&mut self, lane: usize, error: &Error, now: Instant) {
-        if self.lanes[lane].failing_since.is_some_and(|since| now >= since + self.limits.delivery) {
+        if self.lanes[lane].failing_since.is_some_and(|since| self.is_too_long(since, now)) {
             self.abort(error);
         }
     }
@@ -549,9 +582,7 @@ impl Txn {
             (Phase::Ending { .. }, Verdict::Done) => {
                 let bumped = next != self.identity;
                 self.identity = next;
-                self.lanes.retain_mut(|lane| lane.renew(bumped));
-                self.index =
-                    self.lanes.iter().enumerate().map(|(at, lane)| ((lane.target.meta.id, lane.partition), at)).collect();
+                self.renew(bumped);
                 self.phase = Phase::Settling { asked: false };
                 self.recovered();
             }
@@ -559,12 +590,15 @@ impl Txn {
                 self.phase = Phase::Ending { asked: false };
                 self.refused(again, now);
             }
-            (Phase::Ending { .. }, Verdict::Abort(error) | Verdict::Lost(error)) => self.fail(&error),
+            (Phase::Ending { .. }, Verdict::Abort(error) | Verdict::Lost(error)) => self.lose(error, now),
             (Phase::Aborting { .. }, again @ Verdict::Again(_)) => {
                 self.phase = Phase::Aborting { asked: false };
                 self.refused(again, now);
             }
-            _ => self.phase = Phase::Over,
+            (_, verdict) => {
+                self.left_open &= !matches!(verdict, Verdict::Done);
+                self.phase = Phase::Over;
+            }
         }
     }
 
@@ -575,6 +609,25 @@ impl Txn {
         }
     }
 
+    /// Given up before the coordinator does (`transaction.timeout.ms`): what it says then looks like another writer's fence.
+    fn is_too_long(&self, since: Instant, now: Instant) -> bool {
+        let expiring = matches!(self.phase, Phase::Open | Phase::Ending { .. })
+            && self.mode.is_transactional()
+            && now >= self.began + self.limits.transaction.saturating_sub(expiry_margin(self.limits.transaction));
+        now >= since + self.limits.delivery || expiring
+    }
+
+    /// Nothing may be sent any more. An epoch that was refused is another writer's, or was raised by the coordinator when it aborted a transaction that had been
+    /// open for too long (a process that stood still): then it is not known who writes, and the InitProducerId of the next writer finds out.
+    fn lose(&mut self, error: Error, now: Instant) {
+        let late = matches!(self.phase, Phase::Open | Phase::Ending { .. }) && now >= self.began + self.limits.transaction;
+        if late && self.mode.is_transactional() && error.code() == "log.fenced" {
+            let message = format!("{} (open for longer than transaction.timeout.ms)", error.message());
+            return self.fail(&Error::retriable("kafka.transaction_timed_out", message));
+        }
+        self.fail(&error);
+    }
+
     fn refused(&mut self, verdict: Verdict, now: Instant) {
         match verdict {
             Verdict::Done => {}
@@ -582,7 +635,7 @@ impl Txn {
                 let since = *self.failing_since.get_or_insert(now);
                 self.not_before = Some(now + pause(why, self.failures));
                 self.failures += 1;
-                if now >= since + self.limits.delivery {
+                if self.is_too_long(since, now) {
                     self.fail(&Error::retriable(
                         "kafka.broker",
                         format!("the coordinator refused for longer than delivery.timeout.ms ({why:?})"),
@@ -590,7 +643,7 @@ impl Txn {
                 }
             }
             Verdict::Abort(error) => self.abort(&error),
-            Verdict::Lost(error) => self.fail(&error),
+            Verdict::Lost(error) => self.lose(error, now),
         }
     }
 
@@ -616,6 +669,7 @@ impl Txn {
         if self.phase == Phase::Over {
             return;
         }
+        self.left_open |= self.wrote && matches!(self.phase, Phase::Open | Phase::Ending { .. });
         self.phase = Phase::Over;
         self.why.get_or_insert_with(|| again(error));
         for open in self.open.drain(..) {
@@ -626,6 +680,11 @@ impl Txn {
         }
         self.positions.clear();
     }
+}
+
+/// Before a transaction times out it is given up: time for one abort.
+pub(crate) fn expiry_margin(transaction: Duration) -> Duration {
+    Duration::from_secs(5).min(transaction / 2)
 }
 
 fn pause(why: Why, failures: u32) -> Duration {

@@ -23,6 +23,7 @@ fn limits(boundary: Boundary) -> Limits {
         linger: Duration::ZERO,
         buffer_bytes: 1 << 20,
         delivery: Duration::from_secs(120),
+        transaction: Duration::from_secs(3600),
         boundary,
         compression: Compression::None,
     }
@@ -81,6 +82,7 @@ struct Sim {
     rng: fastrand::Rng,
     txn: Txn,
     mode: Mode,
+    boundary: Boundary,
     broker: Broker,
     target: Arc<Target>,
     now: Instant,
@@ -98,6 +100,7 @@ impl Sim {
             rng: fastrand::Rng::with_seed(seed),
             txn: Txn::new(mode, limits(boundary), Identity { id: 7, epoch: 0 }, now),
             mode,
+            boundary,
             broker: Broker::default(),
             target: target(2),
             now,
@@ -107,6 +110,13 @@ impl Sim {
             transactions: 0,
             settled: 0,
         }
+    }
+
+    fn limit(&mut self, change: impl FnOnce(&mut Limits)) {
+        let mut limits = limits(Boundary::Poll);
+        limits.boundary = self.boundary;
+        change(&mut limits);
+        self.txn = Txn::new(self.mode, limits, Identity { id: 7, epoch: 0 }, self.now);
     }
 
     fn append(&mut self, records: usize) {
@@ -327,4 +337,106 @@ fn refusals_are_borne_for_so_long() {
         }
     }
     panic!("borne for ever");
+}
+
+/// A transaction that is refused for long is given up before the coordinator aborts it, however long refusals are borne otherwise.
+#[test]
+fn refusals_are_not_borne_longer_than_the_transaction_lives() {
+    for (boundary, seconds) in [(Boundary::Poll, 55), (Boundary::Interval(Duration::from_secs(30)), 55)] {
+        let mut sim = Sim::new(1, MODES[0], boundary);
+        sim.limit(|limits| limits.transaction = Duration::from_secs(60));
+        sim.append(1);
+        let began = sim.now;
+        for _ in 0..10_000 {
+            sim.act();
+            if sim.txn.why().is_some() {
+                break;
+            }
+            if sim.flights.is_empty() {
+                sim.now = sim.txn.wake_at(sim.now).expect("asked again");
+                continue;
+            }
+            // Its records are taken late; its end is refused.
+            let is_end = matches!(sim.flights.front(), Some(Action::End { .. }));
+            sim.answer(if is_end || sim.now < began + Duration::from_secs(29) { 1.0 } else { 0.0 });
+        }
+        let waited = (sim.now - began).as_secs();
+        assert!((seconds..seconds + 3).contains(&waited), "{boundary:?}: {waited} s");
+        assert!(sim.outcomes().remove(0).expect("resolved").unwrap_err().is_retriable());
+        assert!(sim.txn.is_left_open());
+    }
+}
+
+#[test]
+fn an_epoch_that_is_refused_after_the_transactions_time_is_not_a_fence() {
+    let fenced = || Verdict::Lost(super::verdict::fenced("x"));
+    for (stood_still, code) in [(59, "log.fenced"), (61, "kafka.transaction_timed_out")] {
+        for mode in [MODES[0], MODES[1]] {
+            let mut sim = Sim::new(1, mode, Boundary::Poll);
+            sim.limit(|limits| limits.transaction = Duration::from_secs(60));
+            sim.append(1);
+            sim.act();
+            if mode == MODES[1] {
+                sim.answer(0.0);
+                sim.act();
+            }
+            let Some(Action::Produce(broker, shipments)) = sim.flights.pop_front() else { panic!("{:?}", sim.flights) };
+            sim.now += Duration::from_secs(stood_still);
+            sim.txn.answered(broker);
+            sim.txn.produced(shipments[0].lane, shipments[0].serial, fenced(), -1, sim.now);
+            let error = sim.outcomes().remove(0).expect("resolved").unwrap_err();
+            assert_eq!((error.code(), error.is_retriable()), (code, code != "log.fenced"), "{mode:?}");
+            assert!(sim.txn.is_over() && sim.txn.is_left_open());
+        }
+        // And to EndTxn.
+        let mut sim = Sim::new(1, MODES[0], Boundary::Poll);
+        sim.limit(|limits| limits.transaction = Duration::from_secs(60));
+        sim.append(1);
+        sim.act();
+        sim.answer(0.0);
+        sim.act();
+        assert!(matches!(sim.flights.pop_front(), Some(Action::End { commit: true })));
+        sim.now += Duration::from_secs(stood_still);
+        sim.txn.ended(fenced(), Identity { id: 7, epoch: 0 }, sim.now);
+        assert_eq!(sim.outcomes().remove(0).expect("resolved").unwrap_err().code(), code);
+    }
+}
+
+#[test]
+fn only_a_transaction_that_was_begun_and_not_ended_is_left_open() {
+    let lost = || Error::retriable("kafka.unreachable", "timed out");
+    let mut sim = Sim::new(1, MODES[0], Boundary::Poll);
+    sim.txn.fail(&lost());
+    assert!(!sim.txn.is_left_open(), "nothing was begun");
+    let mut sim = Sim::new(1, MODES[0], Boundary::Poll);
+    sim.append(1);
+    sim.finish(0.0);
+    sim.txn.fail(&lost());
+    assert!(!sim.txn.is_left_open(), "it was committed");
+    for (verdict, left) in [(Verdict::Done, false), (Verdict::Lost(lost()), true)] {
+        let mut sim = Sim::new(1, MODES[0], Boundary::Poll);
+        sim.append(1);
+        sim.act();
+        let Some(Action::Produce(broker, shipments)) = sim.flights.pop_front() else { panic!("{:?}", sim.flights) };
+        sim.txn.answered(broker);
+        sim.txn.produced(shipments[0].lane, shipments[0].serial, Verdict::Abort(lost()), -1, sim.now);
+        sim.act();
+        assert!(matches!(sim.flights.pop_front(), Some(Action::End { commit: false })));
+        sim.txn.ended(verdict, Identity { id: 7, epoch: 1 }, sim.now);
+        assert_eq!(sim.txn.is_left_open(), left);
+    }
+}
+
+/// Partitions come and go: none keeps a lane, and the numbers of its batches go on where the epoch does.
+#[test]
+fn a_partition_that_is_not_written_any_more_is_forgotten_but_for_its_sequence() {
+    for mode in MODES {
+        let mut sim = Sim::new(1, mode, Boundary::Poll);
+        for _ in 0..100 {
+            sim.append(2);
+            sim.finish(0.1);
+            assert!(sim.txn.lanes.len() <= 2, "{mode:?}: {}", sim.txn.lanes.len());
+        }
+        assert_eq!(sim.broker.committed, sim.appended, "{mode:?}");
+    }
 }

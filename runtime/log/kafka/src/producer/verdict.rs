@@ -66,12 +66,11 @@ pub(crate) fn verdict(step: Step, code: i16, message: Option<&str>, name: &str) 
         error if step == Step::Produce && error::is_stale(error) => Verdict::Again(Why::Moved),
         // The metadata says that it exists: the coordinator will hear of it.
         E::UnknownTopicOrPartition if step == Step::Register => Verdict::Again(Why::Busy),
-        E::IllegalGeneration
-        | E::UnknownMemberId
-        | E::FencedInstanceId
-        | E::StaleMemberEpoch
-        | E::FencedMemberEpoch
-        | E::RebalanceInProgress => Verdict::Abort(Error::fatal(
+        // Still a member, but the group went on: the same with the epoch of the next heartbeat.
+        E::IllegalGeneration | E::StaleMemberEpoch | E::RebalanceInProgress => {
+            Verdict::Abort(Error::retriable("kafka.moved", format!("group {name}: its epoch is another by now ({error:?})")))
+        }
+        E::UnknownMemberId | E::FencedInstanceId | E::FencedMemberEpoch => Verdict::Abort(Error::fatal(
             "log.fenced",
             format!("group {name}: this member does not own its partitions any more ({error:?})"),
         )),
@@ -131,6 +130,20 @@ mod tests {
             for code in [16, 51] {
                 assert!(matches!(verdict(step, code, None, "x"), Verdict::Again(_)), "{step:?} {code}");
             }
+        }
+        // ILLEGAL_GENERATION, REBALANCE_IN_PROGRESS, STALE_MEMBER_EPOCH
+        for code in [22, 27, 113] {
+            assert!(
+                matches!(verdict(Step::Positions, code, None, "x"), Verdict::Abort(error) if error.code() == "kafka.moved" && error.is_retriable()),
+                "{code}"
+            );
+        }
+        // UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID, FENCED_MEMBER_EPOCH
+        for code in [25, 82, 110] {
+            assert!(
+                matches!(verdict(Step::Positions, code, None, "x"), Verdict::Abort(error) if error.code() == "log.fenced" && !error.is_retriable()),
+                "{code}"
+            );
         }
         // NOT_LEADER_OR_FOLLOWER, MESSAGE_TOO_LARGE, TOPIC_AUTHORIZATION_FAILED
         assert!(matches!(verdict(Step::Produce, 6, None, "x"), Verdict::Again(Why::Moved)));
