@@ -86,6 +86,8 @@ pub(crate) async fn keep_statuses(worker: &Worker) {
                 Some(now) => drop(stored.insert(name, now)),
                 None => drop(stored.remove(&name)),
             }),
+            // They are the successor's now.
+            Err(error) if error.code() == "log.fenced" => return,
             Err(error) => tracing::debug!("statuses are not stored: {error}"),
         }
     }

@@ -9,7 +9,7 @@ use crate::stats::{Call, TaskStats};
 use crate::task::{ActiveTopics, panicked};
 use aqueduct_core::{Error, Result, TaskId, TaskSpec, blocking};
 use aqueduct_log::Log;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -97,6 +97,10 @@ pub struct Supervisor {
     running: HashMap<Id, usize>,
     /// Of all tasks of the connector, over all its restarts.
     blocking: Arc<Semaphore>,
+    /// Tasks that earlier generations had, in this worker or one before it.
+    former: BTreeSet<u32>,
+    /// Another worker has taken over.
+    fenced: bool,
     ended: bool,
 }
 
@@ -142,6 +146,7 @@ impl Supervisor {
         commands: mpsc::Receiver<Command>,
         view: watch::Sender<View>,
         active_topics: Arc<ActiveTopics>,
+        former: BTreeSet<u32>,
     ) -> Self {
         Self {
             name,
@@ -159,12 +164,16 @@ impl Supervisor {
             blocking: Arc::new(Semaphore::new(BLOCKING_CALLS_MAX)),
             runs: JoinSet::new(),
             running: HashMap::new(),
+            former,
+            fenced: false,
             ended: false,
         }
     }
 
     /// Ends when the connector is deleted or the worker shuts down, with every task stopped.
     pub async fn run(mut self) {
+        let log = self.plane.log.clone();
+        let mut fenced = log.fenced();
         loop {
             let wake = self.act();
             self.publish();
@@ -187,6 +196,7 @@ impl Supervisor {
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(planned) = self.plans.join_next_with_id() => self.planned(planned),
                 Some(done) = self.runs.join_next_with_id() => self.run_ended(done),
+                error = &mut fenced, if !self.fenced => self.fence(&error),
                 () = sleep => self.enforce_deadlines(),
             }
         }
@@ -222,10 +232,15 @@ impl Supervisor {
             self.plan_failed(generation, Error::new(error.class(), error.code().to_owned(), error.message()), None);
             return;
         }
-        let spec = wanted.spec.clone();
+        let (spec, name, log, former) = (wanted.spec.clone(), self.name.clone(), self.plane.log.clone(), self.former.clone());
         let plan = async move {
             match spec.as_ref() {
-                Ok(spec) => spec.plan().await,
+                Ok(spec) => {
+                    let tasks = spec.plan().await?;
+                    let gone = former.into_iter().filter(|task| *task as usize >= tasks.len()).collect();
+                    spec.fence_former(&name, gone, &*log).await?;
+                    Ok(tasks)
+                }
                 Err(error) => Err(Error::fatal(error.code().to_owned(), error.message())),
             }
         };
@@ -244,6 +259,7 @@ impl Supervisor {
         match planned {
             Ok(specs) => {
                 self.plan_attempts = 0;
+                self.former = (0..specs.len() as u32).collect();
                 self.observed.plan = Plan::Done { generation };
                 self.observed.tasks = vec![Task::default(); specs.len()];
                 let mut old: Vec<Slot> = std::mem::take(&mut self.slots);
@@ -396,6 +412,27 @@ impl Supervisor {
             if which(index, task) {
                 task.restart = true;
                 slot.attempts = 0;
+            }
+        }
+    }
+
+    /// Another worker has taken over: every task stops, and none starts again (invariant 5).
+    fn fence(&mut self, error: &Error) {
+        self.fenced = true;
+        for index in 0..self.slots.len() {
+            let (slot, task) = (&mut self.slots[index], &mut self.observed.tasks[index]);
+            match task.phase {
+                Phase::Live { stopping } => {
+                    slot.stalled = Some(Error::fatal(error.code().to_owned(), error.message()));
+                    if !stopping {
+                        self.stop(index);
+                    }
+                }
+                Phase::Idle | Phase::Backoff { .. } => {
+                    slot.error = Some(error.trace());
+                    *task = Task { phase: Phase::Failed, restart: false };
+                }
+                Phase::Failed => {}
             }
         }
     }

@@ -216,6 +216,23 @@ impl ConnectorSpec {
         Ok(())
     }
 
+    /// Tasks of an earlier generation that are no more: a worker that stands still may still run them (KIP-618; invariant 5). Sinks need none of it: what
+    /// they write counts only as a member of their group.
+    pub async fn fence_former(&self, connector: &Arc<str>, gone: Vec<u32>, log: &dyn Log) -> Result<()> {
+        if gone.is_empty() || matches!(self.settings.role, settings::Role::Sink(_)) {
+            return Ok(());
+        }
+        for task in &gone {
+            log.writer(&TaskId::new(connector.clone(), *task)).await?;
+        }
+        let forgotten = gone.iter().map(|task| (crate::store::status_key(connector, Some(*task)), None));
+        // Only so that the next worker needs not do it again.
+        if let Err(error) = log.save(aqueduct_log::Store::Status, forgotten.collect()).await {
+            tracing::debug!(%connector, "statuses of former tasks stay: {error}");
+        }
+        Ok(())
+    }
+
     /// A text without the secrets of the connector.
     pub fn redact(&self, text: String) -> String {
         self.resolved.lock().redact(text)

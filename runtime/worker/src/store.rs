@@ -5,7 +5,7 @@ use aqueduct_core::{Error, Result};
 use aqueduct_log::{Log, Store};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is stored of one connector.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,6 +112,25 @@ pub fn status_key(connector: &str, task: Option<u32>) -> String {
     }
 }
 
+/// The tasks of each of these connectors that have a status: those of the last worker, or of a Kafka Connect before it.
+///
+/// # Errors
+/// As [`Log::load`].
+pub async fn former_tasks(log: &dyn Log) -> Result<BTreeMap<String, BTreeSet<u32>>> {
+    let mut former: BTreeMap<String, BTreeSet<u32>> = BTreeMap::new();
+    for (key, value) in log.load(Store::Status).await? {
+        if let Some((connector, task)) = task_of(&key).filter(|_| !value.is_empty()) {
+            former.entry(connector.to_owned()).or_default().insert(task);
+        }
+    }
+    Ok(former)
+}
+
+fn task_of(key: &str) -> Option<(&str, u32)> {
+    let (connector, task) = key.strip_prefix("status-task-")?.rsplit_once('-')?;
+    Some((connector, task.parse().ok()?))
+}
+
 pub fn status_value(state: crate::admin::State, trace: Option<&str>, worker_id: &str, generation: u64) -> Vec<u8> {
     let value: IndexMap<&str, serde_json::Value> = [
         ("state", serde_json::json!(state)),
@@ -122,4 +141,15 @@ pub fn status_value(state: crate::admin::State, trace: Option<&str>, worker_id: 
     .into_iter()
     .collect();
     serde_json::to_vec(&value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_names_its_task() {
+        assert_eq!(task_of(&status_key("a-b", Some(12))), Some(("a-b", 12)));
+        assert_eq!((task_of(&status_key("a-1", None)), task_of("status-task-a-x"), task_of("status-task-3")), (None, None, None));
+    }
 }

@@ -14,7 +14,7 @@ use aqueduct_core::{Descriptor, Error, Issue, JsonMap, PluginKind, Result, Sourc
 use aqueduct_log::Log;
 use indexmap::IndexMap;
 use parking_lot::{Mutex, RwLock};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -82,6 +82,9 @@ pub enum Health {
 /// but a plugin that hangs must not hold the answer.
 const PLAN_WAIT: Duration = Duration::from_secs(1);
 
+/// As long as REST's clients wait for an answer, with room to tell why there is none.
+const OFFSETS_WAIT: Duration = Duration::from_secs(10);
+
 impl Worker {
     /// A worker that knows its plugins but has not read its stores yet: REST may answer already. Call [`Worker::start`] next.
     pub fn new(options: WorkerOptions, registry: Registry, log: Arc<dyn Log>) -> Self {
@@ -106,13 +109,15 @@ impl Worker {
     /// When a stored entry cannot be read, or the log fails.
     pub async fn start(&self) -> Result<()> {
         let loaded = store::load(&*self.0.log).await?;
+        let mut former = store::former_tasks(&*self.0.log).await?;
         *self.0.deleted_marks.lock() = loaded.deleted;
         for (name, stored) in loaded.connectors {
             let spec = self.spec(&name, &stored.config);
             if let Err(error) = &spec {
                 tracing::error!(connector = name, "the stored config no longer works: {error}");
             }
-            self.spawn(&name, stored, spec, Vec::new());
+            let former = former.remove(&name).unwrap_or_default();
+            self.spawn(&name, stored, spec, Vec::new(), former);
         }
         *self.0.health.write() = Health::Healthy("Worker has completed startup and is ready to handle requests.".to_owned());
         let clock = self.clone();
@@ -164,7 +169,14 @@ impl Worker {
         clippy::disallowed_methods,
         reason = "the tracker owns the supervisor; it ends when the connector is deleted or the worker shuts down"
     )]
-    fn spawn(&self, name: &str, stored: Stored, spec: Result<ConnectorSpec>, predecessors: Vec<CancellationToken>) {
+    fn spawn(
+        &self,
+        name: &str,
+        stored: Stored,
+        spec: Result<ConnectorSpec>,
+        predecessors: Vec<CancellationToken>,
+        former: BTreeSet<u32>,
+    ) {
         let inner = &self.0;
         let (kind, version) = self.kind_of(&stored.config);
         let lifecycle = Desired { generation: 1, target: stored.target, ending: false };
@@ -181,7 +193,7 @@ impl Worker {
         let active_topics = Arc::new(ActiveTopics::default());
         let plane =
             Plane { log: inner.log.clone(), data: inner.options.data.clone(), shutdown_timeout: inner.options.shutdown_timeout };
-        let supervisor = Supervisor::new(name.into(), plane, wanted_rx, commands_rx, view_tx, active_topics.clone());
+        let supervisor = Supervisor::new(name.into(), plane, wanted_rx, commands_rx, view_tx, active_topics.clone(), former);
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
         inner.tasks.spawn(async move {
@@ -434,7 +446,7 @@ impl Worker {
             self.replace(name, stored, spec);
         } else {
             let predecessors = self.ending(name);
-            self.spawn(name, stored, Ok(spec), predecessors);
+            self.spawn(name, stored, Ok(spec), predecessors, BTreeSet::new());
         }
         Ok(())
     }
@@ -613,7 +625,14 @@ impl Worker {
     pub async fn offsets(&self, name: &str) -> AdminResult<ConnectorOffsets> {
         let kind = self.with(name, |handle| handle.kind)?;
         if kind != ConnectorType::Sink {
-            return Ok(ConnectorOffsets { offsets: self.0.log.source_offsets(name).await? });
+            // A transaction that hangs in the offsets topic holds up its readers for longer than anybody waits for an answer.
+            let Ok(offsets) = tokio::time::timeout(OFFSETS_WAIT, self.0.log.source_offsets(name)).await else {
+                let message = format!("the offsets of {name} could not be read within {} s", OFFSETS_WAIT.as_secs());
+                return Err(Error::retriable("log.timeout", message)
+                    .fix("the worker's log says what it waits for: mostly a hanging transaction in the offsets topic")
+                    .into());
+            };
+            return Ok(ConnectorOffsets { offsets: offsets? });
         }
         let positions = self.0.log.group_positions(&crate::sink::group(name)).await?;
         let offset = |position: aqueduct_core::LogPosition| SourceOffset {

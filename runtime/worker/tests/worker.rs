@@ -614,3 +614,27 @@ async fn blocking_calls_that_hang_use_up_their_connectors_share_and_no_other() {
     rig.create("other", &[("connector.class", "fake-source"), ("topic", "t")]).await;
     until("another connector has its own", async || held() == 32).await;
 }
+
+/// `tasks.max` went down while a worker stood still: what it still runs of the former tasks is fenced before the new ones start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_are_no_more_are_fenced_before_the_new_generation() {
+    let log = Arc::new(MemoryLog::new());
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    let config = br#"{"properties":{"name":"src","connector.class":"fake-source","topic":"t"}}"#.to_vec();
+    log.save(aqueduct_log::Store::Config, vec![("connector-src".to_owned(), Some(config))]).await.unwrap();
+    let statuses = [0, 3].map(|task| (format!("status-task-src-{task}"), Some(b"{}".to_vec())));
+    log.save(aqueduct_log::Store::Status, statuses.into()).await.unwrap();
+    let mut zombie = log.writer(&TaskId::new("src", 3)).await.unwrap();
+    let mut other = log.writer(&TaskId::new("other", 3)).await.unwrap();
+    let rig = Rig::on(log.clone()).await;
+    until("the new generation runs", async || rig.source.opens.load(SeqCst) == 1).await;
+    let late = || aqueduct_log::EncodedBatch::new([Record::new("t", "late".to_owned())].into_iter().collect()).unwrap();
+    let refused = match zombie.append(late(), vec![]).await {
+        Ok(commit) => commit.await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(refused.code(), "log.fenced");
+    other.append(late(), vec![]).await.unwrap().await.unwrap();
+    assert!(!log.load(aqueduct_log::Store::Status).await.unwrap().contains_key("status-task-src-3"));
+    rig.worker.shutdown().await.unwrap();
+}

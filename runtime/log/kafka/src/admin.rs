@@ -42,6 +42,8 @@ const TOPIC_RESOURCE: i8 = 2;
 const SET_ON_TOPIC: i8 = 1;
 const READ_UNCOMMITTED: i8 = 0;
 const READ_COMMITTED: i8 = 1;
+/// A position is in a transaction that is not over.
+const UNSTABLE: &str = "kafka.unstable";
 const EARLIEST: i64 = -2;
 const LATEST: i64 = -1;
 
@@ -399,7 +401,6 @@ pub(crate) async fn start_offset(client: &Client, tp: &TopicPartition) -> Result
 }
 
 /// Where a `read_committed` reader's end is now: the last stable offset.
-#[allow(dead_code, reason = "for readers that start at the end, and the stores")]
 pub(crate) async fn end_offset(client: &Client, tp: &TopicPartition) -> Result<i64> {
     Ok(offset_at(client, tp, LATEST).await?.unwrap_or(0))
 }
@@ -421,7 +422,48 @@ async fn offset_at(client: &Client, tp: &TopicPartition, timestamp: i64) -> Resu
 }
 
 pub(crate) async fn group_positions(client: &Client, group: &str) -> Result<Vec<LogPosition>> {
-    let mut positions = client.retry(|| committed(client, group, None)).await?;
+    with_ids(client, client.retry(|| committed(client, group, None)).await?).await
+}
+
+/// Of these partitions alone: asked for all, the coordinator leaves out those whose first position is in a transaction. `None`: one is in a
+/// transaction that is still not over after [`SETTLE_MAX`].
+pub(crate) async fn stable_positions(
+    client: &Client,
+    group: &str,
+    partitions: &[TopicPartition],
+) -> Result<Option<Vec<LogPosition>>> {
+    let until = Instant::now() + SETTLE_MAX;
+    loop {
+        let asked = client.retry(|| async {
+            match committed(client, group, Some(fetched_topics(partitions))).await {
+                Err(error) if error.code() == UNSTABLE => Ok(None),
+                result => result.map(Some),
+            }
+        });
+        match asked.await? {
+            Some(positions) => return with_ids(client, positions).await.map(Some),
+            None if Instant::now() >= until => return Ok(None),
+            None => sleep(SETTLE_PAUSE).await,
+        }
+    }
+}
+
+/// As [`stable_positions`], however long the transaction takes: the broker times it out.
+pub(crate) async fn positions_of(client: &Client, group: &str, partitions: &[TopicPartition]) -> Result<Vec<LogPosition>> {
+    with_ids(client, client.retry(|| committed(client, group, Some(fetched_topics(partitions)))).await?).await
+}
+
+fn fetched_topics(partitions: &[TopicPartition]) -> Vec<OffsetFetchRequestTopics> {
+    let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
+    for tp in partitions {
+        topics.entry(&tp.topic).or_default().push(tp.partition);
+    }
+    let of =
+        |(name, partitions)| OffsetFetchRequestTopics::default().with_name(topic_name(name)).with_partition_indexes(partitions);
+    topics.into_iter().map(of).collect()
+}
+
+async fn with_ids(client: &Client, mut positions: Vec<LogPosition>) -> Result<Vec<LogPosition>> {
     let names: BTreeSet<Topic> = positions.iter().map(|position| position.topic.clone()).collect();
     let ids = ids(client, &names).await?;
     // Those of a deleted topic went with it.
@@ -448,13 +490,7 @@ async fn ids(client: &Client, names: &BTreeSet<Topic>) -> Result<HashMap<Topic, 
 /// Waits until positions that a transaction committed can be seen: a coordinator knows a little later than who committed. Asked for all positions, it
 /// would leave out those that are a group's first.
 pub(crate) async fn positions_settled(client: &Client, group: &str, positions: &[LogPosition]) -> Result<()> {
-    let mut topics: BTreeMap<&str, Vec<i32>> = BTreeMap::new();
-    for position in positions {
-        topics.entry(&position.topic).or_default().push(position.partition);
-    }
-    let of =
-        |(name, partitions)| OffsetFetchRequestTopics::default().with_name(topic_name(name)).with_partition_indexes(partitions);
-    let topics: Vec<_> = topics.into_iter().map(of).collect();
+    let topics = fetched_topics(&positions.iter().map(LogPosition::topic_partition).collect::<Vec<_>>());
     if topics.is_empty() {
         return Ok(());
     }
@@ -471,7 +507,7 @@ pub(crate) async fn positions_settled(client: &Client, group: &str, positions: &
 /// The committed positions of a group, all or of these partitions, without topic ids.
 ///
 /// # Errors
-/// Retriable while one is in a transaction that is not over.
+/// `kafka.unstable` (retriable) while one is in a transaction that is not over.
 async fn committed(client: &Client, group: &str, topics: Option<Vec<OffsetFetchRequestTopics>>) -> Result<Vec<LogPosition>> {
     let at = At::new("read the positions of group", group, "--operation Describe --group");
     let connection = client.coordinator(CoordinatorOf::Group, group).await?;
@@ -494,6 +530,10 @@ async fn committed(client: &Client, group: &str, topics: Option<Vec<OffsetFetchR
     for topic in answer.topics {
         let name = Topic::from(topic.name.as_str());
         for partition in topic.partitions {
+            if partition.error_code.err() == Some(ResponseError::UnstableOffsetCommit) {
+                let message = format!("group {group}: the position of {name}-{} is in a transaction", partition.partition_index);
+                return Err(Error::retriable(UNSTABLE, message));
+            }
             at.check(partition.error_code, None)?;
             if partition.committed_offset >= 0 {
                 positions.push(LogPosition {

@@ -101,7 +101,7 @@ pub(crate) async fn request(
         .with_min_bytes(clamp(min_bytes))
         .with_max_bytes(clamp(max_bytes))
         .with_isolation_level(READ_COMMITTED)
-        .with_rack_id(kafka_protocol::protocol::StrBytes::from_string(client.config.rack.clone()))
+        // No rack (KIP-392): a leader that knows a nearer replica answers without records.
         .with_topics(topics);
     client.send_patiently(connection, &request, wait).await
 }

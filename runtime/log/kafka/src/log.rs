@@ -88,6 +88,7 @@ impl KafkaLog {
             closed,
             tasks,
         });
+        shared.tasks.spawn(stores::watch(shared.clone()));
         Ok(Arc::new(Self(shared)))
     }
 
@@ -115,6 +116,7 @@ impl Shared {
     /// # Errors
     /// `log.fenced` (fatal) when another worker owns the stores.
     pub(crate) async fn opening(self: &Arc<Self>, name: &str) -> Result<u64> {
+        self.confirmed().await?;
         let turn = {
             let mut opened = self.opened.lock();
             let turn = opened.entry(name.to_owned()).or_default();
@@ -242,8 +244,13 @@ impl Log for KafkaLog {
             records: read(&counters.records),
             bytes: read(&counters.bytes),
             bytes_in_flight: read(&counters.bytes_in_flight),
-            stopped: None,
+            stopped: self.0.stores.fence.is_raised().then(|| self.0.why_fenced().to_string()),
         }
+    }
+
+    async fn fenced(&self) -> Error {
+        self.0.stores.fence.raised().await;
+        self.0.why_fenced()
     }
 
     async fn close(&self) -> Result<()> {

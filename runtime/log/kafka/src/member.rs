@@ -47,6 +47,12 @@ impl LocalMembers {
         self.topics.send_modify(|version| *version += 1);
     }
 
+    /// Another worker has taken over: none of them may do anything any more (invariant 5).
+    pub(crate) fn lose_all(&self, why: &Error) {
+        let members: Vec<_> = self.members.lock().values().filter_map(Weak::upgrade).collect();
+        members.iter().for_each(|member| member.lose(again(why)));
+    }
+
     pub(crate) fn group_changed(&self) {
         self.groups.send_modify(|version| *version += 1);
     }
@@ -55,6 +61,9 @@ impl LocalMembers {
 /// Shared by the reader and the task.
 pub(crate) struct Member {
     pub(crate) group: String,
+    /// As the worker calls it.
+    pub(crate) task: String,
+    /// The member id: `<group.id>-<task>`, so that same-named sinks of two workers are two members, as two Kafka Connects would be.
     pub(crate) name: String,
     pub(crate) state: Mutex<Membership>,
     pub(crate) client: Arc<Client>,
@@ -86,7 +95,8 @@ impl Member {
         };
         let member = Arc::new(Self {
             group: group.to_owned(),
-            name: name.to_owned(),
+            task: name.to_owned(),
+            name: member_id(&shared.options.group_id, name),
             state: Mutex::default(),
             client,
             subscription,
@@ -138,6 +148,12 @@ impl Member {
         self.names.lock().iter().cloned().collect()
     }
 
+    /// The coordinator says it to who was replaced, and also after lost answers over two epochs, or an election that forgot one: whoever was replaced is told
+    /// so by the reader that took the name, or else when it joins anew (the stores are another's).
+    pub(crate) fn out_of_step(&self) -> Error {
+        self.check().err().unwrap_or_else(|| left_by_epoch(&self.group, &self.name))
+    }
+
     fn lose(&self, error: Error) {
         self.state.lock().lost.get_or_insert(error);
         self.changed.send_modify(|version| *version += 1);
@@ -170,7 +186,7 @@ impl Member {
         let response = self.send(&request).await?;
         match response.error_code.err() {
             None => {}
-            Some(ResponseError::FencedMemberEpoch) => return Err(fenced(&self.group, &self.name)),
+            Some(ResponseError::FencedMemberEpoch) => return Err(self.out_of_step()),
             Some(ResponseError::UnknownMemberId) => {
                 let message = format!("group {} has put {} out: no heartbeat came in time", self.group, self.name);
                 return Err(Error::retriable(LEFT, message));
@@ -300,7 +316,15 @@ impl Running {
     }
 }
 
-pub(crate) fn fenced(group: &str, name: &str) -> Error {
+fn left_by_epoch(group: &str, name: &str) -> Error {
+    Error::retriable(LEFT, format!("group {group} has another epoch of {name}: it joins anew, from the committed positions"))
+}
+
+fn member_id(group_id: &str, task: &str) -> String {
+    format!("{group_id}-{task}")
+}
+
+fn fenced(group: &str, name: &str) -> Error {
     Error::fatal("log.fenced", format!("another member took the name {name} in group {group}"))
 }
 
@@ -315,4 +339,21 @@ fn by_topic(shares: &BTreeSet<Share>) -> Vec<TopicPartitions> {
 
 pub(crate) fn text(text: &str) -> StrBytes {
     StrBytes::from_string(text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_named_sinks_of_two_workers_are_two_members() {
+        assert_eq!(member_id("connect-cluster", "orders-0"), "connect-cluster-orders-0");
+        assert_ne!(member_id("one", "orders-0"), member_id("two", "orders-0"));
+    }
+
+    #[test]
+    fn an_epoch_that_the_coordinator_does_not_know_is_no_end() {
+        let error = left_by_epoch("g", "w-t-0");
+        assert_eq!((error.code(), error.is_retriable()), (LEFT, true));
+    }
 }

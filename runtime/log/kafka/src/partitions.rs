@@ -5,6 +5,7 @@ use crate::client::{Client, Leader};
 use crate::error::{self, At};
 use crate::fetch::{self, Want};
 use crate::membership::Share;
+use crate::options::OffsetReset;
 use crate::producer::again;
 use aqueduct_core::{Batch, Error, LogPosition, Result, TopicPartition};
 use futures_util::FutureExt;
@@ -19,6 +20,9 @@ use tokio::time::Instant;
 
 /// After a fetch that failed for a reason that passes: a leader is elected, a topic is going.
 const FAILED_PAUSE: Duration = Duration::from_millis(100);
+/// A new leader may lag for a moment; records that are still missing after this are lost.
+const BEYOND_END_MAX: Duration = Duration::from_secs(10);
+const BEYOND_END_PAUSE: Duration = Duration::from_secs(1);
 /// The least that is asked for in one fetch.
 const FETCH_MIN_BYTES: usize = 64 << 10;
 
@@ -29,6 +33,8 @@ pub(crate) struct Partitions {
     turn: usize,
     /// Of fetches under way: the broker, so that nothing waits behind a fetch that is held back.
     flying: Vec<i32>,
+    /// `auto.offset.reset`, when it was set: for a position beyond the end.
+    reset: Option<OffsetReset>,
 }
 
 pub(crate) struct Partition {
@@ -42,6 +48,8 @@ pub(crate) struct Partition {
     ready: Batch,
     failed: Option<Error>,
     not_before: Option<Instant>,
+    /// Since when the position is known to lie beyond the end.
+    beyond: Option<Instant>,
     flying: bool,
     /// Goes up with each seek: what was asked for before is void.
     version: u64,
@@ -60,6 +68,7 @@ impl Partition {
             ready: Batch::default(),
             failed: None,
             not_before: None,
+            beyond: None,
             flying: false,
             version: 0,
             resting: false,
@@ -70,7 +79,7 @@ impl Partition {
         self.version += 1;
         (self.next, self.fetched) = (offset, offset);
         self.ready = Batch::default();
-        (self.failed, self.not_before) = (None, None);
+        (self.failed, self.not_before, self.beyond) = (None, None, None);
     }
 
     fn wants(&self, now: Instant) -> bool {
@@ -81,9 +90,10 @@ impl Partition {
             && self.not_before.is_none_or(|at| at <= now)
     }
 
-    fn took(&mut self, outcome: Outcome) {
+    fn took(&mut self, outcome: Outcome, reset: Option<OffsetReset>, now: Instant) {
         match outcome {
             Outcome::Data(data) => {
+                self.beyond = None;
                 self.end = data.last_stable_offset.max(self.fetched);
                 match fetch::decode(&data, &self.tp, self.fetched, &mut self.ready) {
                     Ok(next) => self.fetched = next,
@@ -98,20 +108,71 @@ impl Partition {
                     self.next = self.fetched;
                 }
             }
-            Outcome::Start(start) if start > self.fetched => {
-                (self.next, self.fetched) = (start, start);
-            }
-            Outcome::Start(_) | Outcome::Later => self.not_before = Some(Instant::now() + FAILED_PAUSE),
+            Outcome::OutOfRange { start, end } => self.out_of_range(start, end, reset, now),
+            Outcome::Later => self.not_before = Some(now + FAILED_PAUSE),
             Outcome::Failed(error) => self.failed = Some(error),
+        }
+    }
+
+    fn out_of_range(&mut self, start: i64, end: i64, reset: Option<OffsetReset>, now: Instant) {
+        let position = self.fetched;
+        let found = range(position, start, end, self.beyond, now);
+        self.beyond = None;
+        match (found, reset) {
+            (Range::Start, _) => (self.next, self.fetched) = (start, start),
+            (Range::Within, _) => self.not_before = Some(now + FAILED_PAUSE),
+            (Range::Wait(since), _) => (self.beyond, self.not_before) = (Some(since), Some(now + BEYOND_END_PAUSE)),
+            (Range::Lost, Some(reset @ (OffsetReset::Earliest | OffsetReset::Latest))) => {
+                let to = if reset == OffsetReset::Earliest { start } else { end };
+                tracing::warn!("{}; auto.offset.reset: reads on at {to}", beyond_end(&self.tp, position, end).message());
+                (self.next, self.fetched, self.end) = (to, to, end);
+            }
+            (Range::Lost, _) => self.failed = Some(beyond_end(&self.tp, position, end)),
         }
     }
 }
 
+/// What becomes of a position that the broker does not have.
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    /// Its records were deleted: read on at the start.
+    Start,
+    /// The log has grown to it, or moved, since it was asked.
+    Within,
+    /// Beyond the end, since this moment.
+    Wait(Instant),
+    /// Beyond the end for good: what was there is lost.
+    Lost,
+}
+
+fn range(position: i64, start: i64, end: i64, beyond: Option<Instant>, now: Instant) -> Range {
+    if position < start {
+        return Range::Start;
+    }
+    if position <= end {
+        return Range::Within;
+    }
+    let since = beyond.unwrap_or(now);
+    if now.saturating_duration_since(since) >= BEYOND_END_MAX { Range::Lost } else { Range::Wait(since) }
+}
+
+fn beyond_end(tp: &TopicPartition, position: i64, end: i64) -> Error {
+    let message = format!(
+        "topic {}, partition {}: the position {position} lies beyond the end {end}: the partition lost records or was created anew",
+        tp.topic, tp.partition
+    );
+    Error::fatal("kafka.position_beyond_end", message)
+        .fix("set the connector's offsets, or consumer.override.auto.offset.reset: earliest or latest")
+}
+
 /// What a fetch says of one partition.
 enum Outcome {
-    Data(PartitionData),
-    /// What was asked for is not there (any more); the log begins here.
-    Start(i64),
+    Data(Box<PartitionData>),
+    /// What was asked for is not there (any more); the log is between these.
+    OutOfRange {
+        start: i64,
+        end: i64,
+    },
     /// The leader is another one, or the topic is going.
     Later,
     Failed(Error),
@@ -133,6 +194,10 @@ struct Asked {
 }
 
 impl Partitions {
+    pub(crate) fn new(reset: Option<OffsetReset>) -> Self {
+        Self { reset, ..Self::default() }
+    }
+
     pub(crate) fn add(&mut self, partition: Partition) {
         self.all.push(partition);
     }
@@ -263,7 +328,7 @@ impl Partitions {
             partition.flying = false;
             // Of the same partition as it was given up and got again, an old answer may lie beyond where it begins now.
             if partition.version == asked.version && partition.fetched == asked.from && !partition.resting {
-                partition.took(outcome);
+                partition.took(outcome, self.reset, Instant::now());
             }
         }
     }
@@ -318,11 +383,16 @@ async fn request(client: &Client, broker: i32, asked: &[Asked], max_bytes: usize
 
 async fn outcome(client: &Client, asked: &Asked, data: PartitionData) -> Outcome {
     match data.error_code.err() {
-        None => Outcome::Data(data),
-        Some(ResponseError::OffsetOutOfRange) => match admin::start_offset(client, &asked.tp).await {
-            Ok(start) => Outcome::Start(start),
-            Err(_) => Outcome::Later,
-        },
+        None => Outcome::Data(Box::new(data)),
+        Some(ResponseError::OffsetOutOfRange) => {
+            // Through the client of fetches: the leader that just answered answers at once.
+            match futures_util::future::try_join(admin::start_offset(client, &asked.tp), admin::end_offset(client, &asked.tp))
+                .await
+            {
+                Ok((start, end)) => Outcome::OutOfRange { start, end },
+                Err(_) => Outcome::Later,
+            }
+        }
         Some(error) if error::is_stale(error) => {
             client.cluster.forget(&asked.tp.topic);
             Outcome::Later
@@ -358,9 +428,9 @@ mod tests {
         partitions.add(partition(500));
         partitions.remove((Uuid::from_u128(1), 0));
         partitions.add(partition(100));
-        partitions.landed(landed(500, Outcome::Start(700)));
+        partitions.landed(landed(500, Outcome::OutOfRange { start: 700, end: 1000 }));
         assert_eq!(partitions.lag()[0].1, 900);
-        partitions.landed(landed(100, Outcome::Start(200)));
+        partitions.landed(landed(100, Outcome::OutOfRange { start: 200, end: 1000 }));
         assert_eq!(partitions.lag()[0].1, 800);
     }
 
@@ -372,5 +442,55 @@ mod tests {
         assert!(partitions.wake_at().is_some_and(|at| at > Instant::now()));
         partitions.all[0].not_before = Some(Instant::now());
         assert_eq!(partitions.wake_at(), None);
+    }
+
+    #[test]
+    fn a_position_beyond_the_end_is_lost_after_two_looks_ten_seconds_apart() {
+        let t0 = Instant::now();
+        let at = |seconds| t0 + Duration::from_secs(seconds);
+        assert_eq!(range(5, 10, 20, None, t0), Range::Start);
+        assert_eq!(range(20, 10, 20, Some(t0), at(60)), Range::Within);
+        assert_eq!(range(21, 10, 20, None, t0), Range::Wait(t0));
+        assert_eq!(range(21, 10, 20, Some(t0), at(9)), Range::Wait(t0));
+        assert_eq!(range(21, 10, 20, Some(t0), at(10)), Range::Lost);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_lies_beyond_the_end_fails_with_its_place_or_is_reset_where_that_was_set() {
+        let beyond = || landed(500, Outcome::OutOfRange { start: 10, end: 100 });
+        let lost = async |reset| {
+            let mut partitions = Partitions::new(reset);
+            partitions.add(partition(500));
+            for _ in 0..10 {
+                partitions.landed(beyond());
+                assert!(partitions.hand_out(1).unwrap().is_empty());
+                tokio::time::advance(Duration::from_secs(1)).await;
+            }
+            partitions.landed(beyond());
+            partitions
+        };
+        for reset in [None, Some(OffsetReset::Refuse)] {
+            let error = lost(reset).await.hand_out(1).unwrap_err();
+            assert_eq!((error.code(), error.is_retriable()), ("kafka.position_beyond_end", false));
+            let message = error.message();
+            assert!(["topic t, partition 0", "500", "100"].iter().all(|part| message.contains(part)), "{message}");
+        }
+        for (reset, to) in [(OffsetReset::Earliest, 10), (OffsetReset::Latest, 100)] {
+            let mut partitions = lost(Some(reset)).await;
+            assert!(partitions.hand_out(1).unwrap().is_empty());
+            assert_eq!((partitions.all[0].next, partitions.lag()[0].1), (to, 100 - to));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_that_comes_back_is_no_loss() {
+        let mut partitions = Partitions::new(None);
+        partitions.add(partition(500));
+        partitions.landed(landed(500, Outcome::OutOfRange { start: 0, end: 100 }));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        partitions.landed(landed(500, Outcome::OutOfRange { start: 0, end: 500 }));
+        tokio::time::advance(Duration::from_secs(9)).await;
+        partitions.landed(landed(500, Outcome::OutOfRange { start: 0, end: 100 }));
+        assert!(partitions.hand_out(1).unwrap().is_empty());
     }
 }

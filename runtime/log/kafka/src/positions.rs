@@ -4,7 +4,8 @@ use crate::admin;
 use crate::client::{Client, CoordinatorOf, topic_name};
 use crate::cluster::TopicMeta;
 use crate::error::{self, At};
-use crate::member::{Member, fenced, text};
+use crate::member::{Member, text};
+use crate::options::OffsetReset;
 use aqueduct_core::{Error, LogPosition, Result, Topic, TopicPartition};
 use kafka_protocol::ResponseError;
 use kafka_protocol::error::ParseResponseErrorCode;
@@ -131,8 +132,8 @@ async fn attempt(member: &Member, positions: &mut Vec<LogPosition>) -> Result<()
     }
     let at = At::new("commit positions of group", group, "--operation Read --group");
     match failed {
-        None => Ok(()),
-        Some(ResponseError::FencedMemberEpoch | ResponseError::FencedInstanceId) => Err(fenced(group, name)),
+        None => all_answered(group, positions),
+        Some(ResponseError::FencedMemberEpoch | ResponseError::FencedInstanceId) => Err(member.out_of_step()),
         Some(ResponseError::UnknownTopicOrPartition | ResponseError::UnknownTopicId) => {
             Err(Error::retriable(TOPIC_GONE, format!("group {group}: a topic was deleted")))
         }
@@ -148,6 +149,14 @@ async fn attempt(member: &Member, positions: &mut Vec<LogPosition>) -> Result<()
     }
 }
 
+/// What the coordinator did not answer is not committed.
+fn all_answered(group: &str, left: &[LogPosition]) -> Result<()> {
+    left.first().map_or(Ok(()), |position| {
+        let message = format!("group {group}: no answer to the position of {}", position.topic_partition());
+        Err(Error::retriable("kafka.protocol", message))
+    })
+}
+
 /// Where partitions stand when they are assigned: their committed position, else as `auto.offset.reset` says.
 pub(crate) struct Start {
     pub(crate) position: LogPosition,
@@ -155,34 +164,54 @@ pub(crate) struct Start {
     pub(crate) end: i64,
 }
 
+/// What has no leader now, and no position, is missing: to be asked again. `committed`: what the group has of these partitions.
+///
 /// # Errors
 /// `kafka.no_position` (fatal) with `auto.offset.reset=none`; `kafka.unreachable`.
-pub(crate) async fn starts(member: &Member, partitions: &[(TopicPartition, uuid::Uuid)]) -> Result<Vec<Start>> {
-    use crate::options::OffsetReset;
+pub(crate) async fn starts(
+    member: &Member,
+    partitions: &[(TopicPartition, uuid::Uuid)],
+    committed: &[LogPosition],
+) -> Result<Vec<Start>> {
     let client = &member.client;
-    let committed = admin::group_positions(client, &member.group).await?;
     let tps: Vec<TopicPartition> = partitions.iter().map(|(tp, _)| tp.clone()).collect();
     let (first, ends) = admin::bounds(client, &tps).await?;
     let mut starts = Vec::with_capacity(partitions.len());
     for (tp, id) in partitions {
-        let (start, end) = (first.get(tp).copied().unwrap_or(0), ends.get(tp).copied().unwrap_or(0));
+        let bounds = first.get(tp).copied().zip(ends.get(tp).copied());
         let known = committed.iter().find(|p| p.topic == tp.topic && p.partition == tp.partition && p.topic_id == *id);
-        let fresh =
-            |offset| LogPosition { topic: tp.topic.clone(), topic_id: *id, partition: tp.partition, offset, metadata: None };
-        let position = match (known, client.config.consumer.offset_reset) {
-            (Some(known), _) => LogPosition { offset: known.offset.max(start), ..known.clone() },
-            (None, OffsetReset::Earliest) => fresh(start),
-            (None, OffsetReset::Latest) => fresh(end),
-            (None, OffsetReset::Refuse) => {
-                let message = format!("group {} has no position in {tp}, and auto.offset.reset is none", member.group);
-                return Err(
-                    Error::fatal("kafka.no_position", message).fix("set the connector's offsets, or auto.offset.reset: earliest")
-                );
-            }
-        };
-        starts.push(Start { position, end: end.max(start) });
+        starts.extend(start(&member.group, tp, *id, known, bounds, client.config.consumer.offset_reset)?);
     }
     Ok(starts)
+}
+
+fn start(
+    group: &str,
+    tp: &TopicPartition,
+    topic_id: uuid::Uuid,
+    known: Option<&LogPosition>,
+    bounds: Option<(i64, i64)>,
+    reset: OffsetReset,
+) -> Result<Option<Start>> {
+    let (position, end) = match (known, bounds, reset) {
+        (Some(known), Some((start, end)), _) => {
+            (LogPosition { offset: known.offset.max(start), ..known.clone() }, end.max(start))
+        }
+        (Some(known), None, _) => (known.clone(), known.offset),
+        (None, _, OffsetReset::Refuse) => {
+            let message = format!("group {group} has no position in {tp}, and auto.offset.reset is none");
+            return Err(
+                Error::fatal("kafka.no_position", message).fix("set the connector's offsets, or auto.offset.reset: earliest")
+            );
+        }
+        // 0 would be everything to who wants the latest.
+        (None, None, _) => return Ok(None),
+        (None, Some((start, end)), reset) => {
+            let offset = if reset == OffsetReset::Latest { end } else { start };
+            (LogPosition { topic: tp.topic.clone(), topic_id, partition: tp.partition, offset, metadata: None }, end.max(start))
+        }
+    };
+    Ok(Some(Start { position, end }))
 }
 
 #[cfg(test)]
@@ -207,5 +236,30 @@ mod tests {
         // Of one that this broker does not know (yet) the coordinator decides.
         let left = without_successors(&[seen("kept", 1), seen("anew", 20), ("gone".into(), None)], &positions);
         assert_eq!(left, [of("kept", 1), of("gone", 3)]);
+    }
+
+    #[test]
+    fn what_has_no_leader_and_no_position_is_left_out() {
+        let (tp, id) = (TopicPartition::new("t", 0), Uuid::from_u128(1));
+        let known = LogPosition { topic: "t".into(), topic_id: id, partition: 0, offset: 7, metadata: None };
+        let at = |known: Option<&LogPosition>, bounds, reset| {
+            start("g", &tp, id, known, bounds, reset).map(|start| start.map(|start| (start.position.offset, start.end)))
+        };
+        use OffsetReset::{Earliest, Latest, Refuse};
+        assert_eq!(at(None, None, Latest).unwrap(), None);
+        assert_eq!(at(None, None, Earliest).unwrap(), None);
+        assert_eq!(at(None, Some((3, 9)), Latest).unwrap(), Some((9, 9)));
+        assert_eq!(at(None, Some((3, 9)), Earliest).unwrap(), Some((3, 9)));
+        assert_eq!(at(Some(&known), None, Latest).unwrap(), Some((7, 7)));
+        assert_eq!(at(Some(&known), Some((8, 9)), Refuse).unwrap(), Some((8, 9)));
+        assert_eq!(at(None, None, Refuse).unwrap_err().code(), "kafka.no_position");
+    }
+
+    #[test]
+    fn a_partition_that_is_missing_from_the_answer_is_not_committed() {
+        let left = LogPosition { topic: "t".into(), topic_id: Uuid::nil(), partition: 3, offset: 7, metadata: None };
+        let error = all_answered("g", &[left]).unwrap_err();
+        assert!(error.is_retriable() && error.message().contains("t-3"), "{error}");
+        assert!(all_answered("g", &[]).is_ok());
     }
 }

@@ -1,24 +1,23 @@
 //! One member of a consumer group: reads ahead what is assigned, commits positions and dead letters.
 
+use crate::admin;
 use crate::client::Client;
 use crate::cluster::TopicMeta;
 use crate::log::Shared;
 use crate::member::Member;
 use crate::membership::{Plan, Share};
-use crate::options::ClientKind;
+use crate::options::{ClientKind, OffsetReset};
 use crate::partitions::{Landed, Partition, Partitions};
 use crate::positions::{self, Start};
 use crate::producer::{Boundary, Positions, Producer, ProducerOptions};
 use aqueduct_core::{Error, LogPosition, Result, TopicPartition, Topics};
 use aqueduct_log::{EncodedBatch, Fetch, LogReader};
 use async_trait::async_trait;
-use futures_util::StreamExt;
-use futures_util::future::BoxFuture;
-use futures_util::stream::FuturesUnordered;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 use uuid::Uuid;
 
@@ -40,7 +39,8 @@ pub(crate) struct KafkaReader {
     partitions: Partitions,
     /// Told to be given up, by the next call.
     leaving: Vec<Share>,
-    flights: FuturesUnordered<BoxFuture<'static, Landed>>,
+    /// Tasks, so that they go on while the sink works.
+    flights: JoinSet<Landed>,
     /// No look at assignments before this: the topic's name was not known.
     nameless_until: Option<Instant>,
     /// Opened for the first dead letter.
@@ -55,6 +55,13 @@ pub(crate) async fn open(shared: &Arc<Shared>, group: &str, member: &str, topics
         Ok::<_, Error>(Arc::new(Client::open(shared.cluster.clone(), config).await?))
     };
     let (asking, fetching) = (client("").await?, client("-fetch").await?);
+    if !asking.config.rack.is_empty() {
+        tracing::warn!("group {group}: client.rack is told to the coordinator; records are fetched from leaders only");
+    }
+    let settings = &shared.options.settings;
+    let layers = [&settings.common.0, &settings.consumer.0, &connector.consumer];
+    let is_set = layers.iter().any(|options| options.contains_key("auto.offset.reset"));
+    let reset: Option<OffsetReset> = is_set.then_some(asking.config.consumer.offset_reset);
     shared.opening(&format!("{group}/{member}")).await?;
     let member = Member::join(shared, asking, group, member, topics).await?;
     Ok(Box::new(KafkaReader {
@@ -62,9 +69,9 @@ pub(crate) async fn open(shared: &Arc<Shared>, group: &str, member: &str, topics
         changes: member.changes(),
         member,
         fetching,
-        partitions: Partitions::default(),
+        partitions: Partitions::new(reset),
         leaving: Vec::new(),
-        flights: FuturesUnordered::new(),
+        flights: JoinSet::new(),
         nameless_until: None,
         letters: None,
     }))
@@ -130,7 +137,14 @@ impl KafkaReader {
         if named.is_empty() {
             return Ok(None);
         }
-        let mut starts = positions::starts(&self.member, &named).await?;
+        let committed = self.committed(&named).await?;
+        let mut starts = positions::starts(&self.member, &named, &committed).await?;
+        if starts.len() < shares.len() {
+            self.nameless_until = Some(Instant::now() + NAMELESS_PAUSE);
+        }
+        if starts.is_empty() {
+            return Ok(None);
+        }
         // From here on nothing is awaited: whoever drops this future loses nothing.
         starts.sort_by(|a, b| (&a.position.topic, a.position.partition).cmp(&(&b.position.topic, b.position.partition)));
         let taken: Vec<Share> = starts.iter().map(|start| (start.position.topic_id, start.position.partition)).collect();
@@ -147,10 +161,24 @@ impl KafkaReader {
         Ok(Some(Fetch::Assigned(assigned)))
     }
 
+    /// A letter transaction that a killed process left open hides positions until the broker times it out; our producer's start ends it.
+    async fn committed(&mut self, named: &[(TopicPartition, Uuid)]) -> Result<Vec<LogPosition>> {
+        let (client, group) = (&self.member.client, &self.member.group);
+        let tps: Vec<TopicPartition> = named.iter().map(|(tp, _)| tp.clone()).collect();
+        if let Some(positions) = admin::stable_positions(client, group, &tps).await? {
+            return Ok(positions);
+        }
+        if self.letters.is_none() {
+            self.letters = Some(letter_producer(&self.shared, &self.member).await?);
+        }
+        admin::positions_of(client, group, &tps).await
+    }
+
     /// Each broker is asked for all of its partitions at once, when everything of them is handed out; while the sink works on that, it answers.
     fn launch(&mut self, max_bytes: usize) {
         for flight in self.partitions.flights(&self.fetching, &self.member.client, max_bytes) {
-            self.flights.push(flight);
+            #[allow(clippy::disallowed_methods, reason = "owned by the set, which ends them")]
+            self.flights.spawn(flight);
         }
     }
 
@@ -168,6 +196,17 @@ impl KafkaReader {
         };
         // No answer is no news; the heartbeats go on.
         timeout(ASK_MAX, heard).await.unwrap_or(Ok(()))
+    }
+
+    /// Still a member, by a heartbeat that was asked and answered just now.
+    async fn prove(&mut self) -> Result<()> {
+        let asked = self.member.state.lock().begun;
+        self.hear(asked).await?;
+        self.member.check()?;
+        if self.member.state.lock().answered > asked {
+            return Ok(());
+        }
+        Err(Error::retriable("kafka.unreachable", format!("group {}: the coordinator does not answer", self.member.group)))
     }
 
     async fn commit_with_letters(&mut self, positions: &[LogPosition], letters: EncodedBatch) -> Result<()> {
@@ -193,6 +232,10 @@ impl KafkaReader {
             .iter()
             .map(|p| (p.topic_partition(), p.offset, p.metadata.as_deref().unwrap_or_default().to_owned()))
             .collect::<Vec<_>>();
+        if offsets.is_empty() {
+            // No position goes with the letters by which the broker would see who we are (invariant 5).
+            self.prove().await?;
+        }
         let mut producer = match self.letters.take() {
             Some(producer) => producer,
             None => letter_producer(&self.shared, &self.member).await?,
@@ -240,7 +283,7 @@ async fn name(member: &Member, shares: &[Share]) -> Result<FxHashMap<Uuid, Arc<T
 }
 
 async fn letter_producer(shared: &Arc<Shared>, member: &Member) -> Result<Producer> {
-    let name = &member.name;
+    let name = &member.task;
     let mut overrides = shared.stores.connector(connector_of(&member.group)).producer.clone();
     // Letters and positions are one transaction: that needs all of them.
     overrides.remove("acks");
@@ -276,7 +319,10 @@ impl LogReader for KafkaReader {
             let wake = [self.partitions.wake_at(), self.nameless_until].into_iter().flatten().min();
             tokio::select! {
                 biased;
-                Some(landed) = self.flights.next(), if !self.flights.is_empty() => self.partitions.landed(landed),
+                Some(landed) = self.flights.join_next(), if !self.flights.is_empty() => match landed {
+                    Ok(landed) => self.partitions.landed(landed),
+                    Err(error) => return Err(Error::fatal("kafka.fetch", format!("a fetch ended: {error}"))),
+                },
                 _ = self.changes.changed() => {}
                 () = async { if let Some(at) = wake { sleep_until(at).await } }, if wake.is_some() => {}
                 () = self.shared.closed.cancelled() => {}
@@ -318,7 +364,7 @@ impl LogReader for KafkaReader {
     }
 
     async fn close(&mut self) -> Result<()> {
-        self.flights = FuturesUnordered::new();
+        self.flights = JoinSet::new();
         self.letters = None;
         self.member.stop.cancel();
         let _ = timeout(CLOSE_MAX, self.member.gone.cancelled()).await;

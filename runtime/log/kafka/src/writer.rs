@@ -115,6 +115,12 @@ impl LogWriter for KafkaWriter {
         if let Some(error) = &self.failed {
             return Err(crate::producer::again(error));
         }
+        if let Some(own) = &self.own
+            && let Err(error) = own.shared.confirmed().await
+        {
+            self.failed = Some(crate::producer::again(&error));
+            return Err(error);
+        }
         let offsets = self.records(&resume);
         match self.producer.append(batch, offsets, None).await {
             Ok(committed) => {

@@ -2,10 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
 #![allow(clippy::disallowed_methods, reason = "the test owns what it spawns")]
 
-use aqueduct_core::{PayloadRef, TopicPartition};
-use aqueduct_log::{Log, TopicSpec};
+use aqueduct_core::{Batch, Error, PayloadRef, Record, TopicPartition, Topics};
+use aqueduct_log::{EncodedBatch, Fetch, Log, LogReader, TopicSpec};
 use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
-use kafka_services::shared;
+use kafka_services::{Action, Broker, Options, Side, shared, wire};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -119,4 +119,86 @@ async fn a_broker_that_comes_back_is_found_again() {
     assert_eq!(log.topic("kept").await.unwrap().unwrap().partitions[0].end, 2);
     log.close().await.unwrap();
     drop(broker);
+}
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// Until it has something, or fails.
+async fn next(reader: &mut dyn LogReader) -> Result<Fetch, Error> {
+    let deadline = Instant::now() + SOON;
+    loop {
+        match reader.next(1 << 20, Duration::from_secs(1)).await {
+            Ok(Fetch::Idle) => assert!(Instant::now() < deadline, "nothing for {SOON:?}"),
+            result => return result,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_position_beyond_the_end_is_an_error_and_not_lag_0_for_ever() {
+    let broker = shared();
+    let (name, group) = (format!("beyond-{:08x}", fastrand::u32(..)), format!("connect-{:08x}", fastrand::u32(..)));
+    let log = open(&broker.bootstrap()).await;
+    log.create_topic(&name, &TopicSpec::default()).await.unwrap();
+    broker.produce(&name, &["a", "b", "c"], &[]);
+    log.alter_group(&group, &[(TopicPartition::new(name.as_str(), 0), Some(100))]).await.unwrap();
+    let topics = Topics::Names(vec![name.as_str().into()]);
+    let mut reader = log.reader(&group, "m-0", &topics).await.unwrap();
+    assert!(matches!(next(&mut *reader).await.unwrap(), Fetch::Assigned(_)));
+    let began = Instant::now();
+    let error = next(&mut *reader).await.unwrap_err();
+    assert_eq!((error.code(), error.is_retriable()), ("kafka.position_beyond_end", false));
+    assert!(began.elapsed() >= Duration::from_secs(9), "{:?}", began.elapsed());
+    assert!([&*name, "partition 0", "100", "end 3"].iter().all(|part| error.message().contains(part)), "{error}");
+    reader.close().await.unwrap();
+    log.close().await.unwrap();
+
+    let mut options = KafkaOptions::new(&broker.bootstrap(), &format!("core-{:08x}", fastrand::u32(..)));
+    options.settings.consumer.0.insert("auto.offset.reset".to_owned(), "earliest".to_owned());
+    let log = KafkaLog::open(options).await.unwrap();
+    let mut reader = log.reader(&group, "m-0", &topics).await.unwrap();
+    assert!(matches!(next(&mut *reader).await.unwrap(), Fetch::Assigned(_)));
+    let Fetch::Records(batch) = next(&mut *reader).await.unwrap() else { panic!("no records") };
+    assert_eq!(batch.iter().map(|record| record.origin().unwrap().1).collect::<Vec<_>>(), [0, 1, 2]);
+    reader.close().await.unwrap();
+    log.close().await.unwrap();
+}
+
+/// As a worker that is killed between TxnOffsetCommit and EndTxn leaves it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn positions_in_a_letter_transaction_that_was_left_open_are_read_at_once() {
+    let broker = Broker::start(Options::proxied());
+    let (name, letters) = ("orders", "letters");
+    let log = open(&broker.bootstrap()).await;
+    for topic in [name, letters] {
+        log.create_topic(topic, &TopicSpec::default()).await.unwrap();
+    }
+    broker.produce(name, &["a", "b", "c"], &[]);
+    let topics = Topics::Names(vec![name.into()]);
+    let open_as = async |bootstrap: &str| KafkaLog::open(KafkaOptions::new(bootstrap, "unstable")).await.unwrap();
+    let killed = open_as(&broker.proxied()).await;
+    let mut reader = killed.reader("connect-s", "s-0", &topics).await.unwrap();
+    let Fetch::Assigned(mut positions) = next(&mut *reader).await.unwrap() else { panic!("not assigned") };
+    positions[0].offset = 1;
+    reader.commit(&positions, EncodedBatch::default()).await.unwrap();
+    positions[0].offset = 2;
+    let end = broker.proxy().rule(wire::END_TXN, Side::Request, Action::Drop, u32::MAX);
+    let letter: Batch = [Record::new(letters, "bad".to_owned())].into_iter().collect();
+    tokio::select! {
+        result = reader.commit(&positions, EncodedBatch::new(letter).unwrap()) => panic!("{result:?}"),
+        () = async { while end.caught() == 0 { tokio::task::yield_now().await } } => {}
+    }
+    // It is gone without a word.
+    broker.proxy().blackhole(true);
+
+    let log2 = open_as(&broker.bootstrap()).await;
+    let began = Instant::now();
+    let mut reader2 = log2.reader("connect-s", "s-0", &topics).await.unwrap();
+    let Fetch::Assigned(positions) = next(&mut *reader2).await.unwrap() else { panic!("not assigned") };
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(positions[0].offset, 1, "the transaction was given up");
+    assert_eq!(broker.lines(letters), Vec::<String>::new());
+    reader2.close().await.unwrap();
+    log2.close().await.unwrap();
+    log.close().await.unwrap();
 }

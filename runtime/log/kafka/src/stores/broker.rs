@@ -13,13 +13,18 @@ use aqueduct_log::{LogWriter, TopicSpec};
 use async_trait::async_trait;
 use futures_util::future::try_join_all;
 use kafka_protocol::error::ParseResponseErrorCode;
+use kafka_protocol::messages::describe_producers_request::TopicRequest;
+use kafka_protocol::messages::describe_producers_response::ProducerState;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
-use kafka_protocol::messages::{DescribeGroupsRequest, GroupId, ListOffsetsRequest};
+use kafka_protocol::messages::{
+    DescribeGroupsRequest, DescribeProducersRequest, DescribeTransactionsRequest, GroupId, ListOffsetsRequest, TransactionalId,
+};
 use kafka_protocol::protocol::StrBytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 /// One answer of a topic of the stores; they are small.
 const READ_BYTES: usize = 4 << 20;
@@ -78,6 +83,7 @@ impl Inner {
             return error;
         }
         self.state = State::Fenced;
+        shared.stores.fence.raise();
         fenced(shared)
     }
 }
@@ -92,6 +98,21 @@ impl StoreWriter {
     /// Opens it, so that what an earlier worker left open is ended and a worker that still runs is fenced.
     pub(super) async fn claim(&self, shared: &Arc<Shared>) -> Result<()> {
         self.0.lock().await.open(shared).await.map(drop)
+    }
+
+    /// As [`Self::prove`], by looking: only when something else is there than we left, it is settled by opening anew.
+    pub(super) async fn confirm(&self, shared: &Arc<Shared>) -> Result<()> {
+        let mut inner = self.0.lock().await;
+        if let State::Open(open) = &inner.state {
+            if last_producer(shared).await? == Some(open.identity()) {
+                return Ok(());
+            }
+            inner.close();
+        }
+        match (&inner.state, inner.last) {
+            (State::Closed, None) => Ok(()),
+            _ => inner.open(shared).await.map(drop),
+        }
     }
 
     /// Asks the coordinator whether nobody has taken over since they were claimed. In a task of its own: a commit that asks may not be polled any more, and
@@ -121,7 +142,26 @@ fn transactional_id(shared: &Shared) -> String {
     format!("connect-cluster-{}", shared.options.group_id)
 }
 
-fn fenced(shared: &Shared) -> Error {
+/// Who holds the transactional id of the stores, as the coordinator has it.
+async fn last_producer(shared: &Shared) -> Result<Option<Identity>> {
+    let id = transactional_id(shared);
+    let connection = shared.admin.coordinator(CoordinatorOf::Transaction, &id).await?;
+    let ids = vec![TransactionalId(StrBytes::from_string(id.clone()))];
+    let request = DescribeTransactionsRequest::default().with_transactional_ids(ids);
+    let lost = || shared.admin.coordinator_lost(CoordinatorOf::Transaction, &id);
+    let response = shared.admin.send(&connection, &request).await.inspect_err(|_| lost())?;
+    let Some(state) = response.transaction_states.into_iter().next() else { return Ok(None) };
+    if let Some(error) = state.error_code.err() {
+        if error::is_coordinator_lost(error) {
+            lost();
+            return Err(Error::retriable("kafka.moved", format!("{id}: {error}")));
+        }
+        return Ok(None);
+    }
+    Ok(Some(Identity { id: state.producer_id.0, epoch: state.producer_epoch }))
+}
+
+pub(super) fn fenced(shared: &Shared) -> Error {
     let message = format!(
         "another worker with group.id {} has taken over the stores (or this one stood still for long): it can change nothing any more",
         shared.options.group_id
@@ -167,7 +207,7 @@ pub(super) async fn refuse_connect(shared: &Shared) -> Result<()> {
 
 #[async_trait]
 impl Internal for Arc<Shared> {
-    async fn ends(&self, topic: &str) -> Result<Vec<i64>> {
+    async fn ends(&self, topic: &str) -> Result<(Uuid, Vec<i64>)> {
         let result = self.admin.retry(|| ends(self, topic)).await;
         result.inspect_err(|_| self.cluster.forget(topic))
     }
@@ -213,11 +253,32 @@ impl Internal for Arc<Shared> {
         self.admin.retry(|| self.admin.look(&[])).await?;
         Ok(self.cluster.brokers().len())
     }
+
+    async fn open_transactions(&self, tp: &TopicPartition) -> String {
+        open_transactions(self, tp).await.unwrap_or_default()
+    }
+}
+
+async fn open_transactions(shared: &Shared, tp: &TopicPartition) -> Result<String> {
+    let leader = shared.admin.leader(tp).await?;
+    let connection = shared.admin.broker(leader.broker).await?;
+    let topic = TopicRequest::default().with_name(topic_name(&tp.topic)).with_partition_indexes(vec![tp.partition]);
+    let response = shared.admin.send(&connection, &DescribeProducersRequest::default().with_topics(vec![topic])).await?;
+    let producers =
+        response.topics.into_iter().flat_map(|topic| topic.partitions).flat_map(|partition| partition.active_producers);
+    let open = producers.filter(|producer| producer.current_txn_start_offset >= 0);
+    let text = |producer: ProducerState| {
+        let ProducerState { producer_id, producer_epoch, current_txn_start_offset, .. } = producer;
+        format!("producer id {} (epoch {producer_epoch}, since offset {current_txn_start_offset})", producer_id.0)
+    };
+    Ok(open.map(text).collect::<Vec<_>>().join(", "))
 }
 
 /// Up to the high watermark: what lies behind the start of an open transaction counts.
-async fn ends(shared: &Shared, topic: &str) -> Result<Vec<i64>> {
-    let meta = shared.admin.topic(topic).await?.ok_or_else(|| error::unknown_topic(topic))?;
+async fn ends(shared: &Shared, topic: &str) -> Result<(Uuid, Vec<i64>)> {
+    // Now, not as it was once: it may have been made anew.
+    let seen = shared.admin.look(&[topic]).await?.pop().and_then(|(_, topic)| topic);
+    let meta = seen.ok_or_else(|| error::unknown_topic(topic))?;
     let mut by_leader: BTreeMap<i32, Vec<ListOffsetsPartition>> = BTreeMap::new();
     for partition in 0..meta.partitions.len() as i32 {
         let leader = shared.admin.leader(&TopicPartition::new(meta.name.clone(), partition)).await?;
@@ -243,7 +304,7 @@ async fn ends(shared: &Shared, topic: &str) -> Result<Vec<i64>> {
             }
         }
     }
-    Ok(ends)
+    Ok((meta.id, ends))
 }
 
 async fn read(shared: &Shared, tp: &Arc<TopicPartition>, from: i64) -> Result<(Batch, i64)> {

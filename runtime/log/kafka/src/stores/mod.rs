@@ -5,6 +5,7 @@
 
 mod broker;
 pub mod codec;
+mod fence;
 mod offsets;
 mod table;
 mod topics;
@@ -15,21 +16,24 @@ use aqueduct_config::worker_config::{KafkaSettings, StorageTopic};
 use aqueduct_core::{Batch, BatchBuilder, Payload, Record, Result, SourceOffset, Topic, TopicPartition};
 use aqueduct_log::{ConnectorOptions, EncodedBatch, Store, TopicSpec};
 use async_trait::async_trait;
-use offsets::Offsets;
+use offsets::SharedOffsets;
 use parking_lot::RwLock;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use table::Table;
 use tokio::sync::{Mutex, OnceCell};
+use uuid::Uuid;
 
 /// What the stores need of the log.
 #[async_trait]
 pub(crate) trait Internal: Send + Sync {
     /// The end of each partition: also what is not committed yet lies before it.
     ///
+    /// And the topic's id, now: a topic that was made anew has another.
+    ///
     /// # Errors
     /// `log.unknown_topic` (fatal).
-    async fn ends(&self, topic: &str) -> Result<Vec<i64>>;
+    async fn ends(&self, topic: &str) -> Result<(Uuid, Vec<i64>)>;
 
     /// Committed records from an offset on, and where to read on: `from` where there is nothing to be seen yet.
     async fn read(&self, tp: &TopicPartition, from: i64) -> Result<(Batch, i64)>;
@@ -43,6 +47,9 @@ pub(crate) trait Internal: Send + Sync {
     async fn create(&self, topic: &str, spec: &TopicSpec) -> Result<()>;
 
     async fn brokers(&self) -> Result<usize>;
+
+    /// Whose transaction is open in a partition, for messages: `producer id 4 (since offset 7)`. Empty where nobody knows.
+    async fn open_transactions(&self, tp: &TopicPartition) -> String;
 }
 
 /// A record of an internal topic.
@@ -73,11 +80,12 @@ pub(crate) struct Stores {
     config: Mutex<Table>,
     status: Mutex<Table>,
     /// By topic: the worker's, and those of connectors with `offsets.storage.topic`.
-    offsets: Mutex<HashMap<String, Arc<Mutex<Offsets>>>>,
+    offsets: Mutex<HashMap<String, Arc<SharedOffsets>>>,
     offset_topic: StorageTopic,
     /// As the worker told when it opened a task.
     connectors: RwLock<HashMap<String, Arc<ConnectorOptions>>>,
     pub(crate) writer: broker::StoreWriter,
+    pub(crate) fence: fence::Fence,
     /// The topics are there and compacted, and nobody else writes them.
     ready: OnceCell<()>,
 }
@@ -91,6 +99,7 @@ impl Stores {
             offset_topic: settings.offset_topic.clone(),
             connectors: RwLock::default(),
             writer: broker::StoreWriter::default(),
+            fence: fence::Fence::default(),
             ready: OnceCell::new(),
         }
     }
@@ -120,7 +129,7 @@ impl Stores {
             Store::Status => entries,
         };
         let topic = table.topic().clone();
-        let partitions = log.ends(&topic).await?.len() as i32;
+        let partitions = log.ends(&topic).await?.1.len() as i32;
         let out = records.iter().map(|(key, value)| Out {
             topic: topic.clone(),
             partition: aqueduct_log::partitioner::partition_for_key(key.as_bytes(), partitions),
@@ -147,9 +156,9 @@ impl Stores {
         Ok((own.filter(|own| *own != of_worker), of_worker))
     }
 
-    async fn offsets(&self, topic: &str) -> Arc<Mutex<Offsets>> {
+    async fn offsets(&self, topic: &str) -> Arc<SharedOffsets> {
         let mut offsets = self.offsets.lock().await;
-        offsets.entry(topic.to_owned()).or_insert_with(|| Arc::new(Mutex::new(Offsets::new(topic)))).clone()
+        offsets.entry(topic.to_owned()).or_insert_with(|| Arc::new(SharedOffsets::new(topic))).clone()
     }
 
     /// What the connector's own topic says goes before what the worker's says, as in Kafka Connect.
@@ -158,7 +167,7 @@ impl Stores {
         let mut found: BTreeMap<String, SourceOffset> = BTreeMap::new();
         for topic in [Some(of_worker), own].into_iter().flatten() {
             let offsets = self.offsets(&topic).await;
-            match offsets.lock().await.of(connector, log).await {
+            match offsets.of(connector, log).await {
                 Ok(offsets) => found.extend(offsets.into_iter().map(|offset| (offset.partition_key(), offset))),
                 // The connector's own is created with its first writer.
                 Err(error) if error.code() == "log.unknown_topic" && topic != self.offset_topic.topic => {}
@@ -172,11 +181,11 @@ impl Stores {
         let (own, of_worker) = self.offset_topics(connector, log).await?;
         let target = own.as_ref().unwrap_or(&of_worker);
         topics::ensure_offsets(target, &self.offset_topic, log).await?;
-        let mut records = self.offsets(target).await.lock().await.records(connector, offsets, log).await?;
+        let mut records = self.offsets(target).await.records(connector, offsets, log).await?;
         if own.is_some() {
             // What is forgotten in one must not come back from the other.
             let forgotten: Vec<SourceOffset> = offsets.iter().filter(|offset| offset.offset.is_none()).cloned().collect();
-            records.extend(self.offsets(&of_worker).await.lock().await.records(connector, &forgotten, log).await?);
+            records.extend(self.offsets(&of_worker).await.records(connector, &forgotten, log).await?);
         }
         log.write(records).await
     }
@@ -236,6 +245,8 @@ pub(crate) async fn alter_source_offsets(shared: &Arc<Shared>, connector: &str, 
     ready(shared).await?;
     shared.stores.alter_source_offsets(connector, offsets, shared).await
 }
+
+pub(crate) use fence::watch;
 
 /// For writers: where the source offsets of a connector go, and into how many partitions. The record of an offset is
 /// [`codec::offset_key`] and [`codec::offset_value`], placed by the key.

@@ -3,13 +3,90 @@
 use super::codec::{offset_key, offset_value, read_offset_key, read_offset_value};
 use super::table::{Reading, bytes};
 use super::{Internal, Out};
+use crate::producer::again;
+use aqueduct_core::Error;
 use aqueduct_core::{RecordRef, Result, SourceOffset, Topic};
 use aqueduct_log::partitioner::partition_for_key;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use tokio::sync::Mutex;
 
 /// Keys and values that are kept to answer for any connector (invariant 6): some hundred thousand offsets. With more, each question reads the topic anew and
 /// keeps only what belongs to the connector.
 const KEPT_BYTES_MAX: usize = 64 << 20;
+
+/// One reads what is new for all who wait: behind a transaction that hangs, N connectors would wait N times.
+pub(super) struct SharedOffsets {
+    /// Looks that were begun.
+    begun: AtomicU64,
+    /// Looks that ended badly.
+    failed: AtomicU64,
+    offsets: Mutex<Looked>,
+}
+
+struct Looked {
+    offsets: Offsets,
+    /// The last one, and why it failed.
+    last: u64,
+    error: Option<Error>,
+}
+
+/// What an earlier look says to who came when `begun` were begun and `failed` had failed.
+#[derive(Debug, PartialEq, Eq)]
+enum Earlier {
+    /// It began after the question: as good as a new one.
+    Answer,
+    /// It ended badly after the question: so would the next.
+    Failure,
+    Nothing,
+}
+
+fn earlier(asked: (u64, u64), last: u64, failed: u64, is_error: bool) -> Earlier {
+    match is_error {
+        true if failed > asked.1 => Earlier::Failure,
+        false if last > asked.0 => Earlier::Answer,
+        _ => Earlier::Nothing,
+    }
+}
+
+impl SharedOffsets {
+    pub(super) fn new(topic: &str) -> Self {
+        let looked = Looked { offsets: Offsets::new(topic), last: 0, error: None };
+        Self { begun: AtomicU64::new(0), failed: AtomicU64::new(0), offsets: Mutex::new(looked) }
+    }
+
+    pub(super) async fn of(&self, connector: &str, log: &dyn Internal) -> Result<Vec<SourceOffset>> {
+        let asked = (self.begun.load(SeqCst), self.failed.load(SeqCst));
+        let mut looked = self.offsets.lock().await;
+        match earlier(asked, looked.last, self.failed.load(SeqCst), looked.error.is_some()) {
+            Earlier::Answer if looked.offsets.keeps_all() => return Ok(looked.offsets.kept_of(connector)),
+            Earlier::Failure => return Err(looked.error.as_ref().map_or_else(crate::error::closed, again)),
+            _ => {}
+        }
+        let number = self.begun.fetch_add(1, SeqCst) + 1;
+        let found = looked.offsets.of(connector, log).await;
+        looked.last = number;
+        looked.error = found.as_ref().err().map(again);
+        if found.is_err() {
+            self.failed.fetch_add(1, SeqCst);
+        }
+        found
+    }
+
+    pub(super) async fn records(&self, connector: &str, offsets: &[SourceOffset], log: &dyn Internal) -> Result<Vec<Out>> {
+        self.offsets.lock().await.offsets.records(connector, offsets, log).await
+    }
+
+    #[cfg(test)]
+    pub(super) async fn bound(&self, bytes: usize) {
+        self.offsets.lock().await.offsets.bound(bytes);
+    }
+
+    #[cfg(test)]
+    pub(super) async fn kept(&self) -> usize {
+        self.offsets.lock().await.offsets.kept()
+    }
+}
 
 /// The bytes of a key as they are in the topic → its offset. A partition may have several, since clients order its fields as they like.
 type Known = BTreeMap<Vec<u8>, Stored>;
@@ -21,7 +98,7 @@ struct Stored {
 }
 
 #[derive(Debug)]
-pub(super) struct Offsets {
+struct Offsets {
     reading: Reading,
     kept: HashMap<String, Known>,
     kept_bytes: usize,
@@ -29,17 +106,17 @@ pub(super) struct Offsets {
 }
 
 impl Offsets {
-    pub(super) fn new(topic: &str) -> Self {
+    fn new(topic: &str) -> Self {
         Self { reading: Reading::new(topic), kept: HashMap::new(), kept_bytes: 0, kept_bytes_max: KEPT_BYTES_MAX }
     }
 
     #[cfg(test)]
-    pub(super) fn bound(&mut self, bytes: usize) {
+    fn bound(&mut self, bytes: usize) {
         *self = Self { kept_bytes_max: bytes, ..Self::new(&self.reading.topic.clone()) };
     }
 
     #[cfg(test)]
-    pub(super) fn kept(&self) -> usize {
+    fn kept(&self) -> usize {
         self.kept.len()
     }
 
@@ -74,16 +151,16 @@ impl Offsets {
         self.kept_bytes = 0;
     }
 
-    /// One for each partition: the latest, where several keys mean the same.
-    pub(super) async fn of(&mut self, connector: &str, log: &dyn Internal) -> Result<Vec<SourceOffset>> {
-        let mut latest: BTreeMap<String, Stored> = BTreeMap::new();
-        for stored in self.known(connector, log).await?.into_values() {
-            let key = stored.offset.partition_key();
-            if latest.get(&key).is_none_or(|other| other.timestamp <= stored.timestamp) {
-                latest.insert(key, stored);
-            }
-        }
-        Ok(latest.into_values().map(|stored| stored.offset).collect())
+    fn keeps_all(&self) -> bool {
+        self.kept_bytes <= self.kept_bytes_max
+    }
+
+    fn kept_of(&self, connector: &str) -> Vec<SourceOffset> {
+        latest(self.kept.get(connector).cloned().unwrap_or_default())
+    }
+
+    async fn of(&mut self, connector: &str, log: &dyn Internal) -> Result<Vec<SourceOffset>> {
+        Ok(latest(self.known(connector, log).await?))
     }
 
     /// The bytes under which the topic has a partition of the connector, the latest first.
@@ -99,8 +176,8 @@ impl Offsets {
 
     /// The records that set these offsets: under the key that is there already, so that compaction drops the old value; where there are several, the others
     /// are forgotten.
-    pub(super) async fn records(&mut self, connector: &str, offsets: &[SourceOffset], log: &dyn Internal) -> Result<Vec<Out>> {
-        let partitions = log.ends(self.topic()).await?.len() as i32;
+    async fn records(&mut self, connector: &str, offsets: &[SourceOffset], log: &dyn Internal) -> Result<Vec<Out>> {
+        let partitions = log.ends(self.topic()).await?.1.len() as i32;
         let mut keys = self.keys(connector, log).await?;
         let mut records = Vec::with_capacity(offsets.len());
         for offset in offsets {
@@ -118,6 +195,18 @@ impl Offsets {
         }
         Ok(records)
     }
+}
+
+/// One for each partition: the latest, where several keys mean the same.
+fn latest(known: Known) -> Vec<SourceOffset> {
+    let mut latest: BTreeMap<String, Stored> = BTreeMap::new();
+    for stored in known.into_values() {
+        let key = stored.offset.partition_key();
+        if latest.get(&key).is_none_or(|other| other.timestamp <= stored.timestamp) {
+            latest.insert(key, stored);
+        }
+    }
+    latest.into_values().map(|stored| stored.offset).collect()
 }
 
 fn keep(record: RecordRef<'_>, kept: &mut HashMap<String, Known>, size: &mut usize, wanted: impl Fn(&str) -> bool, bound: usize) {
@@ -144,5 +233,21 @@ fn keep(record: RecordRef<'_>, kept: &mut HashMap<String, Known>, size: &mut usi
                 *size -= cost;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_look_that_began_later_answers_and_any_that_failed_later_refuses() {
+        // Came during the first look.
+        assert_eq!(earlier((1, 0), 1, 0, false), Earlier::Nothing);
+        assert_eq!(earlier((1, 0), 2, 0, false), Earlier::Answer);
+        assert_eq!(earlier((1, 0), 1, 1, true), Earlier::Failure);
+        // A failure of before is nothing to who asks now.
+        assert_eq!(earlier((1, 1), 1, 1, true), Earlier::Nothing);
+        assert_eq!(earlier((0, 0), 0, 0, false), Earlier::Nothing);
     }
 }

@@ -19,9 +19,9 @@ struct Fake {
 
 #[async_trait]
 impl Internal for Fake {
-    async fn ends(&self, topic: &str) -> Result<Vec<i64>> {
+    async fn ends(&self, topic: &str) -> Result<(Uuid, Vec<i64>)> {
         let info = self.log.topic(topic).await?.ok_or_else(|| crate::error::unknown_topic(topic))?;
-        Ok(info.partitions.iter().map(|partition| partition.end).collect())
+        Ok((info.id, info.partitions.iter().map(|partition| partition.end).collect()))
     }
 
     async fn read(&self, tp: &TopicPartition, from: i64) -> Result<(Batch, i64)> {
@@ -52,6 +52,10 @@ impl Internal for Fake {
 
     async fn brokers(&self) -> Result<usize> {
         Ok(1)
+    }
+
+    async fn open_transactions(&self, _: &TopicPartition) -> String {
+        "producer id 7".to_owned()
     }
 }
 
@@ -188,11 +192,11 @@ async fn memory_is_bounded() {
     reads(&log);
     assert_eq!((stores.source_offsets("a", &log).await.unwrap().len(), reads(&log) > 0), (200, true));
     assert_eq!((stores.source_offsets("b", &log).await.unwrap().len(), reads(&log)), (200, 0));
-    shared.lock().await.bound(1000);
+    shared.bound(1000).await;
     for connector in ["a", "b"] {
         assert_eq!((stores.source_offsets(connector, &log).await.unwrap().len(), reads(&log) > 0), (200, true));
     }
-    assert_eq!(shared.lock().await.kept(), 0);
+    assert_eq!(shared.kept().await, 0);
 }
 
 #[tokio::test]
@@ -218,4 +222,30 @@ async fn a_topic_that_was_made_anew_is_read_anew() {
     assert!(stores.load(Store::Status, &log).await.unwrap().is_empty());
     stores.save(Store::Status, entry("status-connector-d"), &log).await.unwrap();
     assert_eq!(stores.load(Store::Status, &log).await.unwrap().len(), 1);
+    // And though it has become longer than what was read.
+    log.log.delete_topic("g-status").await.unwrap();
+    topics::ensure(&settings, &log).await.unwrap();
+    for _ in 0..20 {
+        log.write((0..5).map(|partition| out("g-status", partition, "status-connector-e", Some("{}"))).collect()).await.unwrap();
+    }
+    assert_eq!(stores.load(Store::Status, &log).await.unwrap().into_keys().collect::<Vec<_>>(), ["status-connector-e"]);
+}
+
+/// However many connectors start behind a transaction that hangs, they wait once; and are told whose it is.
+#[tokio::test]
+async fn a_hanging_transaction_is_waited_for_once() {
+    let (log, _, stores) = fake().await;
+    stores.alter_source_offsets("a", &[offset(json!({ "f": "x" }), Some(3))], &log).await.unwrap();
+    log.hidden.store(usize::MAX, Relaxed);
+    let begin = tokio::time::Instant::now();
+    let names: Vec<String> = (0..50).map(|n| format!("c{n}")).collect();
+    let asked = names.iter().map(|name| stores.source_offsets(name, &log));
+    for result in futures_util::future::join_all(asked).await {
+        let error = result.unwrap_err();
+        assert!(error.code() == "kafka.transaction_open" && error.message().contains("producer id 7"), "{error}");
+    }
+    // Each for itself would take 25 s.
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    log.hidden.store(0, Relaxed);
+    assert_eq!(stores.source_offsets("a", &log).await.unwrap().len(), 1);
 }
