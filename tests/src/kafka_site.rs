@@ -11,6 +11,7 @@ use kafka_services::consume;
 use reqwest::Method;
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -44,6 +45,7 @@ pub fn streams(bootstrap: &str, topic: &str) -> Vec<Stream> {
 pub struct Flow {
     pub site: Site,
     ledger: LedgerProcess,
+    pub out: PathBuf,
     /// Where kcat reads.
     witness: String,
 }
@@ -91,13 +93,13 @@ impl<'a> FlowPlan<'a> {
             seed: fastrand::u64(..),
         };
         let ledger = LedgerProcess::start(program, &plan);
-        Flow { site, ledger, witness: self.witness.to_owned() }
+        Flow { out: site.path("out.log"), site, ledger, witness: self.witness.to_owned() }
     }
 }
 
 impl Flow {
     fn delivered(&self) -> u64 {
-        fs::metadata(self.site.path("out.log")).map_or(0, |meta| meta.len())
+        fs::metadata(&self.out).map_or(0, |meta| meta.len())
     }
 
     pub fn written(&self) -> Ledger {
@@ -111,7 +113,7 @@ impl Flow {
         self.ledger.tell("resume");
         let worker = || format!("{}\n{}", self.site.log_tail(15), self.site.client().get("/connectors/source/status").text);
         let arrived = wait::poll_for(RECOVERY, || {
-            let out = outputs::append_file(&self.site.path("out.log"), None).ok()?;
+            let out = outputs::append_file(&self.out, None).ok()?;
             crate::checker::has_markers(&now, &out).then_some(())
         });
         assert!(arrived.is_some(), "lines do not flow again within {RECOVERY:?}:\n{}", worker());
@@ -124,23 +126,32 @@ impl Flow {
         wait_until(RECOVERY, "lines move", || (self.delivered() >= before + bytes).then_some(()));
     }
 
+    /// Another worker of the same group with the same connectors and files, to be started.
+    pub fn twin(&self, bootstrap: &str) -> Site {
+        let twin = site(bootstrap, "faults", "");
+        for name in ["source", "sink"] {
+            let file = format!("{name}.yaml");
+            let yaml = fs::read_to_string(self.site.connectors_dir().join(file)).expect("this site has it");
+            twin.connector(name, &yaml);
+        }
+        twin
+    }
+
+    /// No more lines; the last ones arrive; a clean stop.
+    #[track_caller]
+    pub fn finish(&mut self) -> Ledger {
+        let written = self.ledger.pause();
+        wait_for_markers(&written, RECOVERY, || vec![self.out.clone()]);
+        self.site.stop();
+        written
+    }
+
     /// No more lines; the last ones arrive; a clean stop; every line exactly once and in order, in Kafka and in the file.
     #[track_caller]
     pub fn exact(mut self) {
-        let written = self.ledger.pause();
-        if self.site.pid().is_none() {
-            self.site.start();
-        }
-        wait_for_markers(&written, RECOVERY, || vec![self.site.path("out.log")]);
-        self.site.stop();
-        self.judged(&written);
-    }
-
-    /// As [`Flow::exact`], of a worker that has ended already.
-    #[track_caller]
-    pub fn judged(&self, written: &Ledger) {
-        let sink = check(written, &outputs::append_file(&self.site.path("out.log"), Some(TOPIC)).expect("readable"));
-        let log = check(written, &streams(&self.witness, TOPIC));
+        let written = self.finish();
+        let sink = check(&written, &outputs::append_file(&self.out, Some(TOPIC)).expect("readable"));
+        let log = check(&written, &streams(&self.witness, TOPIC));
         assert!(sink.is_clean() && log.is_clean(), "sink: {sink}\nlog: {log}");
         assert!(log.expected > 500, "too little was written to mean anything: {log}");
     }
