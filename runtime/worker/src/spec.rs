@@ -29,7 +29,9 @@ pub struct Defaults {
 /// What the worker's kind of log says of a connector's whole config, references resolved. A function and no method of [`Log`]: `aqueduct validate`
 /// has no log open, and the worker knows no kind of it.
 #[derive(Clone, Default)]
-pub struct LogOptions(Option<Arc<dyn Fn(&Options) -> Vec<Issue> + Send + Sync>>);
+pub struct LogOptions(Option<Arc<OptionCheck>>);
+
+type OptionCheck = dyn Fn(&Options) -> Vec<Issue> + Send + Sync;
 
 impl LogOptions {
     pub fn checked_by(check: impl Fn(&Options) -> Vec<Issue> + Send + Sync + 'static) -> Self {

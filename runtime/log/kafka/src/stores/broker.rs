@@ -48,7 +48,7 @@ struct Inner {
 enum State {
     #[default]
     Closed,
-    Open(KafkaWriter),
+    Open(Box<KafkaWriter>),
     /// For good: to open it again would fence who took over.
     Fenced,
 }
@@ -62,7 +62,7 @@ impl Inner {
             let opened = writer::transactional(shared, &transactional_id(shared), self.last).await;
             let opened = opened.map_err(|error| self.failed(shared, error))?;
             self.last = Some(opened.identity());
-            self.state = State::Open(opened);
+            self.state = State::Open(Box::new(opened));
         }
         match &mut self.state {
             State::Open(open) => Ok(open),
