@@ -1,12 +1,11 @@
 //! file → Kafka → file through one worker, fed from the ledger; kcat and the file say what came of it.
 
-use crate::chaos::Mode;
-use crate::chaos::{TOPIC, sink_yaml, source_yaml, wait_for_markers};
-use crate::checker::{Stream, check};
+use crate::chaos::{Mode, TOPIC, sink_yaml, source_yaml, wait_for_markers};
+use crate::checker::{Stream, check, has_markers};
 use crate::ledger::{Ledger, LedgerPlan, LedgerProcess};
+use crate::outputs;
 use crate::site::Site;
-use crate::wait::{pause, wait_until};
-use crate::{outputs, wait};
+use crate::wait::{pause, poll_for, wait_until};
 use kafka_services::consume;
 use reqwest::Method;
 use std::collections::BTreeMap;
@@ -109,14 +108,18 @@ impl Flow {
     /// Lines that are written from now on arrive.
     #[track_caller]
     pub fn goes_on(&mut self) {
+        let worker = |site: &Site| format!("{}\n{}", site.log_tail(15), site.client().get("/connectors/source/status").text);
+        assert!(self.goes_on_within(RECOVERY), "lines do not flow again within {RECOVERY:?}:\n{}", worker(&self.site));
+    }
+
+    pub fn goes_on_within(&mut self, time: Duration) -> bool {
         let now = self.ledger.pause();
         self.ledger.tell("resume");
-        let worker = || format!("{}\n{}", self.site.log_tail(15), self.site.client().get("/connectors/source/status").text);
-        let arrived = wait::poll_for(RECOVERY, || {
+        let arrived = poll_for(time, || {
             let out = outputs::append_file(&self.out, None).ok()?;
-            crate::checker::has_markers(&now, &out).then_some(())
+            has_markers(&now, &out).then_some(())
         });
-        assert!(arrived.is_some(), "lines do not flow again within {RECOVERY:?}:\n{}", worker());
+        arrived.is_some()
     }
 
     /// So many bytes more arrive.

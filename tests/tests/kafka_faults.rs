@@ -32,12 +32,28 @@ fn a_broker_that_is_killed_again_and_again() {
         broker.kill9();
         pause(Duration::from_millis(fastrand::u64(0..2_000)));
         broker.restart();
-        let begin = std::time::Instant::now();
+        let begin = Instant::now();
+        if !flow.goes_on_within(Duration::from_secs(20)) {
+            println!("kill {kill}: {} hanging transactions of the broker aborted", abort_hanging(&broker));
+        }
         flow.goes_on();
         println!("kill {kill}: lines flow again after {:?}", begin.elapsed());
     }
     rest.finish();
     flow.exact();
+}
+
+/// Apache Kafka 4.3.1 that is alone and dies between the decision to commit (`PrepareCommit`) and its markers says `CompleteCommit` when it starts
+/// again, and never writes them: about once in 30 kills. Readers wait for that transaction for ever, ours too; an operator aborts it, and since the
+/// source's offset was in it, its lines come again. How many.
+fn abort_hanging(broker: &Broker) -> usize {
+    let found = broker.transactions(&["find-hanging", "--broker-id", "1", "--max-transaction-timeout", "0"]);
+    let rows: Vec<Vec<&str>> = found.lines().skip(1).map(|row| row.split_whitespace().collect()).collect();
+    for row in &rows {
+        let [topic, partition, _, _, _, start, ..] = row[..] else { panic!("{found}") };
+        broker.transactions(&["abort", "--topic", topic, "--partition", partition, "--start-offset", start]);
+    }
+    rows.len()
 }
 
 #[test]
