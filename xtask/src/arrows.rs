@@ -36,13 +36,17 @@ const FOREIGN: &[(&str, &[&str])] = &[
 ];
 
 /// Nothing that spawns, sleeps, reads files or opens sockets.
-const NOT_IN_CORE: &[&str] = &["tokio", "notify", "reqwest", "rustix", "hyper", "parking_lot", "jiff"];
+const NOT_IN_CORE: &[&str] = &["notify", "reqwest", "rustix", "hyper", "parking_lot", "jiff"];
+
+/// All that core may name of tokio: a semaphore and a task's local, which need no runtime.
+const TOKIO_IN_CORE: &[&str] = &["tokio::sync::", "tokio::task_local!"];
 
 /// # Errors
 /// With every arrow that is not allowed.
 pub(crate) fn check(sh: &Sh) -> Result<()> {
     let metadata = MetadataCommand::new().manifest_path(sh.root.join("Cargo.toml")).no_deps().exec()?;
-    let wrong = violations(&edges(&metadata));
+    let mut wrong = violations(&edges(&metadata));
+    wrong.extend(tokio_in_core(sh)?);
     if !wrong.is_empty() {
         bail!("dependencies that DESIGN.md §1 does not allow:\n  {}", wrong.join("\n  "));
     }
@@ -81,6 +85,24 @@ fn violations(edges: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     wrong
 }
 
+/// Uses of tokio in core's sources beyond [`TOKIO_IN_CORE`].
+fn tokio_in_core(sh: &Sh) -> Result<Vec<String>> {
+    let mut wrong = Vec::new();
+    for entry in std::fs::read_dir(sh.root.join("runtime/core/src"))? {
+        let path = entry?.path();
+        let Ok(text) = std::fs::read_to_string(&path) else { continue };
+        wrong.extend(foreign_tokio(&text).map(|line| format!("{CORE} → {line} ({})", path.display())));
+    }
+    Ok(wrong)
+}
+
+fn foreign_tokio(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().map(str::trim).filter(|line| {
+        let mut uses = line.match_indices("tokio::").map(|(at, _)| &line[at..]);
+        uses.any(|named| !TOKIO_IN_CORE.iter().any(|allowed| named.starts_with(allowed)))
+    })
+}
+
 fn is_connector(name: &str) -> bool {
     name.starts_with("aqueduct-connector-")
 }
@@ -105,6 +127,12 @@ mod tests {
         check(&Sh::new().unwrap()).unwrap();
     }
 
+    #[test]
+    fn core_names_only_what_of_tokio_needs_no_runtime() {
+        let text = "use tokio::sync::Semaphore;\ntokio::task_local! {\nlet x = tokio::time::sleep(y);\nuse tokio::{fs, sync};";
+        assert_eq!(foreign_tokio(text).collect::<Vec<_>>(), ["let x = tokio::time::sleep(y);", "use tokio::{fs, sync};"]);
+    }
+
     fn found(from: &str, to: &str) -> Vec<String> {
         let names = ["aqueduct", "aqueduct-connectors", "aqueduct-connector-file", "aqueduct-connector-http"];
         let known = ARROWS.iter().map(|(name, _)| *name).chain(names);
@@ -121,7 +149,7 @@ mod tests {
             ("aqueduct-worker", "aqueduct-connectors"),
             ("aqueduct-worker", "axum"),
             ("aqueduct-log", "aqueduct-config"),
-            ("aqueduct-core", "tokio"),
+            ("aqueduct-core", "notify"),
             ("aqueduct-tests", "aqueduct-core"),
             ("kafka-services", "aqueduct-core"),
             ("aqueduct-worker", "kafka-services"),
