@@ -9,6 +9,8 @@ pub fn builtins() -> Vec<Plugin> {
     [
         aqueduct_connector_file::plugins(),
         aqueduct_connector_kafka::plugins(),
+        aqueduct_connector_postgres::plugins(),
+        aqueduct_connector_sql::plugins(),
         aqueduct_connector_datagen::plugins(),
         aqueduct_connector_blackhole::plugins(),
     ]

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const CORE: &str = "aqueduct-core";
 const CONFIG: &str = "aqueduct-config";
-const SERVICES: &str = "kafka-services";
+/// Real services for tests: below everything, so that any crate's tests may name them (as a dev-dependency).
+const SERVICES: [&str; 2] = ["kafka-services", "postgres-services"];
 
 /// The workspace crates that each may name. A connector crate may name core and config; the binary every one but tests and xtask.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -20,9 +21,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("aqueduct-worker", &[CORE, CONFIG, "aqueduct-log", "aqueduct-transforms"]),
     // The log: docs/adr/0002-rest-reads-the-log.md
     ("aqueduct-rest", &["aqueduct-worker", CORE, CONFIG, "aqueduct-log"]),
-    ("aqueduct-tests", &[SERVICES]),
-    // A real Kafka for tests: below everything, so that any crate's tests may name it (as a dev-dependency).
-    (SERVICES, &[]),
+    ("aqueduct-tests", &SERVICES),
+    (SERVICES[0], &[]),
+    (SERVICES[1], &[]),
     ("xtask", &[]),
 ];
 
@@ -57,7 +58,7 @@ pub(crate) fn check(sh: &Sh) -> Result<()> {
 fn edges(metadata: &Metadata) -> BTreeMap<String, BTreeSet<String>> {
     let mut edges: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for package in metadata.workspace_packages() {
-        let black_box = ["aqueduct-tests", SERVICES].contains(&package.name.as_str());
+        let black_box = package.name == "aqueduct-tests" || SERVICES.contains(&package.name.as_str());
         let named = package.dependencies.iter().filter(|d| black_box || d.kind != DependencyKind::Development);
         edges.entry(package.name.to_string()).or_default().extend(named.map(|d| d.name.clone()));
     }
@@ -112,7 +113,7 @@ fn may_name(from: &str, to: &str) -> bool {
         return allowed.contains(&to);
     }
     match from {
-        "aqueduct" => !["aqueduct-tests", SERVICES, "xtask"].contains(&to) && !is_connector(to),
+        "aqueduct" => !["aqueduct-tests", "xtask"].contains(&to) && !SERVICES.contains(&to) && !is_connector(to),
         "aqueduct-connectors" => to == CORE || to == CONFIG || is_connector(to),
         _ => to == CORE || to == CONFIG,
     }

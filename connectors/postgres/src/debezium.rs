@@ -1,0 +1,1 @@
+//! Debezium's shapes: keys, envelopes, schemas, topics.

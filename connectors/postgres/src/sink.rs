@@ -1,0 +1,1 @@
+//! `postgres-sink`: rows from records, exactly once.

@@ -1,0 +1,1 @@
+//! The first copy of the tables, in chunks that can be resumed.

@@ -1,0 +1,1 @@
+//! A real PostgreSQL for tests, in a temporary folder on a free port.
