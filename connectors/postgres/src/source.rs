@@ -1,1 +1,3 @@
 //! `postgres-source`: change data capture.
+
+pub mod options;
