@@ -26,7 +26,7 @@ pub use plugin::{Descriptor, OptionKind, OptionSpec, Options, Plugin, PluginKind
 pub use record::{Header, Origin, Payload, PayloadRef, Record, Structured};
 pub use schema::Schema;
 pub use sink::{Ack, SinkTask};
-pub use source::{Polled, SourceTask, TaskSpec};
+pub use source::{Measure, Polled, Report, Signal, SourceTask, TaskSpec};
 pub use transform::{Reject, Rejects, Stage, Transform};
 
 pub use bytes::Bytes;

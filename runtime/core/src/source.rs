@@ -1,7 +1,9 @@
 //! What a source is to the worker.
 
-use crate::{Batch, Result, SourceOffset, TaskContext};
+use crate::{Batch, Error, JsonMap, Result, SourceOffset, TaskContext};
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// The share of one task: what `plan` gave it. Flat strings, as Kafka Connect's task configs are, since REST shows them.
@@ -12,6 +14,52 @@ pub type TaskSpec = BTreeMap<String, String>;
 pub struct Polled {
     pub batch: Batch,
     pub resume: Vec<SourceOffset>,
+}
+
+/// What a source tells of itself beside the worker's counters. Never a secret (invariant 9).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// One line for people: `snapshot of public.orders: 12,000 of about 40,000 rows, about 3 min left`. Empty: nothing to tell.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub summary: String,
+    /// The same and more for programs; a few KiB at most, since every status carries it.
+    #[serde(default, skip_serializing_if = "JsonMap::is_empty")]
+    pub detail: JsonMap,
+    /// Only in `/metrics`.
+    #[serde(skip)]
+    pub gauges: Vec<Measure>,
+}
+
+/// One gauge: `/metrics` shows it as `aqueduct_source_<name>{connector, task, …labels}`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measure {
+    /// `[a-z0-9_]`, with the unit: `lag_bytes`.
+    pub name: Cow<'static, str>,
+    pub help: Cow<'static, str>,
+    pub labels: Vec<(String, String)>,
+    pub value: f64,
+}
+
+impl Measure {
+    pub fn new(name: impl Into<Cow<'static, str>>, help: impl Into<Cow<'static, str>>, value: f64) -> Self {
+        Self { name: name.into(), help: help.into(), labels: Vec::new(), value }
+    }
+
+    #[must_use]
+    pub fn label(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.labels.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// What an operator asks of a running source: Debezium's signals are the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Signal {
+    pub id: String,
+    /// `execute-snapshot`
+    pub kind: String,
+    /// JSON; its shape depends on the kind.
+    pub data: serde_json::Value,
 }
 
 /// One task of a source connector. The worker owns it and calls it from one place; no method is called while another one runs.
@@ -33,6 +81,20 @@ pub trait SourceTask: Send {
     /// The worker asks after each poll and shows the sum as `aqueduct_source_lost_bytes_total`.
     fn take_lost_bytes(&mut self) -> u64 {
         0
+    }
+
+    /// How far it is. Asked after polls, at most once a second; must not wait.
+    fn report(&self) -> Report {
+        Report::default()
+    }
+
+    /// Called between two polls. What it asks for may go on long after it was taken: then `report` tells how far it is, and the offsets carry it over
+    /// a restart.
+    ///
+    /// # Errors
+    /// Why the signal is refused, for the one who sent it; the task goes on.
+    async fn signal(&mut self, signal: Signal) -> Result<()> {
+        Err(Error::fatal("source.no_signals", format!("this connector takes no signals, and so not `{}`", signal.kind)))
     }
 
     /// Releases what `open` took. Called once; the task is dropped after it.

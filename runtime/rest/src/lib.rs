@@ -11,6 +11,7 @@ mod listen;
 mod offsets;
 mod plugins;
 mod root;
+mod signals;
 mod summary;
 mod topics;
 
@@ -81,6 +82,7 @@ pub fn router(worker: watch::Receiver<Option<Worker>>, options: RestOptions) -> 
         .route("/connector-plugins/{plugin}/config", get(plugins::config))
         .route("/connector-plugins/{plugin}/config/validate", put(plugins::validate))
         .route("/aqueduct/v1/summary", get(summary::summary))
+        .route("/aqueduct/v1/connectors/{connector}/signals", post(signals::send))
         .route("/aqueduct/v1/folder", get(summary::folder))
         .route("/aqueduct/v1/plugins", get(plugins::descriptors))
         .merge(topic_routes())

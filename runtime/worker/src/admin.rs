@@ -1,6 +1,6 @@
 //! What the REST API, the command line and the config folder ask of the worker, in Kafka Connect's terms.
 
-use aqueduct_core::{Error, Issue, SourceOffset};
+use aqueduct_core::{Error, Issue, Report, SourceOffset};
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 
@@ -119,6 +119,9 @@ pub struct TaskProgress {
     /// Why it is degraded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exactly_once_reason: Option<String>,
+    /// What a running source tells of itself: how far a snapshot is, how much its server retains.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

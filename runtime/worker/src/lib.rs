@@ -11,6 +11,7 @@ pub mod lifecycle;
 mod metrics;
 pub mod policy;
 mod registry;
+mod signals;
 mod sink;
 mod source;
 pub mod spec;

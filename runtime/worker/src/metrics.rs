@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -241,6 +242,26 @@ impl TaskMetrics {
     }
 }
 
+/// What sources measure themselves: one family for each name.
+fn reported_metrics(registry: &mut Registry, worker: &Worker) {
+    let mut families: BTreeMap<String, Family<Vec<(String, String)>, Gauge<f64, AtomicU64>>> = BTreeMap::new();
+    for (connector, view, ..) in worker.views() {
+        for (task, view) in view.tasks.iter().enumerate() {
+            for measure in view.stats.report().map(|report| report.gauges).unwrap_or_default() {
+                if !measure.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
+                    continue;
+                }
+                let family = families
+                    .entry(format!("source_{}", measure.name))
+                    .or_insert_with_key(|name| register(registry, name, &measure.help));
+                let own = [("connector".to_owned(), connector.clone()), ("task".to_owned(), task.to_string())];
+                let labels: Vec<_> = own.into_iter().chain(measure.labels).collect();
+                family.get_or_create(&labels).set(measure.value);
+            }
+        }
+    }
+}
+
 fn own_metrics(registry: &mut Registry, worker: &Worker) {
     let lost: Counters<TaskLabels> =
         register(registry, "source_lost_bytes", "Bytes that were gone before the source could read them: truncated, deleted");
@@ -258,6 +279,7 @@ fn own_metrics(registry: &mut Registry, worker: &Worker) {
             lost.get_or_create(&labels).inc_by(view.stats.source_lost_bytes.load(Relaxed));
         }
     }
+    reported_metrics(registry, worker);
     let stats = worker.log().stats();
     register::<Counter>(registry, "log_commits", "Commits of the log").inc_by(stats.commits);
     register::<Counter>(registry, "log_syncs", "Rounds of group commit, each with its fdatasyncs").inc_by(stats.syncs);

@@ -1,6 +1,7 @@
 //! The source loop: poll → transforms → encode → append, with commits in flight.
 
 use crate::letters::Letters;
+use crate::signals::{self, Asked};
 use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
 use crate::topics::{TaskLog, TopicCreation};
@@ -11,7 +12,8 @@ use futures_util::FutureExt;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 /// An append that is not durable yet.
 struct InFlight {
@@ -31,7 +33,12 @@ struct SourceLoop {
     bytes_in_flight: usize,
     /// Only with the planted bug `reorder`.
     held_back: Option<(EncodedBatch, Vec<SourceOffset>, Fate)>,
+    signals: mpsc::Receiver<Asked>,
+    reported: Option<Instant>,
 }
+
+/// A report costs the source a little, and nobody looks more often.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
 pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicCreation) -> Result<()> {
     // The writer first: from here on an older task of this id can store nothing, so the offsets read next are the last (invariant 5).
@@ -50,7 +57,19 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicC
     let spec = std::mem::take(&mut run.spec);
     let source = run.stats.time(Call::Open, plugin.open(&options, spec, resume)).await?;
     drop(options);
-    let mut pump = SourceLoop { run, topics, source, writer, in_flight: VecDeque::new(), bytes_in_flight: 0, held_back: None };
+    let (sender, signals) = signals::queue();
+    run.stats.takes_signals(sender);
+    let mut pump = SourceLoop {
+        run,
+        topics,
+        source,
+        writer,
+        in_flight: VecDeque::new(),
+        bytes_in_flight: 0,
+        held_back: None,
+        signals,
+        reported: None,
+    };
     let outcome = match pump.pump().await {
         Ok(()) => pump.drain().await,
         Err(error) => Err(error),
@@ -72,8 +91,24 @@ impl SourceLoop {
             let polled = polled?;
             failpoint::hit(point::SOURCE_POLLED);
             self.forward(polled).await?;
+            if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
+                self.run.stats.reports(self.source.report());
+                self.reported = Some(Instant::now());
+            }
         }
         Ok(())
+    }
+
+    /// Hands one signal to the source, unless who sent it has been told already that it was not taken.
+    async fn signal(&mut self, asked: Asked) {
+        if asked.answer.is_closed() {
+            return;
+        }
+        tracing::info!(connector = %self.run.id.connector, task = self.run.id.task, id = asked.signal.id, kind = asked.signal.kind, "signal");
+        let taken = self.run.stats.time(Call::Signal, self.source.signal(asked.signal)).await;
+        // The next report shows what it led to.
+        self.reported = None;
+        let _ = asked.answer.send(taken);
     }
 
     /// Everything that was appended becomes durable before the task ends.
@@ -105,23 +140,36 @@ impl SourceLoop {
         self.tell(durable).await
     }
 
-    /// One poll. When a commit resolves while the source waits, the poll is asked to return, so that the source hears of it at once.
+    /// One poll. When a commit resolves or a signal comes while the source waits, the poll is asked to return, so that the source hears of it at once.
     async fn poll(&mut self) -> Result<Polled> {
         let interrupt = self.run.stop.child_token();
         let cx = self.run.context(interrupt.clone());
         let stats = self.run.stats.clone();
         let mut done = Vec::new();
+        let mut asked = self.signals.try_recv().ok();
+        if asked.is_some() {
+            interrupt.cancel();
+        }
         let polled = {
             let poll = stats.time(Call::Poll, self.source.poll(&cx));
             tokio::pin!(poll);
             loop {
-                let waiting = self.in_flight.get_mut(done.len());
-                let Some(waiting) = waiting.filter(|_| !matches!(done.last(), Some(Err(_)))) else { break poll.await };
+                let waiting = self.in_flight.get_mut(done.len()).filter(|_| !matches!(done.last(), Some(Err(_))));
+                let committed = async {
+                    match waiting {
+                        Some(waiting) => (&mut waiting.commit).await,
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     biased;
                     polled = &mut poll => break polled,
-                    outcome = &mut waiting.commit => {
+                    outcome = committed => {
                         done.push(outcome);
+                        interrupt.cancel();
+                    }
+                    Some(signal) = self.signals.recv(), if asked.is_none() => {
+                        asked = Some(signal);
                         interrupt.cancel();
                     }
                 }
@@ -132,6 +180,9 @@ impl SourceLoop {
             self.taken(outcome, &mut durable)?;
         }
         self.tell(durable).await?;
+        if let (Some(asked), Ok(_)) = (asked, &polled) {
+            self.signal(asked).await;
+        }
         polled
     }
 

@@ -1,6 +1,8 @@
 //! What one task does, as it does it: counters and the progress clock. Written by the task, read by statuses, metrics and stall detection.
 
 use crate::admin::{ExactlyOnce, TaskProgress};
+use crate::signals::SignalSender;
+use aqueduct_core::Report;
 use parking_lot::Mutex;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -48,6 +50,10 @@ pub struct TaskStats {
     last_error: Mutex<Option<String>>,
     /// Of a source that has opened its writer; see [`TaskStats::promises`].
     exactly_once: Mutex<Option<(ExactlyOnce, Option<String>)>>,
+    /// Of a source that runs: an old one would be a lie.
+    report: Mutex<Option<Report>>,
+    /// Of a source that runs.
+    signals: Mutex<Option<SignalSender>>,
 }
 
 /// What became of records that were taken in. Counted once, when it is durable, so that at any time
@@ -102,16 +108,17 @@ pub enum Call {
     Transform = 8,
     /// Waiting for the log: an append, a commit, a topic.
     Log = 9,
+    Signal = 10,
 }
 
 impl Call {
     pub fn name(self) -> &'static str {
-        ["", "open", "poll", "put", "flush", "commit", "close", "assigned", "transform", "log"][self as usize]
+        ["", "open", "poll", "put", "flush", "commit", "close", "assigned", "transform", "log", "signal"][self as usize]
     }
 
     fn from_u8(value: u8) -> Self {
         use Call::*;
-        [None, Open, Poll, Put, Flush, Commit, Close, Assigned, Transform, Log][value as usize % 10]
+        [None, Open, Poll, Put, Flush, Commit, Close, Assigned, Transform, Log, Signal][value as usize % 11]
     }
 }
 
@@ -156,6 +163,8 @@ impl TaskStats {
         self.records_abandoned.fetch_add(in_flight.max(0) as u64, Relaxed);
         self.partitions.store(0, Relaxed);
         *self.lag.lock() = None;
+        *self.report.lock() = None;
+        *self.signals.lock() = None;
     }
 
     /// The task tries again by itself: still RUNNING, with its error visible.
@@ -249,6 +258,24 @@ impl TaskStats {
         self.exactly_once.lock().clone()
     }
 
+    /// A report that says nothing counts as none.
+    pub fn reports(&self, report: Report) {
+        *self.report.lock() = Some(report).filter(|report| *report != Report::default());
+    }
+
+    pub fn report(&self) -> Option<Report> {
+        self.report.lock().clone()
+    }
+
+    /// From now on the task takes signals, until it ends.
+    pub(crate) fn takes_signals(&self, sender: SignalSender) {
+        *self.signals.lock() = Some(sender);
+    }
+
+    pub(crate) fn signals(&self) -> Option<SignalSender> {
+        self.signals.lock().clone()
+    }
+
     pub fn commit_took(&self, took: Duration) {
         let ms = took.as_millis() as u64;
         self.commits.fetch_add(1, Relaxed);
@@ -276,6 +303,7 @@ impl TaskStats {
             last_error: self.last_error.lock().clone(),
             exactly_once,
             exactly_once_reason,
+            report: self.report(),
         }
     }
 }
@@ -310,7 +338,12 @@ mod tests {
         stats.promises(Some("no".to_owned()));
         let progress = stats.successor().progress();
         assert_eq!((progress.exactly_once, progress.exactly_once_reason.as_deref()), (Some(ExactlyOnce::Degraded), Some("no")));
+        stats.reports(Report::default());
+        assert_eq!(stats.progress().report, None);
+        stats.reports(Report { summary: "half".to_owned(), ..Report::default() });
+        assert_eq!(stats.progress().report.map(|report| report.summary).as_deref(), Some("half"));
         stats.task_ended();
         assert_eq!((sum(&stats), stats.records_active.load(Relaxed), stats.lag()), (10, 0, None));
+        assert_eq!(stats.progress().report, None);
     }
 }

@@ -10,7 +10,7 @@ use crate::stats::Call;
 use crate::store::{self, Entries, FolderMark, Stored};
 use crate::task::ActiveTopics;
 use aqueduct_config::check::UnknownKeys;
-use aqueduct_core::{Descriptor, Error, Issue, JsonMap, PluginKind, Result, SourceOffset, TopicPartition};
+use aqueduct_core::{Descriptor, Error, Issue, JsonMap, PluginKind, Report, Result, Signal, SourceOffset, TopicPartition};
 use aqueduct_log::Log;
 use indexmap::IndexMap;
 use parking_lot::{Mutex, RwLock};
@@ -258,13 +258,18 @@ impl Worker {
 
     fn status_of(&self, name: &str, handle: &Handle) -> ConnectorStatus {
         let view = handle.view.borrow();
+        let wanted = handle.wanted.borrow();
+        let shown = |progress: TaskProgress| match (progress.report, wanted.spec.as_ref()) {
+            (Some(report), Ok(spec)) => TaskProgress { report: redacted(report, |text| spec.redact(text)), ..progress },
+            (report, _) => TaskProgress { report, ..progress },
+        };
         let task = |(id, task): (usize, &crate::connector::TaskView)| TaskStatus {
             id: id as u32,
             state: task.state_now(),
             worker_id: self.worker_id().to_owned(),
             trace: task.trace.clone(),
             version: handle.version.clone(),
-            aqueduct: task.stats.progress(),
+            aqueduct: shown(task.stats.progress()),
         };
         ConnectorStatus {
             name: name.to_owned(),
@@ -323,6 +328,35 @@ impl Worker {
     pub(crate) fn command(&self, name: &str, command: Command) -> AdminResult<()> {
         self.with(name, |handle| handle.commands.try_send(command))?
             .map_err(|_| AdminError::Conflict(format!("Connector {name} is busy; try again")))
+    }
+
+    /// Hands a signal to every task of a source, and waits until each has taken it, within a deadline (invariant 10).
+    ///
+    /// NotFound for an unknown connector; Conflict when its tasks do not run, or do not take it in time; BadRequest when one refuses it.
+    pub async fn signal(&self, name: &str, signal: Signal) -> AdminResult<()> {
+        let (kind, tasks) = self.with(name, |handle| {
+            let tasks: Vec<_> = handle.view.borrow().tasks.iter().map(|task| (task.state_now(), task.stats.signals())).collect();
+            (handle.kind, tasks)
+        })?;
+        if kind == ConnectorType::Sink {
+            return Err(AdminError::BadRequest(format!("Connector {name} is a sink; only sources take signals")));
+        }
+        if tasks.is_empty() {
+            return Err(AdminError::Conflict(format!("Connector {name} has no running task; only running tasks take signals")));
+        }
+        let mut senders = Vec::new();
+        for (id, task) in tasks.into_iter().enumerate() {
+            match task {
+                (State::Running, Some(sender)) => senders.push((format!("Task {name}-{id}"), sender)),
+                (state, _) => {
+                    return Err(AdminError::Conflict(format!("Task {name}-{id} is {state:?}; only running tasks take signals")));
+                }
+            }
+        }
+        for (task, sender) in senders {
+            crate::signals::send(&task, sender, signal.clone()).await?;
+        }
+        Ok(())
     }
 
     /// The configs of the tasks: `(id, config)`. Secrets stay references.
@@ -751,6 +785,12 @@ fn kind(descriptor: &Descriptor) -> ConnectorType {
         PluginKind::Source => ConnectorType::Source,
         PluginKind::Sink => ConnectorType::Sink,
     }
+}
+
+/// A connector that puts a secret into its report must not show it (invariant 9).
+fn redacted(report: Report, redact: impl Fn(String) -> String) -> Option<Report> {
+    let text = serde_json::to_string(&report).ok()?;
+    serde_json::from_str(&redact(text)).ok()
 }
 
 fn object<const N: usize>(entries: [(&str, serde_json::Value); N]) -> JsonMap {

@@ -1,4 +1,4 @@
-//! `connectors list|describe|create|delete|pause|resume|stop|restart`
+//! `connectors list|describe|create|delete|pause|resume|stop|restart|signal`
 
 use crate::client::{Api, Remote, segment};
 use crate::failure::{Failure, Outcome};
@@ -57,6 +57,22 @@ pub(crate) enum Command {
         #[arg(long, value_name = "N", conflicts_with_all = ["tasks", "failed"])]
         task: Option<u32>,
     },
+    /// Send a signal to a running source: `execute-snapshot`, `stop-snapshot`, `pause-snapshot`, `resume-snapshot`, `log` for postgres-source.
+    Signal {
+        #[command(flatten)]
+        remote: Remote,
+        /// The connector's name.
+        name: String,
+        /// What it is to do.
+        #[arg(value_name = "TYPE")]
+        kind: String,
+        /// With what: `{"data-collections": ["public.orders"]}`.
+        #[arg(long, value_name = "JSON", value_parser = json_text)]
+        data: Option<Value>,
+        /// What the signal is called in the connector's reports; made up if not given.
+        #[arg(long)]
+        id: Option<String>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -87,7 +103,17 @@ pub(crate) async fn run(command: Command, screen: &Screen) -> Outcome {
                 if tasks || failed { format!("/restart?includeTasks={tasks}&onlyFailed={failed}") } else { "/restart".into() };
             each(&some, "POST", &path, "restarted", screen).await
         }
+        Command::Signal { remote, name, kind, data, id } => {
+            let body = json!({ "id": id, "type": kind, "data": data });
+            let path = format!("/aqueduct/v1/connectors/{}/signals", segment(&name));
+            let taken = remote.api()?.call("POST", &path, Some(&body)).await?;
+            screen.done(&format!("{name} took the signal {}", plain(&taken["id"])))
+        }
     }
+}
+
+fn json_text(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| format!("no JSON: {error}"))
 }
 
 /// All of them, though one fails; then the first failure.
@@ -141,6 +167,11 @@ pub(crate) fn tasks_running(status: &Value) -> String {
     format!("{}/{}", tasks.iter().filter(|task| task["state"] == "RUNNING").count(), tasks.len())
 }
 
+/// What sources tell of themselves, with the task's id.
+pub(crate) fn reports(status: &Value) -> impl Iterator<Item = (&Value, &str)> {
+    tasks(status).iter().filter_map(|task| Some((&task["id"], task["aqueduct"]["report"]["summary"].as_str()?)))
+}
+
 pub(crate) fn tasks(status: &Value) -> &[Value] {
     status["tasks"].as_array().map_or(&[], Vec::as_slice)
 }
@@ -178,6 +209,9 @@ fn described(name: &str, info: &Value, status: &Value, topics: &Value, screen: &
     }
     if !tasks(status).is_empty() {
         text.push_str(&format!("\n{}\n", lines(&table)));
+    }
+    for (task, said) in reports(status) {
+        text.push_str(&format!("\ntask {task}: {said}\n"));
     }
     let traces = std::iter::once(("connector".to_owned(), &status["connector"]["trace"]))
         .chain(tasks(status).iter().map(|task| (format!("task {}", task["id"]), &task["trace"])));

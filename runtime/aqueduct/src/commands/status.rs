@@ -1,6 +1,6 @@
 //! `status [--watch]`
 
-use super::connectors::{state_cell, tasks, tasks_running};
+use super::connectors::{reports, state_cell, tasks, tasks_running};
 use crate::client::{Api, Remote};
 use crate::failure::{Failure, Outcome};
 use crate::output::{Format, Screen, ago, bytes, grouped, lines, plain, print};
@@ -101,6 +101,11 @@ fn page(summary: &Value, before: Option<(Duration, &Seen)>, screen: &Screen) -> 
         text.push_str(&format!("{} writers stand still: {}\n", screen.red("!"), plain(&log["stopped"])));
     }
     text.push_str(&format!("\n{}\n", table(summary, before, screen)));
+    for connector in connectors(summary) {
+        for (_, said) in reports(&connector["status"]) {
+            text.push_str(&format!("\n{}: {said}\n", plain(&connector["name"])));
+        }
+    }
     text.push_str(&troubles(summary, screen));
     text
 }
@@ -188,6 +193,9 @@ mod tests {
         assert!(text.contains("500"), "{text}");
         let text = page(&one("FAILED", Some("file.open: no\nFix: look")), None, &screen);
         assert!(text.contains("hole, task 0: file.open: no\n  Fix: look"), "{text}");
+        let mut copies = one("RUNNING", None);
+        copies["connectors"][0]["status"]["tasks"][0]["aqueduct"]["report"] = json!({"summary": "snapshot: half of it"});
+        assert!(page(&copies, None, &screen).contains("\nhole: snapshot: half of it\n"));
         let mut degraded = one("RUNNING", None);
         let progress = &mut degraded["connectors"][0]["status"]["tasks"][0]["aqueduct"];
         (progress["exactly_once"], progress["exactly_once_reason"]) = (json!("degraded"), json!("an old broker"));

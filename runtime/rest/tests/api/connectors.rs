@@ -174,3 +174,54 @@ async fn topics_are_tracked() {
     api.put("/connectors/c/topics/reset").await.expect(202);
     assert_eq!(api.get("/connectors/c/topics").await, json!({"c": {"topics": []}}));
 }
+
+#[tokio::test]
+async fn signals_are_taken_between_polls_and_reports_are_shown() {
+    let api = Api::start().await;
+    let mut config = count("t", 2);
+    config["password"] = json!("hunter2-hunter2");
+    api.create("c", config).await.expect(201);
+    api.until("/connectors/c/status", |status| status["tasks"][0]["aqueduct"]["report"]["detail"]["next"] == 3).await;
+    let send =
+        async |name: &str, body: Value| api.call("POST", &format!("/aqueduct/v1/connectors/{name}/signals"), Some(body)).await;
+    let taken = send("c", json!({"id": "s1", "type": "count-to", "data": {"count": 5}})).await.expect(202).json();
+    assert_eq!(taken, json!({"id": "s1", "type": "count-to"}));
+    let done = api.until("/connectors/c/status", |status| status["tasks"][0]["aqueduct"]["report"]["summary"] == "5 of 5").await;
+    assert!(!done.to_string().contains("hunter2"), "{done}");
+    let metrics = api.call("GET", "/metrics", None).await.expect(200).text;
+    assert!(metrics.contains("aqueduct_source_left{connector=\"c\",task=\"0\",of=\"count\"} 0"), "{metrics}");
+
+    assert!(send("c", json!({"type": "count-to"})).await.error(400).contains("count.signal: `count` is missing"));
+    assert!(send("c", json!({"type": "sing"})).await.error(400).contains("unknown type"));
+    send("c", json!({"kind": "sing"})).await.error(400);
+    send("nope", json!({"type": "log"})).await.error(404);
+    api.create("s", hole("t")).await.expect(201);
+    api.until_running("s").await;
+    assert!(send("s", json!({"type": "log"})).await.error(400).contains("only sources"));
+    api.put("/connectors/c/pause").await.expect(202);
+    api.until_state("c", "PAUSED").await;
+    send("c", json!({"type": "log"})).await.error(409);
+}
+
+#[tokio::test]
+async fn a_task_that_hangs_in_a_signal_holds_no_other_call() {
+    let api = Api::start().await;
+    api.create("c", count("t", 2)).await.expect(201);
+    api.until_running("c").await;
+    let path = "/aqueduct/v1/connectors/c/signals";
+    let hangs = api.call("POST", path, Some(json!({"type": "hang"})));
+    tokio::pin!(hangs);
+    let status = async {
+        // Invariant 10: the status answers meanwhile, and says in which call it hangs by its age alone.
+        let status = api.until("/connectors/c/status", |status| status["tasks"][0]["state"] == "RUNNING").await;
+        api.put("/connectors/c/pause").await.expect(202);
+        status
+    };
+    tokio::select! {
+        biased;
+        answer = &mut hangs => panic!("{}", answer.text),
+        status = status => assert_eq!(status["name"], "c"),
+    }
+    // Its task is aborted by the pause: the signal was not taken.
+    assert!(hangs.await.error(409).contains("c-0"));
+}

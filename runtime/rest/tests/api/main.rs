@@ -8,7 +8,8 @@ mod plugins;
 
 use aqueduct_config::{SinkConnector, SourceConnector, plugin};
 use aqueduct_core::{
-    Ack, Batch, JsonMap, Polled, Record, Rejects, Result, SinkTask, SourceOffset, SourceTask, TaskContext, TaskSpec,
+    Ack, Batch, JsonMap, Measure, Polled, Record, Rejects, Report, Result, Signal, SinkTask, SourceOffset, SourceTask,
+    TaskContext, TaskSpec,
 };
 use aqueduct_log::memory::MemoryLog;
 use aqueduct_rest::{RestOptions, router};
@@ -36,7 +37,6 @@ struct CountConfig {
     #[schemars(range(min = 0, max = 1_000_000))]
     count: u64,
     #[serde(default)]
-    #[expect(dead_code, reason = "for what validation shows of it")]
     password: Option<aqueduct_config::Secret>,
     /// What to fail with.
     #[serde(default)]
@@ -61,6 +61,28 @@ impl SourceTask for CountTask {
         let batch = Batch::from_iter([Record::new(self.config.topic.as_str(), self.next.to_string())]);
         self.next += 1;
         Ok(Polled { batch, resume: vec![offset(self.next)] })
+    }
+
+    fn report(&self) -> Report {
+        let password = self.config.password.as_ref().map(|password| password.expose().to_owned());
+        Report {
+            summary: format!("{} of {}", self.next - 1, self.config.count),
+            detail: json!({ "next": self.next, "oops": password }).as_object().cloned().unwrap_or_default(),
+            gauges: vec![
+                Measure::new("left", "Records to come", (self.config.count + 1 - self.next) as f64).label("of", "count"),
+            ],
+        }
+    }
+
+    /// `count-to`: `{"count": n}`; `hang`.
+    async fn signal(&mut self, signal: Signal) -> Result<()> {
+        let refused = |why: &str| aqueduct_core::Error::fatal("count.signal", why.to_owned());
+        match signal.kind.as_str() {
+            "count-to" => self.config.count = signal.data["count"].as_u64().ok_or_else(|| refused("`count` is missing"))?,
+            "hang" => std::future::pending().await,
+            _ => return Err(refused("unknown type")),
+        }
+        Ok(())
     }
 }
 
