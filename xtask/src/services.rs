@@ -1,4 +1,4 @@
-//! What the tests need beyond Rust: a few programs from apt, and Apache Kafka (broker, tools, Connect) from Maven.
+//! What the tests need beyond Rust: a few programs and PostgreSQL from apt, Apache Kafka (broker, tools, Connect) and Debezium from Maven.
 
 use crate::sh::{Sh, which};
 use anyhow::{Context, Result, bail};
@@ -26,6 +26,9 @@ pub(crate) fn status() -> Result<()> {
             which(program).map_or_else(|| format!("MISSING, apt-get install {package}"), |path| path.display().to_string());
         println!("{program:10} {place:45} {why}");
     }
+    let server =
+        postgres_server().map_or_else(|| "MISSING, apt-get install postgresql".into(), |path| path.display().to_string());
+    println!("{:10} {server:45} tests/postgres", "postgres");
     let home = kafka_home()?;
     let jars = std::fs::read_dir(home.join("libs")).map_or(0, Iterator::count);
     let connect = home.join("plugins/file").is_dir();
@@ -44,6 +47,10 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
     let mut packages: Vec<&str> =
         PROGRAMS.iter().filter(|(program, ..)| which(program).is_none()).map(|(_, package, _)| *package).collect();
     packages.dedup();
+    if postgres_server().is_none() {
+        no_main_cluster(sh)?;
+        packages.push("postgresql");
+    }
     if !packages.is_empty() {
         apt(sh, &packages)?;
     }
@@ -52,16 +59,37 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
         .context("Apache Kafka could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")
 }
 
+/// Debian's server programs lie outside of PATH. `AQUEDUCT_POSTGRES_BIN` for others.
+fn postgres_server() -> Option<PathBuf> {
+    let given = std::env::var_os("AQUEDUCT_POSTGRES_BIN").map(PathBuf::from);
+    let installed =
+        std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    given.into_iter().chain(installed).find(|bin| bin.join("initdb").exists())
+}
+
+/// The package would make and start a server of its own: the tests start theirs.
+fn no_main_cluster(sh: &Sh) -> Result<()> {
+    let script = "mkdir -p /etc/postgresql-common/createcluster.d \
+        && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/aqueduct.conf";
+    let mut command = as_root(sh, "sh");
+    sh.run(command.args(["-c", script]))
+}
+
+fn as_root(sh: &Sh, program: &str) -> Command {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
+    let mut command = sh.command(if root { program } else { "sudo" });
+    if !root {
+        command.args(["--non-interactive", program]);
+    }
+    command
+}
+
 fn apt(sh: &Sh, packages: &[&str]) -> Result<()> {
     if which("apt-get").is_none() {
         bail!("the tests need these programs, and there is no apt-get to install them: {}", packages.join(", "));
     }
-    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout.trim_ascii() == b"0");
     let apt_get = |args: &[&str]| {
-        let mut command = sh.command(if root { "apt-get" } else { "sudo" });
-        if !root {
-            command.args(["--non-interactive", "apt-get"]);
-        }
+        let mut command = as_root(sh, "apt-get");
         command.args(args).env("DEBIAN_FRONTEND", "noninteractive");
         sh.run(&mut command)
     };

@@ -1,1 +1,20 @@
-//! A real PostgreSQL for tests, in a temporary folder on a free port.
+//! A real PostgreSQL for tests: servers in temporary folders that are killed, filled up, cut off and promoted.
+//!
+//! Depends on no aqueduct crate and on no Postgres client that Aqueduct uses: `psql` is the witness. Everything panics with what a person needs to see.
+
+mod disk;
+mod home;
+mod options;
+mod proxy;
+mod psql;
+mod server;
+mod template;
+mod wait;
+
+pub use disk::Disk;
+pub use home::{bin_dir, free_port};
+pub use options::{Options, PASSWORD, USER};
+pub use proxy::Proxy;
+pub use psql::Session;
+pub use server::{Server, Shared, shared, yaml};
+pub use wait::{poll_for, wait_until};
