@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
-fn is_caught(bug: &str, mode: Mode) {
+fn is_caught(bug: &str, mode: Mode, aim: &'static str) {
     assert!(chaos::bugs().iter().any(|known| known == bug), "the binary knows no bug {bug}");
     let begin = Instant::now();
     let mut seed = env_number("SEED", fastrand::u64(..1 << 40));
@@ -20,6 +20,7 @@ fn is_caught(bug: &str, mode: Mode) {
         let drain = Duration::from_secs(6);
         let chaos = Chaos {
             bug: Some(bug.to_owned()),
+            aim,
             drain,
             rate: 8_000,
             ..Chaos::new(mode, kills, seed, env!("CARGO_BIN_EXE_ledger"))
@@ -41,17 +42,17 @@ fn is_caught(bug: &str, mode: Mode) {
 
 #[test]
 fn acknowledging_before_the_write_is_caught() {
-    is_caught("ack_before_write", Mode::Append);
+    is_caught("ack_before_write", Mode::Append, "");
 }
 
 #[test]
 fn an_offset_before_its_record_is_caught() {
-    is_caught("offset_before_record", Mode::Append);
+    is_caught("offset_before_record", Mode::Append, "log.");
 }
 
 #[test]
 fn an_uncommitted_tail_that_is_kept_is_caught() {
-    is_caught("tail_not_cut", Mode::Append);
+    is_caught("tail_not_cut", Mode::Append, "log.data.");
 }
 
 /// A whole commit that is lost, with its source offset, heals itself where the source can be read again: only one that was told shows.
@@ -64,17 +65,17 @@ fn a_lost_tail_is_caught() {
 
 #[test]
 fn a_sink_position_before_its_put_is_caught() {
-    is_caught("sink_commit_before_put", Mode::Append);
+    is_caught("sink_commit_before_put", Mode::Append, "");
 }
 
 #[test]
 fn an_append_file_that_is_not_cut_back_is_caught() {
-    is_caught("sink_no_truncate", Mode::Append);
+    is_caught("sink_no_truncate", Mode::Append, "");
 }
 
 #[test]
 fn batches_in_the_wrong_order_are_caught() {
-    is_caught("reorder", Mode::Rolling);
+    is_caught("reorder", Mode::Rolling, "");
 }
 
 /// Without the check of CRCs damage is served: the test of a damaged log (cli.rs) would see it, and our own reader of segments does.

@@ -56,7 +56,9 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
     }
     let home = kafka_home()?;
     sh.run(sh.command(sh.root.join("tests/kafka/get-kafka.sh")).arg(&home))
-        .context("Apache Kafka could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")
+        .context("Apache Kafka could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")?;
+    sh.run(sh.command(sh.root.join("tests/kafka/get-debezium.sh")).arg(home.join("debezium")))
+        .context("Debezium could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")
 }
 
 /// Debian's server programs lie outside of PATH. `AQUEDUCT_POSTGRES_BIN` for others.

@@ -1,11 +1,11 @@
 //! Real Kafka Connect: the witness for its internal topics, and the peer of the benchmark.
 
-use crate::home::{free_port, kafka_home, must_run, run, script, text};
+use crate::home::{debezium_home, free_port, kafka_home, must_run, run, script, text};
 use crate::process::Process;
 use crate::wait::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -25,12 +25,14 @@ pub struct ConnectOptions {
     pub properties: Vec<String>,
     pub heap: String,
     pub jvm: String,
+    /// Folders of plugins beside the FileStream connectors.
+    pub plugins: Vec<PathBuf>,
 }
 
 impl ConnectOptions {
     pub fn distributed(group: &str) -> Self {
         let (heap, jvm) = ("384m".into(), "-XX:+UseSerialGC -XX:TieredStopAtLevel=1".into());
-        Self { mode: Mode::Distributed, group: group.into(), properties: Vec::new(), heap, jvm }
+        Self { mode: Mode::Distributed, group: group.into(), properties: Vec::new(), heap, jvm, plugins: Vec::new() }
     }
 
     pub fn standalone() -> Self {
@@ -42,6 +44,20 @@ impl ConnectOptions {
     pub fn fast(self) -> Self {
         let jvm = "-Xms256M -server -XX:+UseG1GC -XX:MaxGCPauseMillis=20 -XX:InitiatingHeapOccupancyPercent=35 -XX:+ExplicitGCInvokesConcurrent";
         Self { heap: "2g".into(), jvm: jvm.into(), ..self }
+    }
+
+    /// With Debezium's Postgres connector.
+    #[must_use]
+    pub fn with_debezium(mut self) -> Self {
+        self.plugins.push(debezium_home("postgres"));
+        Self { heap: if self.heap == "384m" { "768m".into() } else { self.heap }, ..self }
+    }
+
+    /// With Debezium's JDBC sink.
+    #[must_use]
+    pub fn with_debezium_jdbc(mut self) -> Self {
+        self.plugins.push(debezium_home("jdbc"));
+        self
     }
 
     #[must_use]
@@ -90,8 +106,15 @@ impl Connect {
             .env("HEAP", &self.options.heap)
             .env("JVM", &self.options.jvm)
             .env("EXTRA", self.options.properties.join("\n"))
+            .env("PLUGIN_PATH", self.plugin_path())
             .env("OWNER", std::process::id().to_string());
         self.process.started(&run(&mut command));
+    }
+
+    /// Connect looks for plugins in the folders below each of these.
+    fn plugin_path(&self) -> String {
+        let plugins = [kafka_home().join("plugins")].into_iter().chain(self.options.plugins.iter().cloned());
+        plugins.map(|path| path.display().to_string()).collect::<Vec<_>>().join(",")
     }
 
     pub fn url(&self) -> String {

@@ -25,6 +25,17 @@ pub fn kafka_home() -> &'static Path {
     })
 }
 
+/// A folder for Connect's `plugin.path`, below Kafka's: Debezium's connector for `postgres`, or its `jdbc` sink. Completed here when it is not there.
+///
+/// # Panics
+/// When Debezium cannot be fetched.
+pub fn debezium_home(connector: &str) -> PathBuf {
+    let home = kafka_home().join("debezium");
+    let output = run(Command::new(script("get-debezium.sh")).arg(&home).arg(connector));
+    assert!(output.status.success(), "Debezium could not be fetched with mvn: {}", text(&output));
+    home.join(connector)
+}
+
 /// # Panics
 /// When the program is missing: `cargo xtask services install` installs it, and no test is skipped for want of it.
 pub(crate) fn must_run(program: &str, args: &[&str], package: &str) {

@@ -17,7 +17,7 @@ pub mod wire;
 pub use broker::{Broker, Shared, shared};
 pub use cluster::Cluster;
 pub use connect::{Connect, ConnectOptions, Mode, file_stream_sink, file_stream_source};
-pub use home::{free_port, kafka_home};
+pub use home::{debezium_home, free_port, kafka_home};
 pub use kcat::{Record, consume, kcat};
 pub use options::{Options, PASSWORD_SUFFIX, USERS};
 pub use proxy::{Action, Proxy, Rule, Side};
