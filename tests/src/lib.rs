@@ -9,6 +9,7 @@ pub mod client;
 pub mod kafka_site;
 pub mod ledger;
 pub mod outputs;
+pub mod postgres_bank;
 pub mod postgres_records;
 pub mod segment;
 pub mod site;

@@ -15,6 +15,6 @@ pub use disk::Disk;
 pub use home::{bin_dir, free_port};
 pub use options::{Options, PASSWORD, USER};
 pub use proxy::Proxy;
-pub use psql::Session;
+pub use psql::{Psql, Session};
 pub use server::{Server, Shared, shared, yaml};
 pub use wait::{poll_for, wait_until};

@@ -6,14 +6,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Where psql goes: the server's socket.
+/// Where psql goes: the socket of a server, which may be down. For a thread that goes on while its server is killed.
 #[derive(Clone, Debug)]
-pub(crate) struct Address {
-    pub dir: PathBuf,
-    pub port: u16,
+pub struct Psql {
+    pub(crate) dir: PathBuf,
+    pub(crate) port: u16,
 }
 
-impl Address {
+impl Psql {
     fn command(&self, database: &str) -> Command {
         let mut command = Command::new(bin_dir().join("psql"));
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PG")) {
@@ -39,7 +39,10 @@ impl Address {
     }
 
     /// Statements on their own, each its transaction, unless they say BEGIN. Unaligned rows, columns apart by `|`.
-    pub(crate) fn run(&self, database: &str, sql: &str) -> Result<String, String> {
+    ///
+    /// # Errors
+    /// With the server's words, or psql's when there is no server.
+    pub fn run(&self, database: &str, sql: &str) -> Result<String, String> {
         let mut command = self.command(database);
         let mut child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let mut input = child.stdin.take().expect("piped");

@@ -3,7 +3,7 @@
 use crate::disk::Disk;
 use crate::home::{bin_dir, free_port, hand_over, must, script, server_program};
 use crate::options::{Options, PASSWORD, USER};
-use crate::psql::{Address, Session};
+use crate::psql::{Psql, Session};
 use crate::template;
 use crate::wait::{poll_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
@@ -215,8 +215,8 @@ impl Server {
         }
     }
 
-    fn address(&self) -> Address {
-        Address { dir: self.dir().to_path_buf(), port: self.port }
+    pub fn client(&self) -> Psql {
+        Psql { dir: self.dir().to_path_buf(), port: self.port }
     }
 
     /// Rows of the answers, columns apart by `|`. Each statement is a transaction of its own unless the text says BEGIN.
@@ -231,7 +231,7 @@ impl Server {
     /// As [`Server::psql`], in another database.
     #[track_caller]
     pub fn psql_in(&self, database: &str, sql: &str) -> String {
-        match self.address().run(database, sql) {
+        match self.client().run(database, sql) {
             Ok(rows) => rows,
             Err(error) => panic!("{error}\nin {sql:.300}\n{}", self.log_tail(5)),
         }
@@ -240,12 +240,12 @@ impl Server {
     /// # Errors
     /// With the server's words.
     pub fn try_psql(&self, database: &str, sql: &str) -> Result<String, String> {
-        self.address().run(database, sql)
+        self.client().run(database, sql)
     }
 
     /// A psql that stays.
     pub fn session(&self, database: &str) -> Session {
-        self.address().session(database)
+        self.client().session(database)
     }
 
     /// A new database, of its own for a test; its name.
