@@ -332,7 +332,11 @@ impl Aims {
     fn next(&self, random: &mut fastrand::Rng) -> (String, u64) {
         let point = self.order.iter().min_by_key(|point| self.hits[*point]).expect("there are points");
         // The first transactions on Kafka are the worker's own.
-        let hit = if self.first && self.hits[point] == 0 && !point.starts_with("kafka.") { 1 } else { random.u64(1..=self.latest[point]) };
+        let hit = if self.first && self.hits[point] == 0 && !point.starts_with("kafka.") {
+            1
+        } else {
+            random.u64(1..=self.latest[point])
+        };
         (point.clone(), hit)
     }
 
