@@ -1,4 +1,4 @@
-//! The checker is tested first: with a bug planted in the real binary it must report a violation within a minute.
+//! The checker is tested first: with a bug planted in the real binary it must report a violation within two minutes, mostly in seconds.
 //!
 //! Here are the bugs that show under `kill -9`. Those of missing fsyncs need a lost page cache; the log's simulated disk has them.
 
@@ -8,7 +8,7 @@ use aqueduct_tests::{Chaos, Kind, Mode, Run, Site, acked, chaos, env_number, seg
 use std::fs;
 use std::time::{Duration, Instant};
 
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(120);
 
 fn is_caught(bug: &str, mode: Mode, aim: &'static str) {
     assert!(chaos::bugs().iter().any(|known| known == bug), "the binary knows no bug {bug}");
@@ -42,7 +42,7 @@ fn is_caught(bug: &str, mode: Mode, aim: &'static str) {
 
 #[test]
 fn acknowledging_before_the_write_is_caught() {
-    is_caught_by_who_was_told("ack_before_write");
+    is_caught("ack_before_write", Mode::Append, "");
 }
 
 #[test]
@@ -58,21 +58,9 @@ fn an_uncommitted_tail_that_is_kept_is_caught() {
 /// A whole commit that is lost, with its source offset, heals itself where the source can be read again: only one that was told shows.
 #[test]
 fn a_lost_tail_is_caught() {
-    is_caught_by_who_was_told("tail_lost");
-}
-
-fn is_caught_by_who_was_told(bug: &str) {
-    let begin = Instant::now();
-    let mut seed = env_number("SEED", fastrand::u64(..1 << 40));
-    while begin.elapsed() < LIMIT {
-        let report = acked::kill_after_acknowledgements(3, seed, Some(bug));
-        if report.count(Kind::Lost) > 0 {
-            println!("{bug}: caught after {:?}, seed {seed}: {report}", begin.elapsed());
-            return;
-        }
-        seed += 1;
-    }
-    panic!("{bug} was not caught within {LIMIT:?}");
+    let report = acked::kill_after_acknowledgements(3, env_number("SEED", fastrand::u64(..1 << 40)), Some("tail_lost"));
+    println!("tail_lost: {report}");
+    assert!(report.count(Kind::Lost) > 0, "{report}");
 }
 
 #[test]
