@@ -114,18 +114,18 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(0))
 }
 
-fn end(child: &mut Child) -> Result<()> {
+pub(crate) fn end(child: &mut Child) -> Result<()> {
     child.kill()?;
     child.wait()?;
     Ok(())
 }
 
-fn text(sorted: &[Duration]) -> String {
+pub(crate) fn text(sorted: &[Duration]) -> String {
     let ms = |q: f64| quantile(sorted, q).as_secs_f64() * 1e3;
     format!("{:.1}, {:.1}, {:.1} ms", ms(0.5), ms(0.99), ms(1.0))
 }
 
-fn quantile(sorted: &[Duration], q: f64) -> Duration {
+pub(crate) fn quantile(sorted: &[Duration], q: f64) -> Duration {
     let last = sorted.len().saturating_sub(1);
     sorted.get((last as f64 * q).round() as usize).copied().unwrap_or_default()
 }

@@ -85,7 +85,7 @@ pub(crate) fn check_topic(bench: &Bench, topic: &str) -> Result<()> {
 }
 
 /// Runs it to its end.
-fn child(command: &mut Command) -> Result<Spent> {
+pub(crate) fn child(command: &mut Command) -> Result<Spent> {
     let (begin, cpu) = (Instant::now(), children_cpu()?);
     let mut child = command.stdin(Stdio::null()).spawn().with_context(|| format!("{command:?}"))?;
     let mut peak = 0;

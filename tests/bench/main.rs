@@ -10,6 +10,9 @@ mod kafka_latency;
 mod kafka_peers;
 mod limits;
 mod moves;
+mod postgres;
+mod postgres_latency;
+mod postgres_sink;
 mod table;
 
 use anyhow::{Context, Result};
@@ -51,6 +54,8 @@ enum Part {
     Idle,
     /// File → Kafka and Kafka → file beside kcat and Kafka Connect, and the time until a line is visible.
     Kafka,
+    /// Postgres → log and log → Postgres beside pg_recvlogical, COPY, UNNEST and Debezium: a fifth of `--lines` as rows.
+    Postgres,
 }
 
 fn main() -> Result<()> {
@@ -71,6 +76,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Kafka) {
         kafka::measure(&dir, args.lines, args.runs, &mut table)?;
+    }
+    if wanted(Part::Postgres) {
+        postgres::measure(&dir, args.lines / 5, &mut table)?;
     }
     let text = format!("{}\n{table}", machine(&dir)?);
     println!("{text}");
