@@ -172,6 +172,28 @@ fn a_boundary_by_interval_gathers_what_poll_would_end() {
     site.stop();
 }
 
+/// The source waits for room when `aqueduct.buffer.bytes` are in flight: their transaction does not wait for its interval then.
+#[test]
+fn an_interval_does_not_outlast_the_buffer() {
+    let broker = shared();
+    let (mut site, group) = site(&broker, "");
+    site.start();
+    let (file, topic) = (site.path("in.txt"), format!("{group}-lines"));
+    append(&file, (0..20_000).map(line));
+    let more = [
+        ("transaction.boundary", "interval"),
+        ("transaction.boundary.interval.ms", "20000"),
+        ("aqueduct.batch.max.bytes", "16384"),
+        ("aqueduct.buffer.bytes", "65536"),
+    ];
+    put(&site, "tail", &with(source(&file, &topic), &more));
+    // 240 KB: three times the interval, if each buffer waited for it.
+    let begin = std::time::Instant::now();
+    exactly(&broker, &topic, 0..20_000);
+    assert!(begin.elapsed() < Duration::from_secs(35), "{:?}", begin.elapsed());
+    site.stop();
+}
+
 #[test]
 fn topics_are_created_as_their_group_says() {
     let broker = shared();

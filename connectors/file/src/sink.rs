@@ -15,7 +15,7 @@ pub use output::{Compression, read_text};
 
 use append::Append;
 use aqueduct_config::{ByteSize, List, Millis, PathText, SinkConnector};
-use aqueduct_core::{Ack, Batch, Issue, LogPosition, Rejects, Result, SinkTask, TaskContext, TaskSpec, TopicPartition};
+use aqueduct_core::{Ack, Batch, Delivery, Issue, LogPosition, Rejects, Result, SinkTask, TaskContext, TaskSpec, TopicPartition};
 use async_trait::async_trait;
 use encode::{Column, Encoder};
 use rolling::Rolling;
@@ -266,6 +266,11 @@ impl SinkTask for FileSink {
             Target::Append(append) => append.metadata(partition),
             Target::Rolling(rolling) => rolling.metadata(partition),
         }
+    }
+
+    /// What lies behind the committed position is cut, or known to be there.
+    fn delivery(&self) -> Delivery {
+        Delivery::ExactlyOnce
     }
 
     async fn close(&mut self) -> Result<()> {

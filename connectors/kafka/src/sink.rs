@@ -13,7 +13,7 @@ use crate::error;
 use aqueduct_config::SinkConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::{
-    Ack, Batch, Chunk, Error, Issue, LogPosition, Rejects, Result, SinkTask, TaskContext, TaskSpec, TopicPartition,
+    Ack, Batch, Chunk, Delivery, Error, Issue, LogPosition, Rejects, Result, SinkTask, TaskContext, TaskSpec, TopicPartition,
 };
 use async_trait::async_trait;
 use config::{Guarantee, Settings};
@@ -243,6 +243,13 @@ impl SinkTask for KafkaSink {
         match lanes.get(partition) {
             Some(lane) => Some(lane.metadata()),
             None => assigned.get(partition)?.metadata.as_deref().map(str::to_owned),
+        }
+    }
+
+    fn delivery(&self) -> Delivery {
+        match &self.writer {
+            Writer::Exactly { .. } => Delivery::ExactlyOnce,
+            Writer::AtLeast { .. } => Delivery::AtLeastOnce("delivery.guarantee is at_least_once".to_owned()),
         }
     }
 

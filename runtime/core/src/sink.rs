@@ -12,6 +12,14 @@ pub enum Ack {
     Buffered,
 }
 
+/// How often a record is in the target when everything has gone wrong that may.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    ExactlyOnce,
+    /// Why not exactly once, for people.
+    AtLeastOnce(String),
+}
+
 /// One task of a sink connector.
 ///
 /// The worker commits a log position only after `Durable` or a `flush` (invariant 2), and then stores [`SinkTask::metadata`] with it, in the
@@ -45,6 +53,11 @@ pub trait SinkTask: Send {
     fn metadata(&self, partition: &TopicPartition) -> Option<String> {
         let _ = partition;
         None
+    }
+
+    /// What this task promises with its settings: the status tells it.
+    fn delivery(&self) -> Delivery {
+        Delivery::AtLeastOnce("the sink keeps no position with what it writes: what was put and not committed is put again after a crash".to_owned())
     }
 
     /// Releases what `open` took. Called once; the task is dropped after it. Needs not flush.

@@ -165,6 +165,8 @@ pub struct ConnectorOptions {
     pub consumer: Options,
     pub admin: Options,
     pub transaction_boundary: TransactionBoundary,
+    /// `aqueduct.buffer.bytes`: when so many are appended and not durable, their writer waits. A transaction must have ended by then.
+    pub buffer_bytes: Option<usize>,
     /// `offsets.storage.topic`; `None` is the worker's.
     pub offsets_topic: Option<String>,
 }

@@ -54,25 +54,26 @@ pub(crate) static NUMBERS: [Number; 6] = [
 
 /// A converter by class, with its own options (without `value.converter.` before them).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ConverterConfig {
-    pub class: String,
-    pub options: Options,
+struct ConverterConfig {
+    class: String,
+    options: Options,
 }
 
 impl ConverterConfig {
-    pub fn new(class: impl Into<String>) -> Self {
-        Self { class: class.into(), options: Options::new() }
-    }
-
     /// `value.converter` and `value.converter.*` of the connector; where it names none, the worker's, with the worker's options.
     fn of(key: &str, connector: &Options, worker: &Options, default: &str) -> Self {
         let from = [connector, worker].into_iter().find(|options| options.contains_key(key));
-        let Some(from) = from else { return Self::new(default) };
+        let Some(from) = from else {
+            return Self { class: default.to_owned(), options: Options::new() };
+        };
         let prefix = format!("{key}.");
         let own = from.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
         Self {
             class: from[key].trim().to_owned(),
-            options: own.map(|(key, value)| (key[prefix.len()..].to_owned(), value.clone())).collect(),
+            options: own
+                .map(|(key, value)| (key[prefix.len()..].to_owned(), value.clone()))
+                .filter(|(key, _)| key != "plugin.version")
+                .collect(),
         }
     }
 }
@@ -137,16 +138,11 @@ impl Converters {
     /// # Errors
     /// Every issue, at `key.converter`, `value.converter.decimal.format`, …
     pub fn new(connector: &Options, worker: &Options) -> Result<Self, Vec<Issue>> {
-        let of = |key: &str, default: &str| ConverterConfig::of(key, connector, worker, default);
-        Self::of(&of("key.converter", PLAIN), &of("value.converter", PLAIN), &of("header.converter", SIMPLE))
-    }
-
-    /// # Errors
-    /// As [`Converters::new`].
-    pub fn of(key: &ConverterConfig, value: &ConverterConfig, header: &ConverterConfig) -> Result<Self, Vec<Issue>> {
-        let key = Converter::new(PartKind::Converter, "key.converter", Stage::KeyConverter, key);
-        let value = Converter::new(PartKind::Converter, "value.converter", Stage::ValueConverter, value);
-        let header = Converter::new(PartKind::HeaderConverter, "header.converter", Stage::HeaderConverter, header);
+        let make =
+            |kind, key, stage, default| Converter::new(kind, key, stage, &ConverterConfig::of(key, connector, worker, default));
+        let key = make(PartKind::Converter, "key.converter", Stage::KeyConverter, PLAIN);
+        let value = make(PartKind::Converter, "value.converter", Stage::ValueConverter, PLAIN);
+        let header = make(PartKind::HeaderConverter, "header.converter", Stage::HeaderConverter, SIMPLE);
         match (key, value, header) {
             (Ok(key), Ok(value), Ok(header)) => Ok(Self { key, value, header }),
             (key, value, header) => Err([key.err(), value.err(), header.err()].into_iter().flatten().flatten().collect()),

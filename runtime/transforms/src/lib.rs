@@ -13,6 +13,6 @@ mod text;
 mod transforms;
 
 pub use chain::Chain;
-pub use converters::{ConverterConfig, Converters};
+pub use converters::Converters;
 pub use keys::unknown_keys;
 pub use parts::{PartDescriptor, PartKind, descriptors};

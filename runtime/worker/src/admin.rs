@@ -113,7 +113,8 @@ pub struct TaskProgress {
     pub idle_ms: Option<u64>,
     /// The last error, also when the task has recovered from it.
     pub last_error: Option<String>,
-    /// What the log promises to a source: its records and offsets together, or not. None for sinks, and before the task has opened its writer.
+    /// Of a source: whether the log promises its records and offsets together. Of a sink: whether it promises each record once in its target. None
+    /// before the task was opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exactly_once: Option<ExactlyOnce>,
     /// Why it is degraded.

@@ -7,7 +7,7 @@ use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
 use crate::topics::queue_topic;
 use aqueduct_core::failpoint::{self, bug, point};
-use aqueduct_core::{Ack, Batch, Error, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
+use aqueduct_core::{Ack, Batch, Delivery, Error, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
 use aqueduct_log::{Fetch, LogReader};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,6 +53,10 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
     let spec = std::mem::take(&mut run.spec);
     let mut sink = run.stats.time(Call::Open, plugin.open(&options, spec)).await?;
     drop(options);
+    run.stats.promises(match sink.delivery() {
+        Delivery::ExactlyOnce => None,
+        Delivery::AtLeastOnce(why) => Some(why),
+    });
     let reader = match run.log.reader(&group(&run.id.connector), &run.id.to_string(), &topics).await {
         Ok(reader) => reader,
         Err(error) => {

@@ -12,7 +12,7 @@ use aqueduct_config::settings::{self, ClientOverrides, ConnectorDefaults, Connec
 use aqueduct_config::{Flat, options::invalid};
 use aqueduct_core::{Error, Issue, OptionKind, OptionSpec, Options, Plugin, PluginKind, Result, TaskId, TaskSpec};
 use aqueduct_log::{ConnectorOptions, Log, TopicSpec, TransactionBoundary};
-use aqueduct_transforms::{Chain, ConverterConfig, Converters};
+use aqueduct_transforms::{Chain, Converters};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -152,20 +152,8 @@ impl ConnectorSpec {
         let settings = &self.settings;
         let resolved = self.resolve().await?;
         let chain = Chain::new(&resolved.options).map_err(|issues| invalid(&issues))?;
-        let converter = |converter: &ConverterSettings, key: &str| ConverterConfig {
-            class: converter.class.clone(),
-            // The connector's own, with references resolved; else the worker's.
-            options: match resolved.options.contains_key(key) {
-                true => below(&resolved, &format!("{key}.")),
-                false => converter.options.clone(),
-            },
-        };
-        let converters = Converters::of(
-            &converter(&settings.key_converter, "key.converter"),
-            &converter(&settings.value_converter, "value.converter"),
-            &converter(&settings.header_converter, "header.converter"),
-        )
-        .map_err(|issues| invalid(&issues))?;
+        let of_worker = converter_options(&self.defaults.connector);
+        let converters = Converters::new(&resolved.options, &of_worker).map_err(|issues| invalid(&issues))?;
         let errors = &settings.errors;
         let policy = Policy {
             task: parts.id.clone(),
@@ -285,7 +273,7 @@ pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown
             .iter()
             .flat_map(|plugin| [&plugin.descriptor().name].into_iter().chain(&plugin.descriptor().aliases).cloned())
             .collect(),
-        parts: &|options| part_issues(options, &defaults.log),
+        parts: &|options| part_issues(options, defaults),
         defaults: &defaults.connector,
         providers: &defaults.providers,
         unknown_keys,
@@ -294,22 +282,31 @@ pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown
 }
 
 /// Of transforms, predicates, converters, and the clients of the log.
-fn part_issues(options: &Options, log: &LogOptions) -> Vec<Issue> {
+fn part_issues(options: &Options, defaults: &Defaults) -> Vec<Issue> {
     let mut issues = Chain::new(options).err().unwrap_or_default();
-    issues.extend(Converters::new(options, &Options::new()).err().unwrap_or_default());
+    issues.extend(Converters::new(options, &converter_options(&defaults.connector)).err().unwrap_or_default());
     issues.extend(aqueduct_transforms::unknown_keys(options));
-    issues.extend(log.issues(options));
+    issues.extend(defaults.log.issues(options));
     issues
+}
+
+/// What worker.yaml says of converters, under its keys.
+fn converter_options(defaults: &ConnectorDefaults) -> Options {
+    let each = [
+        ("key.converter", &defaults.key_converter),
+        ("value.converter", &defaults.value_converter),
+        ("header.converter", &defaults.header_converter),
+    ];
+    let own = |key: &'static str, converter: &ConverterSettings| {
+        let options = converter.options.clone().into_iter().map(move |(name, value)| (format!("{key}.{name}"), value));
+        options.chain([(key.to_owned(), converter.class.clone())])
+    };
+    each.into_iter().flat_map(|(key, converter)| own(key, converter)).collect()
 }
 
 /// The worker's own options for a connector of this kind.
 pub fn common_options(kind: ConnectorType) -> Vec<OptionSpec> {
     settings::options(if kind == ConnectorType::Sink { PluginKind::Sink } else { PluginKind::Source })
-}
-
-fn below(resolved: &Resolved, prefix: &str) -> Options {
-    let own = resolved.options.iter().filter_map(|(key, value)| Some((key.strip_prefix(prefix)?.to_owned(), value.clone())));
-    own.filter(|(key, _)| key != "plugin.version").collect()
 }
 
 /// What the log is told of a connector.
@@ -333,6 +330,7 @@ fn log_options(settings: &ConnectorSettings, resolved: &Options) -> ConnectorOpt
         consumer: clients.consumer,
         admin: clients.admin,
         transaction_boundary: boundary,
+        buffer_bytes: Some(settings.limits.buffer_bytes),
         offsets_topic,
     }
 }

@@ -248,7 +248,7 @@ impl TaskStats {
         *self.last_error.lock() = Some(trace.to_owned());
     }
 
-    /// What the log promises to a source's task; why it is less than exactly once.
+    /// What the log promises to a source's task, or a sink's task of itself; why it is less than exactly once.
     pub fn promises(&self, degraded: Option<String>) {
         let promise = if degraded.is_some() { ExactlyOnce::Degraded } else { ExactlyOnce::Promised };
         *self.exactly_once.lock() = Some((promise, degraded));

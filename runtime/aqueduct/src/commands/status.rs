@@ -119,7 +119,8 @@ fn table(summary: &Value, before: Option<(Duration, &Seen)>, screen: &Screen) ->
     for connector in connectors(summary) {
         let status = &connector["status"];
         let (name, out) = (plain(&connector["name"]), sum(connector, "records_out"));
-        let lag: i64 = tasks(status).iter().filter_map(|task| task["aqueduct"]["lag"].as_i64()).sum();
+        // None of a source, nor of a sink that does not run.
+        let lag = tasks(status).iter().filter_map(|task| task["aqueduct"]["lag"].as_i64()).reduce(|a, b| a + b);
         let idle = tasks(status).iter().filter_map(|task| task["aqueduct"]["idle_ms"].as_u64()).min();
         let topics: Vec<String> = connector["topics"].as_array().map_or(&[][..], Vec::as_slice).iter().map(plain).collect();
         let mut row = vec![
@@ -129,7 +130,7 @@ fn table(summary: &Value, before: Option<(Duration, &Seen)>, screen: &Screen) ->
             Cell::new(tasks_running(status)),
             Cell::new(grouped(sum(connector, "records_in"))),
             Cell::new(grouped(out)),
-            Cell::new(if status["type"] == "sink" { lag.to_string() } else { "-".to_owned() }),
+            Cell::new(lag.map_or_else(|| "-".to_owned(), |lag| lag.to_string())),
             Cell::new(ago(idle)),
             Cell::new(topics.join(", ")),
         ];
@@ -153,7 +154,9 @@ fn troubles(summary: &Value, screen: &Screen) -> String {
             text.push_str(&format!("\n{} {}\n", screen.red(&format!("{what}:")), plain(trace).replace('\n', "\n  ")));
         }
         // Mostly the same for all of its tasks.
+        // A sink that is at least once is so by its settings or its kind: its status says it, and nothing is wrong.
         let degraded = tasks(status).iter().find(|task| task["aqueduct"]["exactly_once"] == "degraded");
+        let degraded = degraded.filter(|_| status["type"] != "sink");
         if let Some(task) = degraded {
             let (label, why) = (screen.red(&format!("{name}:")), plain(&task["aqueduct"]["exactly_once_reason"]));
             text.push_str(&format!("\n{label} exactly once is degraded: {why}\n"));
@@ -193,10 +196,15 @@ mod tests {
         assert!(text.contains("500"), "{text}");
         let text = page(&one("FAILED", Some("file.open: no\nFix: look")), None, &screen);
         assert!(text.contains("hole, task 0: file.open: no\n  Fix: look"), "{text}");
+        let mut stopped = one("UNASSIGNED", None);
+        stopped["connectors"][0]["status"]["tasks"][0]["aqueduct"]["lag"] = Value::Null;
+        let text = page(&stopped, None, &screen);
+        assert!(text.contains("1,200    -    now"), "{text}");
         let mut copies = one("RUNNING", None);
         copies["connectors"][0]["status"]["tasks"][0]["aqueduct"]["report"] = json!({"summary": "snapshot: half of it"});
         assert!(page(&copies, None, &screen).contains("\nhole: snapshot: half of it\n"));
         let mut degraded = one("RUNNING", None);
+        degraded["connectors"][0]["status"]["type"] = json!("source");
         let progress = &mut degraded["connectors"][0]["status"]["tasks"][0]["aqueduct"];
         (progress["exactly_once"], progress["exactly_once_reason"]) = (json!("degraded"), json!("an old broker"));
         let text = page(&degraded, None, &screen);

@@ -291,6 +291,7 @@ async fn letter_producer(shared: &Arc<Shared>, member: &Member) -> Result<Produc
         transactional_id: Some(format!("{}-{name}-dlq", shared.options.group_id)),
         client_id: format!("connector-dlq-producer-{name}"),
         boundary: Boundary::Poll,
+        budget: None,
         overrides: &overrides,
         after: None,
     };

@@ -27,6 +27,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, task: &TaskId) -> Result<Box<dyn 
             TransactionBoundary::Interval(interval) => Boundary::Interval(interval),
             TransactionBoundary::Connector => Boundary::Connector,
         },
+        budget: connector.buffer_bytes,
         overrides: &connector.producer,
         after: None,
     };
@@ -53,6 +54,7 @@ pub(crate) async fn transactional(shared: &Arc<Shared>, id: &str, after: Option<
         transactional_id: Some(id.to_owned()),
         client_id: id.to_owned(),
         boundary: Boundary::Poll,
+        budget: None,
         overrides: &overrides,
         after,
     };

@@ -35,6 +35,8 @@ use uuid::Uuid;
 
 /// Appends between their writer and the task that owns the producer; their bytes are bounded by `buffer.memory`.
 const ASKS_MAX: usize = 1024;
+/// The least that an append counts for.
+const APPEND_BYTES_MIN: usize = 1024;
 /// Kafka's default of `max.message.bytes`.
 const MESSAGE_BYTES: usize = 1_048_588;
 
@@ -45,6 +47,8 @@ pub(crate) struct ProducerOptions<'a> {
     /// `client.id`
     pub(crate) client_id: String,
     pub(crate) boundary: Boundary,
+    /// What the caller has in flight at most, in bytes.
+    pub(crate) budget: Option<usize>,
     /// `producer.override.…` of the connector.
     pub(crate) overrides: &'a Options,
     /// Of the last producer with this transactional id: opened only when nobody else took over since then (KIP-360).
@@ -89,7 +93,7 @@ impl Producer {
             in_flight: producer.in_flight,
             request_bytes: producer.max_request_bytes,
             linger: producer.linger,
-            buffer_bytes: producer.buffer_bytes,
+            buffer_bytes: options.budget.map_or(producer.buffer_bytes, |budget| budget.min(producer.buffer_bytes)),
             delivery,
             transaction,
             boundary,
@@ -110,7 +114,7 @@ impl Producer {
         let identity = Arc::new(Mutex::new(identity));
         let owner = run::Owner::new(shared.clone(), link, txn, asks, failed.clone(), identity.clone(), registration);
         shared.tasks.spawn(owner.run());
-        let room_bytes = limits.buffer_bytes.min(u32::MAX as usize);
+        let room_bytes = producer.buffer_bytes.min(u32::MAX as usize);
         let room = Arc::new(Semaphore::new(room_bytes));
         Ok(Self {
             shared: shared.clone(),
@@ -151,7 +155,8 @@ impl Producer {
     ) -> Result<oneshot::Receiver<Result<Appended>>> {
         self.check()?;
         let records = records.into_batch();
-        let bytes = records.bytes() + offsets.as_ref().map_or(0, Batch::bytes);
+        // As the worker counts: offsets alone take room too.
+        let bytes = (records.bytes() + offsets.as_ref().map_or(0, Batch::bytes)).max(APPEND_BYTES_MIN);
         let turn = self.turn;
         let records = self.place(records, turn).await?;
         let mut offsets = match offsets {

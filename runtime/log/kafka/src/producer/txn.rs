@@ -53,7 +53,8 @@ pub(crate) struct Limits {
     pub(crate) in_flight: usize,
     pub(crate) request_bytes: usize,
     pub(crate) linger: Duration,
-    /// After so many bytes a transaction is ended whatever its boundary: appends wait for room by then.
+    /// `buffer.memory`, or the connector's budget where that is less: a transaction is ended after half of it whatever its boundary, so that nobody
+    /// waits for room until its interval is over.
     pub(crate) buffer_bytes: usize,
     /// How long refusals are borne: `delivery.timeout.ms`.
     pub(crate) delivery: Duration,

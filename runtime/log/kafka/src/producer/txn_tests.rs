@@ -317,6 +317,24 @@ fn what_gathers_while_a_transaction_ends_is_one_transaction() {
     assert_eq!((sim.transactions, sim.settled), (5, 5));
 }
 
+/// Who appends waits when its budget is in flight: an interval that waits for more would be waited for in turn.
+#[test]
+fn an_interval_ends_when_half_of_the_budget_is_in_it() {
+    let mut sim = Sim::new(1, MODES[0], Boundary::Interval(Duration::from_secs(30)));
+    // An append counts for 100 bytes.
+    sim.limit(|limits| limits.buffer_bytes = 1000);
+    let began = sim.now;
+    for _ in 0..10 {
+        (0..5).for_each(|_| sim.append(1));
+        sim.finish(0.0);
+    }
+    assert_eq!(sim.transactions, 10);
+    assert!(sim.now - began < Duration::from_secs(1), "{:?}", sim.now - began);
+    sim.append(1);
+    sim.finish(0.0);
+    assert!(sim.now - began >= Duration::from_secs(29), "below half of it the interval stands: {:?}", sim.now - began);
+}
+
 #[test]
 fn refusals_are_borne_for_so_long() {
     let mut sim = Sim::new(1, MODES[0], Boundary::Poll);
