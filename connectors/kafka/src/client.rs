@@ -3,9 +3,10 @@
 use crate::error;
 use crate::security;
 use aqueduct_config::options::invalid;
-use aqueduct_config::{Millis, Secret};
-use aqueduct_core::{Issue, Result};
+use aqueduct_config::{KafkaSecurity, Millis, Secret};
+use aqueduct_core::{Issue, Options, Result};
 use krafka::Kafka;
+use std::fmt;
 use std::time::Duration;
 
 /// Texts only: they are read through `#[serde(flatten)]`, which knows no numbers in text. All are judged in [`ClientOptions::issues`].
@@ -26,7 +27,7 @@ macro_rules! client_options {
             #[serde(rename = "security.protocol", default)]
             #[schemars(extend("x-group" = "Security", "x-aliases" = [concat!($prefix, "security.protocol")]))]
             security_protocol: Option<String>,
-            /// `PLAIN`, `SCRAM-SHA-256` or `SCRAM-SHA-512`.
+            /// `PLAIN`, `SCRAM-SHA-256`, `SCRAM-SHA-512` or `OAUTHBEARER`.
             #[serde(rename = "sasl.mechanism", default)]
             #[schemars(extend("x-group" = "Security", "x-aliases" = [concat!($prefix, "sasl.mechanism")]))]
             sasl_mechanism: Option<String>,
@@ -34,6 +35,22 @@ macro_rules! client_options {
             #[serde(rename = "sasl.jaas.config", default)]
             #[schemars(extend("x-group" = "Security", "x-aliases" = [concat!($prefix, "sasl.jaas.config")]))]
             sasl_jaas_config: Option<Secret>,
+            /// With `OAUTHBEARER`: the URL where an OpenID provider gives tokens.
+            #[serde(rename = "sasl.oauthbearer.token.endpoint.url", default)]
+            #[schemars(extend("x-importance" = "low", "x-group" = "Security", "x-aliases" = [concat!($prefix, "sasl.oauthbearer.token.endpoint.url")]))]
+            sasl_oauthbearer_url: Option<String>,
+            /// With `OAUTHBEARER`: the id that the provider knows this client by; or `clientId` in `sasl.jaas.config`.
+            #[serde(rename = "sasl.oauthbearer.client.credentials.client.id", default)]
+            #[schemars(extend("x-importance" = "low", "x-group" = "Security", "x-aliases" = [concat!($prefix, "sasl.oauthbearer.client.credentials.client.id")]))]
+            sasl_oauthbearer_id: Option<String>,
+            /// The secret of that id; or `clientSecret` in `sasl.jaas.config`.
+            #[serde(rename = "sasl.oauthbearer.client.credentials.client.secret", default)]
+            #[schemars(extend("x-importance" = "low", "x-group" = "Security", "x-aliases" = [concat!($prefix, "sasl.oauthbearer.client.credentials.client.secret")]))]
+            sasl_oauthbearer_secret: Option<Secret>,
+            /// The scope that is asked for.
+            #[serde(rename = "sasl.oauthbearer.scope", default)]
+            #[schemars(extend("x-importance" = "low", "x-group" = "Security", "x-aliases" = [concat!($prefix, "sasl.oauthbearer.scope")]))]
+            sasl_oauthbearer_scope: Option<String>,
             /// A PEM file with the authorities that sign the brokers' certificates; the system's if not given.
             #[serde(rename = "ssl.truststore.location", default)]
             #[schemars(extend("x-group" = "Security", "x-aliases" = [concat!($prefix, "ssl.truststore.location")]))]
@@ -63,19 +80,26 @@ macro_rules! client_options {
         impl $name {
             pub(crate) fn options(&self) -> $crate::client::ClientOptions {
                 let text = |text: &Option<String>| text.clone().filter(|text| !text.trim().is_empty());
-                let secret = |secret: &Option<Secret>| secret.clone().filter(|secret| !secret.expose().trim().is_empty());
+                let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+                let security = [
+                    ("security.protocol", self.security_protocol.clone()),
+                    ("sasl.mechanism", self.sasl_mechanism.clone()),
+                    ("sasl.jaas.config", secret(&self.sasl_jaas_config)),
+                    ("sasl.oauthbearer.token.endpoint.url", self.sasl_oauthbearer_url.clone()),
+                    ("sasl.oauthbearer.client.credentials.client.id", self.sasl_oauthbearer_id.clone()),
+                    ("sasl.oauthbearer.client.credentials.client.secret", secret(&self.sasl_oauthbearer_secret)),
+                    ("sasl.oauthbearer.scope", self.sasl_oauthbearer_scope.clone()),
+                    ("ssl.truststore.location", self.ssl_truststore_location.clone()),
+                    ("ssl.truststore.certificates", self.ssl_truststore_certificates.clone()),
+                    ("ssl.keystore.location", self.ssl_keystore_location.clone()),
+                    ("ssl.keystore.certificate.chain", self.ssl_keystore_certificate_chain.clone()),
+                    ("ssl.keystore.key", secret(&self.ssl_keystore_key)),
+                    ("ssl.key.password", secret(&self.ssl_key_password)),
+                ];
                 $crate::client::ClientOptions {
                     bootstrap_servers: text(&self.bootstrap_servers).unwrap_or_default(),
                     client_id: text(&self.client_id),
-                    security_protocol: text(&self.security_protocol),
-                    sasl_mechanism: text(&self.sasl_mechanism),
-                    sasl_jaas_config: secret(&self.sasl_jaas_config),
-                    ssl_truststore_location: text(&self.ssl_truststore_location),
-                    ssl_truststore_certificates: text(&self.ssl_truststore_certificates),
-                    ssl_keystore_location: text(&self.ssl_keystore_location),
-                    ssl_keystore_certificate_chain: text(&self.ssl_keystore_certificate_chain),
-                    ssl_keystore_key: secret(&self.ssl_keystore_key),
-                    ssl_key_password: secret(&self.ssl_key_password),
+                    security: security.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect(),
                 }
             }
         }
@@ -85,19 +109,19 @@ macro_rules! client_options {
 client_options!(SourceClient, "source.cluster.");
 client_options!(TargetClient, "target.cluster.");
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct ClientOptions {
     pub(crate) bootstrap_servers: String,
     pub(crate) client_id: Option<String>,
-    pub(crate) security_protocol: Option<String>,
-    pub(crate) sasl_mechanism: Option<String>,
-    pub(crate) sasl_jaas_config: Option<Secret>,
-    pub(crate) ssl_truststore_location: Option<String>,
-    pub(crate) ssl_truststore_certificates: Option<String>,
-    pub(crate) ssl_keystore_location: Option<String>,
-    pub(crate) ssl_keystore_certificate_chain: Option<String>,
-    pub(crate) ssl_keystore_key: Option<Secret>,
-    pub(crate) ssl_key_password: Option<Secret>,
+    /// By Kafka's names, passwords among them (invariant 9).
+    pub(crate) security: Options,
+}
+
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.security.keys().collect();
+        f.debug_struct("ClientOptions").field("bootstrap_servers", &self.bootstrap_servers).field("security", &names).finish()
+    }
 }
 
 /// A broker that does not take a connection in this time is not there: a wrong address is told within ten seconds.
@@ -105,6 +129,13 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) fn request_timeout() -> Millis {
     Millis::from_secs(30)
+}
+
+fn told(issue: Issue) -> Issue {
+    match issue.fix {
+        Some(_) => issue,
+        None => issue.fix("the README of the connector shows how logins and certificates are written"),
+    }
 }
 
 impl ClientOptions {
@@ -124,7 +155,7 @@ impl ClientOptions {
                 issues.push(issue.fix("write `host:9092`, and a comma between several"));
             }
         }
-        security::check(self, &mut issues);
+        issues.extend(KafkaSecurity::issues(&self.security).into_iter().map(told));
         issues
     }
 
@@ -150,5 +181,37 @@ impl ClientOptions {
             Err(_) => Err(krafka::KrafkaError::timeout("no broker answered")),
         };
         connected.map_err(|error| error::from(&format!("connect to {}", self.bootstrap_servers), &error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aqueduct_config::parse;
+
+    #[tokio::test]
+    async fn every_login_is_made_of_the_options_under_either_name() {
+        let login = "org.apache.kafka.common.security.scram.ScramLoginModule required username=\"a\" password=\"top-secret\";";
+        let scram = [("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "SCRAM-SHA-512"), ("sasl.jaas.config", login)];
+        let bearer = [
+            ("source.cluster.security.protocol", "SASL_SSL"),
+            ("source.cluster.sasl.mechanism", "OAUTHBEARER"),
+            ("source.cluster.sasl.oauthbearer.token.endpoint.url", "https://idp.example/token"),
+            ("sasl.oauthbearer.client.credentials.client.id", "me"),
+            ("sasl.oauthbearer.client.credentials.client.secret", "top-secret"),
+        ];
+        for (given, tls) in [(&scram[..], false), (&bearer[..], true)] {
+            let pairs = given.iter().chain(&[("bootstrap.servers", "a:9092")]);
+            let pairs: Options = pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            let options = parse::<SourceClient>(&pairs).unwrap().options();
+            assert_eq!(options.issues(), []);
+            assert!(!format!("{options:?}").contains("top-secret"), "{options:?}");
+            let auth = security::auth(&options).await.unwrap();
+            assert_eq!((auth.requires_sasl(), auth.requires_tls()), (true, tls));
+            // Without its secret.
+            let without: Options = pairs.into_iter().filter(|(_, value)| !value.contains("top-secret")).collect();
+            let issues = parse::<SourceClient>(&without).unwrap().options().issues();
+            assert!(issues.len() == 1 && issues[0].code == "kafka.config" && issues[0].fix.is_some(), "{issues:?}");
+        }
     }
 }

@@ -42,7 +42,7 @@ impl ClientConfig {
         let buffer = |name| parser.number(name, -1, -1..=i64::from(i32::MAX)).map(|bytes| usize::try_from(bytes).ok());
         Ok(Self {
             client_id: parser.text("client.id").unwrap_or(client_id).to_owned(),
-            security: security::parse(&parser)?,
+            security: security::parse(options)?,
             request_timeout,
             connect_timeout,
             api_timeout,
