@@ -1,4 +1,4 @@
-//! Debezium's shapes (3.4.3.Final): keys, envelopes, schemas, topics.
+//! Debezium's shapes (3.7.0.Final): keys, envelopes, schemas, topics.
 //!
 //! ```text
 //! Model::new(&Options)? ─context(task, run)─► table(&Table, &Types)? ─► TableModel ─change(Change, &SourceInfo, transaction, &mut out)─► records
@@ -16,8 +16,10 @@
 //! |---|---|---|---|
 //! | arrays of more than one dimension | `[null,null]` | all elements, row by row | the values were lost; the schema has one dimension |
 //! | `NaN`, `Infinity` in a Decimal; what else its schema cannot say | null, with a line in its log | null, and the header `__aqueduct.unconverted` tells column and value; in a column that cannot be null, an error | not in silence |
-//! | `infinity` in a `date` | a day in the year -5877611, the positive one before the negative one | the greatest and the least 32-bit number, as Postgres stores it; `infinity` with `isostring` | they sorted the wrong way round |
-//! | `infinity` in a `timestamp` with `isostring` | `+294247-01-09T…` | `infinity` | |
+//! | `infinity` in a `date` | in a snapshot numbers of no meaning, in the stream the years 5877611 and -5877611 | the latter always: beyond every date that Postgres has, and in order; `infinity` with `isostring` | one value, one number |
+//! | `infinity` in a `timestamp` with `isostring` or `nanoseconds` | `+292278994-08-16T…`, or a number that wrapped around | `infinity`, or the greatest and least number | |
+//! | dates from 1582-10-05 to 1582-10-14 in a snapshot | moved by ten days | as they are | the calendar of `java.sql.Date` |
+//! | NULL in an array of an enumeration | the whole array is null | an optional element | |
 //! | `time[]`, `timetz[]` | milliseconds; `timetz[]` moved by the zone of the JVM | as exact as the column, at UTC | |
 //! | `timestamp` beyond the year 2262 in nanoseconds | wraps around | as NaN | |
 //! | `name` in the stream | null | the text, as in a snapshot | |
@@ -27,9 +29,9 @@
 //! | truncated or hashed columns | the placeholder is truncated or hashed | it stays | nobody could tell it from a value |
 //! | masks on `json`, `xml`, `uuid`, `citext`, … | not masked | masked | who masks a column wants it masked |
 //! | `numeric(p,-s)` (PostgreSQL 15) | a scale of 2046 and an error | a negative scale | |
+//! | the length of a `numeric` without precision, where `column.propagate.source.type` tells it | 0 in a snapshot, 131089 in the stream | 131089 | |
 //! | defaults with quotes or line breaks in them | cut off, or none | as they are | |
 //! | amounts of `money` in locales other than en_US | an error | the amount | |
-//! | `snapshot` rows of `serial` columns with `column.propagate.source.type` | `SERIAL`, then `INT4` in the stream | `INT4` | |
 //!
 //! A NULL in a column that has a default is null here and in Debezium; that it is the default in the JSON is the converter's
 //! `replace.null.with.default`, which is honoured.

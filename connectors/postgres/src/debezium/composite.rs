@@ -175,6 +175,32 @@ pub(crate) fn wkb_point(x: f64, y: f64) -> Vec<u8> {
     wkb
 }
 
+/// All numbers of `(1,1),(0,0)`, `[(0,0),(1,1)]`, `<(0,0),1>`, `{1,2,3}`.
+pub(crate) fn coordinates(text: &[u8]) -> Option<Vec<f64>> {
+    let parts = std::str::from_utf8(text).ok()?.split(|c: char| "()[]{}<>, ".contains(c)).filter(|part| !part.is_empty());
+    parts.map(|part| part.parse().ok()).collect()
+}
+
+fn wkb(kind: u32, rings: Option<u32>, points: &[(f64, f64)]) -> Vec<u8> {
+    let mut wkb = Vec::with_capacity(13 + 16 * points.len());
+    wkb.push(1);
+    wkb.extend(kind.to_le_bytes());
+    wkb.extend(rings.into_iter().flat_map(u32::to_le_bytes));
+    wkb.extend((points.len() as u32).to_le_bytes());
+    wkb.extend(points.iter().flat_map(|(x, y)| [x.to_le_bytes(), y.to_le_bytes()]).flatten());
+    wkb
+}
+
+/// A line string as little-endian WKB.
+pub(crate) fn wkb_line(points: &[(f64, f64)]) -> Vec<u8> {
+    wkb(2, None, points)
+}
+
+/// A polygon of one ring, which is closed.
+pub(crate) fn wkb_polygon(ring: &[(f64, f64)]) -> Vec<u8> {
+    wkb(3, Some(1), ring)
+}
+
 /// PostGIS' hexadecimal EWKB, and its SRID where it has one.
 pub(crate) fn geometry(text: &[u8]) -> Option<(Vec<u8>, Option<i32>)> {
     const SRID: u32 = 0x2000_0000;
@@ -269,7 +295,7 @@ mod tests {
         #[test]
         fn nothing_panics(bytes in proptest::collection::vec(any::<u8>(), 0..60), text in r#"[-\[\]{}()",\\=>NUL0-9a:./ ]{0,40}"#) {
             for text in [&bytes[..], text.as_bytes()] {
-                let _ = (array(text, b','), hstore(text), point(text), geometry(text), vector(text), sparse_vector(text));
+                let _ = (array(text, b','), hstore(text), point(text), coordinates(text), geometry(text), vector(text), sparse_vector(text));
             }
         }
 

@@ -24,7 +24,7 @@ pub(crate) fn default(expression: &str, typed: &Typed) -> Option<Data> {
     }
     let placeholder = match name {
         "bit" => "00",
-        "varbit" | "int2" | "int4" | "int8" => "0",
+        "varbit" | "int2" | "int4" | "int8" | "smallserial" | "serial" | "bigserial" => "0",
         "bool" => "f",
         "bpchar" | "varchar" | "text" | "xml" => "",
         "numeric" | "float4" | "float8" => "0.0",

@@ -75,7 +75,7 @@ impl Context {
             [
                 header("connectorLogicalName", name.to_owned()),
                 header("taskId", task.task.to_string()),
-                header("connectorName", task.connector.to_string()),
+                header("connectorName", "postgresql".to_owned()),
                 header("runId", run.to_string()),
             ]
         });
@@ -105,6 +105,9 @@ impl SourceInfo {
             number(self.tx_id.filter(|_| streamed).map(i64::from)),
             number(self.lsn.filter(|_| streamed).map(|lsn| lsn as i64)),
             number(self.xmin.filter(|_| streamed)),
+            // Of changes that came to the database by logical replication themselves: not told.
+            Data::Null,
+            Data::Null,
         ])
     }
 

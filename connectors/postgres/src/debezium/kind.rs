@@ -2,7 +2,7 @@
 
 use super::Types;
 use super::schemas;
-use super::value::{Decoder, Unit};
+use super::value::{Decoder, Shape, Unit};
 use crate::source::options::Options;
 use crate::source::options::modes::{BinaryMode, DecimalMode, HstoreMode, IntervalMode, TimeMode};
 use crate::table::{Column, TypeKind};
@@ -63,8 +63,6 @@ pub(crate) struct Typed {
     pub(crate) scale: i32,
     /// `pg_type.typname` of the column's own type: a domain's name for a domain.
     pub(crate) name: String,
-    /// The name of the type that it comes down to.
-    pub(crate) root: String,
     /// What an unchanged large value becomes.
     pub(crate) unchanged: Data,
 }
@@ -84,7 +82,13 @@ mod oid {
     pub(super) const XML: u32 = 142;
     pub(super) const POINT: u32 = 600;
     pub(super) const CIDR: u32 = 650;
+    pub(super) const LSEG: u32 = 601;
+    pub(super) const PATH: u32 = 602;
+    pub(super) const BOX: u32 = 603;
+    pub(super) const POLYGON: u32 = 604;
+    pub(super) const LINE: u32 = 628;
     pub(super) const FLOAT4: u32 = 700;
+    pub(super) const CIRCLE: u32 = 718;
     pub(super) const FLOAT8: u32 = 701;
     pub(super) const MACADDR8: u32 = 774;
     pub(super) const MONEY: u32 = 790;
@@ -130,8 +134,8 @@ pub(crate) fn typed(column: &Column, types: &Types, modes: &Modes) -> Option<Typ
     }
     let base = element_of(oid, types).unwrap_or(oid);
     let (length, scale) = (length(base, modifier), scale(base, modifier));
-    let shape = Shape { types, modes, length, scale };
-    let (schema, decoder) = shape.of(oid, true).or_else(|| {
+    let resolver = Resolver { types, modes, length, scale };
+    let (schema, decoder) = resolver.of(oid, true).or_else(|| {
         // Debezium has these array types still to do, and leaves them out even so.
         let todo = [oid::MONEY, oid::NAME, oid::INTERVAL, oid::VARBIT, oid::XML, oid::POINT, oid::REFCURSOR];
         let array = element_of(oid, types);
@@ -144,17 +148,17 @@ pub(crate) fn typed(column: &Column, types: &Types, modes: &Modes) -> Option<Typ
             None => (schemas::binary(modes.binary), raw),
         })
     })?;
-    let root = types.get(&oid).map_or_else(String::new, |found| found.name.clone());
+    // What pgjdbc calls them: rules by type and `column.propagate.source.type` see these names.
+    let counted = column.default.as_deref().is_some_and(|default| default.contains("nextval("));
+    let serial = match column.type_oid {
+        oid::INT2 if counted => Some("smallserial"),
+        oid::INT4 if counted => Some("serial"),
+        oid::INT8 if counted => Some("bigserial"),
+        _ => None,
+    };
+    let name = declared.or_else(|| types.get(&oid)).map_or("", |found| found.name.as_str());
     let unchanged = unchanged(oid, types, &decoder, modes);
-    Some(Typed {
-        schema,
-        decoder,
-        length,
-        scale,
-        name: declared.map_or_else(|| root.clone(), |declared| declared.name.clone()),
-        root,
-        unchanged,
-    })
+    Some(Typed { schema, decoder, length, scale, name: serial.unwrap_or(name).to_owned(), unchanged })
 }
 
 fn element_of(oid: u32, types: &Types) -> Option<u32> {
@@ -211,14 +215,14 @@ fn scale(oid: u32, modifier: i32) -> i32 {
     }
 }
 
-struct Shape<'a> {
+struct Resolver<'a> {
     types: &'a Types,
     modes: &'a Modes,
     length: i32,
     scale: i32,
 }
 
-impl Shape<'_> {
+impl Resolver<'_> {
     /// `arrays`: whether an array is one here; there are no arrays of arrays.
     fn of(&self, oid: u32, arrays: bool) -> Option<(Schema, Decoder)> {
         let plain = |kind: Kind, decoder: Decoder| Some((Schema::new(kind), decoder));
@@ -253,6 +257,12 @@ impl Shape<'_> {
             oid::BIT | oid::VARBIT if self.length > 1 => Some((schemas::bits(self.length), Decoder::Bits)),
             oid::BIT | oid::VARBIT => plain(Kind::Boolean, Decoder::Bit),
             oid::POINT => Some((schemas::point(), Decoder::Point)),
+            oid::LINE => Some((schemas::line(), Decoder::Shape(Shape::Line))),
+            oid::CIRCLE => Some((schemas::circle(), Decoder::Shape(Shape::Circle))),
+            oid::BOX => Some((schemas::geometry(), Decoder::Shape(Shape::Box))),
+            oid::LSEG => Some((schemas::geometry(), Decoder::Shape(Shape::Lseg))),
+            oid::PATH => Some((schemas::geometry(), Decoder::Shape(Shape::Path))),
+            oid::POLYGON => Some((schemas::geometry(), Decoder::Shape(Shape::Polygon))),
             oid::DATE | oid::TIME | oid::TIMETZ | oid::TIMESTAMP | oid::TIMESTAMPTZ | oid::INTERVAL => Some(self.temporal(oid)),
             oid => self.other(oid, arrays),
         }
@@ -333,9 +343,8 @@ impl Shape<'_> {
                 HstoreMode::Json => (schemas::named(Kind::String, schemas::JSON), Decoder::HstoreJson),
                 HstoreMode::Map => (schemas::map(Schema::new(Kind::String), schemas::optional(Kind::String)), Decoder::HstoreMap),
             }),
-            (TypeKind::Base, name @ ("geometry" | "geography")) => {
-                Some((schemas::geometry(name == "geography"), Decoder::Geometry))
-            }
+            (TypeKind::Base, "geometry") => Some((schemas::geometry(), Decoder::Geometry { extensions: true })),
+            (TypeKind::Base, "geography") => Some((schemas::geography(), Decoder::Geometry { extensions: false })),
             (TypeKind::Base, "vector") => {
                 vector(Kind::Float64, "io.debezium.data.DoubleVector").map(|s| (s, Decoder::Float64Vector))
             }
@@ -352,10 +361,8 @@ impl Shape<'_> {
             return None;
         }
         let (schema, decoder) = self.of(element, false)?;
-        // Debezium forgets `optional` for the types that it has no case for; an element that is NULL cannot be written then.
-        let required =
-            element == oid::TSVECTOR || matches!(self.types.get(&element).map(|found| &found.kind), Some(TypeKind::Enum(_)));
-        let schema = if required { schema } else { schema.optional() };
+        // Debezium forgets `optional` for an enumeration, and then cannot say an element that is NULL.
+        let schema = if element == oid::TSVECTOR { schema } else { schema.optional() };
         Some((schemas::array(schema), Decoder::Array(Box::new(decoder))))
     }
 }

@@ -59,13 +59,34 @@ pub(crate) fn point() -> Schema {
         .field("srid", optional(Kind::Int32))
 }
 
-pub(crate) fn geometry(geography: bool) -> Schema {
-    let kind = if geography { "Geography" } else { "Geometry" };
-    let schema = doc(named(Kind::Struct, &format!("io.debezium.data.geometry.{kind}")), kind)
+pub(crate) fn geography() -> Schema {
+    doc(named(Kind::Struct, "io.debezium.data.geometry.Geography"), "Geography")
         .field("wkb", Schema::new(Kind::Bytes))
-        .field("srid", optional(Kind::Int32));
-    // Debezium's Geometry is always optional.
-    Schema { optional: !geography, ..schema }
+        .field("srid", optional(Kind::Int32))
+}
+
+/// Always optional, as the other shapes are with Debezium.
+pub(crate) fn geometry() -> Schema {
+    let schema = doc(named(Kind::Struct, "io.debezium.data.geometry.Geometry"), "Geometry")
+        .field("wkb", Schema::new(Kind::Bytes))
+        .field("srid", optional(Kind::Int32))
+        .field("extensions", map(Schema::new(Kind::String), Schema::new(Kind::String)).optional());
+    Schema { version: Some(2), ..schema.optional() }
+}
+
+pub(crate) fn line() -> Schema {
+    doc(named(Kind::Struct, "io.debezium.data.geometry.Line"), "Geometry (LINE)")
+        .field("a", Schema::new(Kind::Float64))
+        .field("b", Schema::new(Kind::Float64))
+        .field("c", Schema::new(Kind::Float64))
+        .optional()
+}
+
+pub(crate) fn circle() -> Schema {
+    doc(named(Kind::Struct, "io.debezium.data.geometry.Circle"), "Geometry (CIRCLE)")
+        .field("center", point())
+        .field("radius", Schema::new(Kind::Float64))
+        .optional()
 }
 
 pub(crate) fn sparse_vector() -> Schema {
@@ -98,6 +119,8 @@ pub(crate) fn source() -> Schema {
         .field("txId", optional(Kind::Int64))
         .field("lsn", optional(Kind::Int64))
         .field("xmin", optional(Kind::Int64))
+        .field("origin", optional(Kind::String))
+        .field("origin_lsn", optional(Kind::Int64))
 }
 
 /// The block `transaction` of an event.

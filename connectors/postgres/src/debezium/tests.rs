@@ -37,7 +37,11 @@ fn types() -> Types {
         (114, "json"),
         (142, "xml"),
         (600, "point"),
+        (601, "lseg"),
+        (602, "path"),
         (603, "box"),
+        (604, "polygon"),
+        (628, "line"),
         (650, "cidr"),
         (700, "float4"),
         (701, "float8"),
@@ -236,6 +240,21 @@ fn every_type_in_the_default_modes() {
     let wkb = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0x40];
     let point = Data::Struct(vec![Data::Float64(1.0), Data::Float64(2.0), bytes(&wkb), Data::Null]);
     check("point", -1, "(1,2)", "struct?(data.geometry.Point)", point);
+    // From a run of Debezium.
+    let shape = |base64: &str, extensions: &[(&str, &str)]| {
+        use base64::Engine;
+        let wkb = base64::engine::general_purpose::STANDARD.decode(base64).unwrap();
+        let extensions = extensions.iter().map(|(name, value)| (text(name), text(value))).collect();
+        Data::Struct(vec![bytes(&wkb), Data::Null, Data::Map(extensions)])
+    };
+    let ring = "AQMAAAABAAAABQAAAAAAAAAAAPA/AAAAAAAA8D8AAAAAAADwPwAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA8D8AAAAAAADwPwAAAAAAAPA/";
+    check_shape(&model, "box", "(1,1),(0,0)", shape(ring, &[("type", "box")]));
+    let open = "AQIAAAACAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAPA/AAAAAAAA8D8=";
+    check_shape(&model, "path", "[(0,0),(1,1)]", shape(open, &[("type", "path"), ("closed", "false")]));
+    check_shape(&model, "lseg", "[(0,0),(1,1)]", shape(open, &[("type", "lseg")]));
+    let closed = "AQMAAAABAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAADwPwAAAAAAAPA/AAAAAAAA8D8AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    check_shape(&model, "polygon", "((0,0),(1,1),(1,0))", shape(closed, &[("type", "polygon")]));
+    check_shape(&model, "line", "{1,2,3}", Data::Struct([1.0, 2.0, 3.0].map(Data::Float64).to_vec()));
     check("vector", -1, "[1,2]", "array<double>?(data.DoubleVector)", Data::Array(vec![Data::Float64(1.0), Data::Float64(2.0)]));
     let list = |items: Vec<Data>| Data::Array(items);
     check("_int4", -1, "{1,NULL}", "array<int32?>?", list(vec![Data::Int32(1), Data::Null]));
@@ -258,11 +277,15 @@ fn every_type_in_the_default_modes() {
     );
     check("_date", -1, "{1970-01-02}", "array<int32?(time.Date)>?", list(vec![Data::Int32(1)]));
     check("_bytea", -1, r#"{"\\x01"}"#, "array<bytes?>?", list(vec![bytes(&[1])]));
-    check("_mood", -1, "{ok}", "array<string(data.Enum allowed=sad,ok)>?", list(vec![text("ok")]));
+    check("_mood", -1, "{ok}", "array<string?(data.Enum allowed=sad,ok)>?", list(vec![text("ok")]));
     check("_hstore", -1, r#"{"\"a\"=>\"1\""}"#, "array<string?(data.Json)>?", list(vec![text(r#"{"a":"1"}"#)]));
-    for left_out in ["box", "pg_lsn", "pair", "_interval"] {
+    for left_out in ["pg_lsn", "pair", "_interval"] {
         assert_eq!(one(&model, left_out, -1, Cell::Text(b"x")), None, "{left_out}");
     }
+}
+
+fn check_shape(model: &Model, name: &str, value: &str, expected: Data) {
+    assert_eq!(one(model, name, -1, Cell::Text(value.as_bytes())).unwrap().1, expected, "{name}");
 }
 
 #[test]
@@ -331,7 +354,9 @@ fn what_a_schema_cannot_say_is_told() {
         assert_eq!((data, header), (Data::Null, Some(format!("c={value}"))), "{name}");
     }
     let (_, infinite, _) = one(&warn, "date", -1, Cell::Text(b"infinity")).unwrap();
-    assert_eq!(infinite, Data::Int32(i32::MAX));
+    assert_eq!(infinite, Data::Int32(2_146_033_979));
+    let (_, infinite, _) = one(&warn, "timestamp", -1, Cell::Text(b"-infinity")).unwrap();
+    assert_eq!(infinite, Data::Int64(i64::MIN));
     let mut column = column("c", "numeric", -1);
     column.not_null = true;
     let strict = table(vec![column], vec![]);
@@ -471,6 +496,8 @@ fn an_envelope() {
         text("t"),
         Data::Int64(555),
         Data::Int64(24_023_128),
+        Data::Null,
+        Data::Null,
         Data::Null,
     ];
     assert_eq!(source, &expected);

@@ -44,7 +44,11 @@ pub(crate) enum Decoder {
     IntervalMicros,
     IntervalIso,
     Point,
-    Geometry,
+    /// PostGIS': `geography` has no extensions.
+    Geometry {
+        extensions: bool,
+    },
+    Shape(Shape),
     HstoreJson,
     HstoreMap,
     Array(Box<Decoder>),
@@ -61,13 +65,27 @@ pub(crate) enum Unit {
     Nanos,
 }
 
+/// Postgres' own geometric types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    Box,
+    Lseg,
+    Path,
+    Polygon,
+    Line,
+    Circle,
+}
+
 /// A value that its column's schema cannot say, such as NaN in a Decimal; or text that Postgres does not write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unfit;
 
-/// pgjdbc's microseconds of `infinity` and `-infinity`, which Debezium's consumers know.
+/// pgjdbc's milliseconds of `infinity` and `-infinity`, which Debezium's consumers know.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
 const MINUS_INFINITY: i64 = -9_223_372_036_832_400_000;
+/// The days that Debezium's stream has for them, 5877611-06-21 and -5877611-06-22: beyond every date that Postgres has.
+const INFINITY_DAYS: i32 = 2_146_033_979;
+const MINUS_INFINITY_DAYS: i32 = -2_147_472_691;
 
 impl Decoder {
     pub(crate) fn decode(&self, text: &[u8]) -> Result<Data, Unfit> {
@@ -101,8 +119,8 @@ impl Decoder {
             Decoder::Bits => Data::Bytes(Bytes::from(bits(text))),
             Decoder::Date => Data::Int32(match time::date(text).ok_or(Unfit)? {
                 Bound::Finite(days) => days,
-                Bound::Infinity => i32::MAX,
-                Bound::MinusInfinity => i32::MIN,
+                Bound::Infinity => INFINITY_DAYS,
+                Bound::MinusInfinity => MINUS_INFINITY_DAYS,
             }),
             Decoder::DateIso => Data::String(match time::date(text).ok_or(Unfit)? {
                 Bound::Finite(days) => {
@@ -138,17 +156,22 @@ impl Decoder {
                 let (x, y) = composite::point(text).ok_or(Unfit)?;
                 point(x, y)
             }
-            Decoder::Geometry => {
+            Decoder::Geometry { extensions } => {
                 let (wkb, srid) = composite::geometry(text).ok_or(Unfit)?;
-                Data::Struct(vec![Data::Bytes(wkb.into()), srid.map_or(Data::Null, Data::Int32)])
+                let mut parts = vec![Data::Bytes(wkb.into()), srid.map_or(Data::Null, Data::Int32)];
+                parts.extend(extensions.then_some(Data::Null));
+                Data::Struct(parts)
             }
+            Decoder::Shape(shape) => shape.decode(text)?,
             Decoder::HstoreJson => Data::String(composite::json_object(&composite::hstore(text).ok_or(Unfit)?)),
             Decoder::HstoreMap => {
                 let pairs = composite::hstore(text).ok_or(Unfit)?.into_iter();
                 Data::Map(pairs.map(|(key, value)| (Data::String(key), value.map_or(Data::Null, Data::String))).collect())
             }
             Decoder::Array(element) => {
-                let items = composite::array(text, b',').ok_or(Unfit)?;
+                // Only boxes are not separated by commas.
+                let delimiter = if **element == Decoder::Shape(Shape::Box) { b';' } else { b',' };
+                let items = composite::array(text, delimiter).ok_or(Unfit)?;
                 let items = items.iter().map(|item| item.as_deref().map_or(Ok(Data::Null), |item| element.decode(item)));
                 Data::Array(items.collect::<Result<_, _>>()?)
             }
@@ -187,13 +210,53 @@ impl Decoder {
             Decoder::TimestampIso | Decoder::TimestampTz(_) => text("1970-01-01T00:00:00Z"),
             Decoder::IntervalIso => text("P0Y0M0DT0H0M0S"),
             Decoder::Point => point(0.0, 0.0),
-            // An empty geometry collection.
-            Decoder::Geometry => Data::Struct(vec![Data::Bytes(Bytes::from_static(&[1, 7, 0, 0, 0, 0, 0, 0, 0])), Data::Null]),
+            Decoder::Geometry { extensions } => {
+                let mut parts = vec![Data::Bytes(Bytes::from_static(&EMPTY)), Data::Null];
+                parts.extend(extensions.then_some(Data::Null));
+                Data::Struct(parts)
+            }
+            Decoder::Shape(Shape::Line) => Data::Struct(vec![Data::Float64(0.0); 3]),
+            Decoder::Shape(Shape::Circle) => Data::Struct(vec![point(0.0, 0.0), Data::Float64(0.0)]),
+            Decoder::Shape(_) => Data::Struct(vec![Data::Bytes(Bytes::from_static(&EMPTY)), Data::Null, Data::Null]),
             Decoder::HstoreJson => text("{}"),
             Decoder::HstoreMap => Data::Map(Vec::new()),
             Decoder::Array(_) | Decoder::Float64Vector | Decoder::Float32Vector => Data::Array(Vec::new()),
             Decoder::SparseVector => Data::Struct(vec![Data::Int16(0), Data::Map(Vec::new())]),
         }
+    }
+}
+
+/// An empty geometry collection as WKB.
+const EMPTY: [u8; 9] = [1, 7, 0, 0, 0, 0, 0, 0, 0];
+
+impl Shape {
+    fn decode(self, text: &[u8]) -> Result<Data, Unfit> {
+        let numbers = composite::coordinates(text).ok_or(Unfit)?;
+        let mut points: Vec<(f64, f64)> = numbers.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect();
+        let geometry = |wkb: Vec<u8>, extensions: &[(&str, &str)]| {
+            let extensions = extensions.iter().map(|(name, value)| (Data::from(*name), Data::from(*value))).collect();
+            Data::Struct(vec![Data::Bytes(wkb.into()), Data::Null, Data::Map(extensions)])
+        };
+        Ok(match (self, &numbers[..]) {
+            (Shape::Line, [a, b, c]) => Data::Struct([*a, *b, *c].map(Data::Float64).to_vec()),
+            (Shape::Circle, [x, y, radius]) => Data::Struct(vec![point(*x, *y), Data::Float64(*radius)]),
+            (Shape::Box, [x0, y0, x1, y1]) => {
+                let ring = [(*x0, *y0), (*x0, *y1), (*x1, *y1), (*x1, *y0), (*x0, *y0)];
+                geometry(composite::wkb_polygon(&ring), &[("type", "box")])
+            }
+            (Shape::Lseg, [_, _, _, _]) => geometry(composite::wkb_line(&points), &[("type", "lseg")]),
+            (Shape::Path, _) if numbers.len().is_multiple_of(2) => {
+                let closed = if text.first() == Some(&b'[') { "false" } else { "true" };
+                geometry(composite::wkb_line(&points), &[("type", "path"), ("closed", closed)])
+            }
+            (Shape::Polygon, _) if numbers.len().is_multiple_of(2) => {
+                if points.first() != points.last() || points.len() == 1 {
+                    points.extend(points.first().copied());
+                }
+                geometry(composite::wkb_polygon(&points), &[("type", "polygon")])
+            }
+            _ => return Err(Unfit),
+        })
     }
 }
 
@@ -259,11 +322,12 @@ fn instant(bound: Bound<Stamp>, unit: Unit) -> Result<i64, Unfit> {
     let stamp = match bound {
         Bound::Finite(stamp) => stamp,
         infinite => {
-            let micros = if infinite == Bound::Infinity { INFINITY } else { MINUS_INFINITY };
+            let positive = infinite == Bound::Infinity;
             return Ok(match unit {
-                Unit::Millis => micros.div_euclid(1000),
-                Unit::Micros => micros,
-                Unit::Nanos => micros.saturating_mul(1000),
+                Unit::Millis if positive => INFINITY,
+                Unit::Millis => MINUS_INFINITY,
+                Unit::Micros | Unit::Nanos if positive => i64::MAX,
+                Unit::Micros | Unit::Nanos => i64::MIN,
             });
         }
     };

@@ -2,7 +2,6 @@
 
 use super::encode::{write, write_string};
 use super::{DEPTH_MAX, Style, decode, too_deep};
-use crate::decimal::is_decimal;
 use crate::numbers::write_int;
 use aqueduct_core::schema::{Field, Kind};
 use aqueduct_core::{Error, Result, Schema};
@@ -75,13 +74,27 @@ fn write_schema(out: &mut Vec<u8>, schema: &Schema, field: Option<&str>, style: 
     Ok(())
 }
 
-/// Kafka Connect keeps the order in which they were set; of a Decimal the first is always its scale.
+/// Kafka Connect keeps the order in which they were set: of those that it and Debezium set, this one.
+const PARAMETERS: [&str; 11] = [
+    "scale",
+    "connect.decimal.precision",
+    "allowed",
+    "length",
+    "masked",
+    "truncateLength",
+    "__debezium.source.column.type",
+    "__debezium.source.column.length",
+    "__debezium.source.column.scale",
+    "__debezium.source.column.comment",
+    "__debezium.source.column.name",
+];
+
 fn write_parameters(out: &mut Vec<u8>, schema: &Schema) {
-    let first = |name: &str| is_decimal(schema) && name == "scale";
-    let ordered =
-        schema.parameters.iter().filter(|(name, _)| first(name)).chain(schema.parameters.iter().filter(|(name, _)| !first(name)));
+    let rank = |name: &str| PARAMETERS.iter().position(|known| *known == name).unwrap_or(PARAMETERS.len());
+    let mut ordered: Vec<_> = schema.parameters.iter().collect();
+    ordered.sort_by_key(|(name, _)| rank(name));
     out.extend_from_slice(br#","parameters":{"#);
-    for (index, (name, value)) in ordered.enumerate() {
+    for (index, (name, value)) in ordered.into_iter().enumerate() {
         if index > 0 {
             out.push(b',');
         }

@@ -64,6 +64,22 @@ foreign! {
     shutdown "executor.shutdown.timeout.ms" ["*"] "the worker's shutdown.timeout counts";
     allow_changes "incremental.snapshot.allow.schema.changes" ["*"] "DDL is always allowed meanwhile";
     retriable "custom.retriable.exception" ["*"] "errors are classified by SQLSTATE";
+    statistics "statistics.metrics.enabled" ["*"] "there is no JMX; latencies are metrics anyway";
+    advanced_metrics "advanced.metrics.enable" ["*"] "there is no JMX; see the worker's metrics";
+    create_timeout "create.slot.command.timeout" ["*"] "database.query.timeout.ms counts";
+    seek "slot.seek.to.known.offset.on.start" ["false"] "use offset.mismatch.strategy";
+    multiplier "snapshot.max.threads.multiplier" ["*"] "a table's chunks are read one after the other";
+    scan "snapshot.scan.all.columns.force" ["*"] "the captured columns alone are read";
+    activity "offset.activity.monitor.interval.ms" ["*"] "the worker's clocks tell whether a task moves";
+    dispatch "poll.dispatch.interval.ms" ["*"] "what is there is always sent at once";
+    queue "queue.provider.type" ["*"] "the queue is in memory, within max.queue.size.in.bytes";
+    position_check "log.position.check.enable" ["*"] "the offset is always checked against the slot";
+    comments "include.schema.comments" ["*"] "comments are not read";
+    lineage_file "openlineage.integration.config.file.path" ["*"] "OpenLineage is not there";
+    lineage_namespace "openlineage.integration.job.namespace" ["*"] "OpenLineage is not there";
+    lineage_description "openlineage.integration.job.description" ["*"] "OpenLineage is not there";
+    lineage_tags "openlineage.integration.job.tags" ["*"] "OpenLineage is not there";
+    lineage_owners "openlineage.integration.job.owners" ["*"] "OpenLineage is not there";
     schema_changes "include.schema.changes" ["*"] "PostgreSQL does not send DDL; schemas come with the records";
 }
 
