@@ -130,6 +130,8 @@ impl Connect {
                 Some(refusal) => self.refused(doing, &Refusal::from(refusal)),
                 None => Error::fatal("postgres.refused", format!("cannot {doing}: {failed}")),
             },
+            // rustls speaks of a certificate through an I/O error.
+            sqlx::Error::Io(failed) if failed.kind() == std::io::ErrorKind::InvalidData => self.tls(doing, &failed),
             sqlx::Error::Io(failed) => self.unreachable(format!("cannot {doing}: {failed}")),
             sqlx::Error::Tls(failed) => self.tls(doing, failed.as_ref()),
             sqlx::Error::Configuration(failed) => Error::fatal("postgres.config", format!("cannot {doing}: {failed}")),

@@ -1,9 +1,8 @@
 //! `postgres-source` (change data capture, in Debezium's shapes) and `postgres-sink` (rows, exactly once). See README.md.
 
-#[allow(dead_code, reason = "the parts that use it are being added")]
 mod connection;
 mod debezium;
-mod sink;
+pub mod sink;
 mod snapshot;
 mod source;
 mod table;
@@ -12,5 +11,8 @@ use aqueduct_core::Plugin;
 
 /// For the list of built-ins.
 pub fn plugins() -> Vec<Plugin> {
-    Vec::new()
+    vec![
+        aqueduct_config::plugin::source::<source::PostgresSource>(),
+        aqueduct_config::plugin::sink::<sink::PostgresSinkConnector>(),
+    ]
 }

@@ -1,17 +1,19 @@
 //! `postgres-source`: change data capture.
 
-pub mod options;
-
-#[allow(dead_code)]
+pub(crate) mod catalog;
 mod feed;
-#[allow(dead_code)]
 mod guard;
-#[allow(dead_code)]
+pub(crate) mod monitor;
+mod opening;
+pub mod options;
 mod pgoutput;
-#[allow(dead_code)]
-mod position;
-#[allow(dead_code)]
+pub(crate) mod position;
+mod publication;
+mod shape;
 mod slot;
+mod stream;
+mod task;
 mod tls;
-#[allow(dead_code)]
 mod wire;
+
+pub use task::PostgresSource;

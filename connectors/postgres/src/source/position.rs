@@ -94,6 +94,11 @@ pub fn partition(prefix: &str) -> JsonMap {
 }
 
 impl Stored {
+    /// A snapshot was begun and not completed.
+    pub fn in_snapshot(&self) -> bool {
+        self.snapshot && !self.snapshot_last
+    }
+
     /// The offset of this connector among all that are stored for it.
     pub fn find(offsets: &[SourceOffset], prefix: &str) -> Option<Self> {
         let partition = partition(prefix);
@@ -130,7 +135,7 @@ impl Stored {
         Self {
             position: Position { commit, inside },
             snapshot: flag("snapshot"),
-            snapshot_last: flag("last_snapshot_record"),
+            snapshot_last: flag("last_snapshot_record") || flag("snapshot_completed"),
             system: offset.get(SYSTEM).and_then(Value::as_str).map(str::to_owned),
             timeline: number(TIMELINE).and_then(|timeline| u32::try_from(timeline).ok()),
             raw: offset.clone(),
@@ -198,6 +203,11 @@ impl Tracker {
     /// Between transactions, with nothing left to skip.
     pub fn idle(&self) -> bool {
         self.xid.is_none() && self.resume.is_none()
+    }
+
+    /// The open transaction is new, or was begun before: not one that was done as a whole.
+    pub fn follows(&self) -> bool {
+        self.xid.is_some() && !self.skip_all
     }
 
     /// Events of the open transaction so far, without the one that is looked at.

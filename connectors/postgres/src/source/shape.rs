@@ -1,0 +1,242 @@
+//! What rows and changes become: where the stream and the snapshots meet the catalog and the model.
+
+use super::catalog::{self, Types};
+use super::options::Options;
+use super::pgoutput::Relation;
+use super::position::Kind;
+use crate::connection::Connect;
+use crate::debezium::{Change, Message, Model, Snapshot, SourceInfo, TableModel, Transaction};
+use crate::snapshot::{Encode, Mark, ReadRow};
+use crate::table::{Cell, Table};
+use aqueduct_core::{Record, Result};
+use async_trait::async_trait;
+use rustc_hash::FxHashMap;
+use sqlx::postgres::PgConnection;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::time::Instant;
+
+/// Where an event is.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    pub lsn: u64,
+    pub last_commit: Option<u64>,
+    pub xid: Option<u32>,
+    /// Of the commit; since 1970.
+    pub time_micros: Option<i64>,
+}
+
+/// A relation of the stream.
+pub struct Known {
+    pub table: Arc<Table>,
+    /// `None`: not captured.
+    model: Option<Arc<TableModel>>,
+    /// Its rows are signals.
+    pub signals: bool,
+}
+
+impl Known {
+    pub fn is_captured(&self) -> bool {
+        self.model.is_some()
+    }
+}
+
+pub struct Shape {
+    connect: Connect,
+    /// For the catalog; opened when it is needed.
+    session: Option<PgConnection>,
+    types: Types,
+    signal_table: Option<String>,
+    model: Model,
+    /// Of tables whose rows are read.
+    read: FxHashMap<u32, (Arc<Table>, Arc<TableModel>)>,
+    /// The open transaction, with `provide.transaction.metadata`.
+    transaction: Option<Transaction>,
+    /// How often a heartbeat record is sent, and when the last one was.
+    heartbeat: Option<(Duration, Instant)>,
+    /// What rows that are read beside the stream have as the last commit.
+    pub last_commit: Option<u64>,
+    now_ns: i64,
+}
+
+impl Shape {
+    /// # Errors
+    /// As [`Model::new`].
+    pub fn new(connect: Connect, options: &Options) -> Result<Self> {
+        let heartbeat = options.heartbeat().filter(|_| options.heartbeat_records()).map(|every| (every, Instant::now()));
+        Ok(Self {
+            model: Model::new(options)?,
+            connect,
+            session: None,
+            types: Types::default(),
+            signal_table: options.signal_table.clone(),
+            read: FxHashMap::default(),
+            transaction: None,
+            heartbeat,
+            last_commit: None,
+            now_ns: now_ns(),
+        })
+    }
+
+    /// Looks at the clock: once for each block, not for each event.
+    pub fn tick(&mut self) {
+        self.now_ns = now_ns();
+    }
+
+    pub fn now_micros(&self) -> i64 {
+        self.now_ns / 1000
+    }
+
+    pub fn captures(&self, schema: &str, table: &str) -> bool {
+        self.model.captures(schema, table)
+    }
+
+    /// The stream describes a relation: what the catalog adds is looked up.
+    ///
+    /// # Errors
+    /// As [`Connect::error`] and [`Model::table`].
+    pub async fn describe(&mut self, relation: &Relation<'_>) -> Result<Known> {
+        let captured = self.model.captures(relation.schema, relation.name);
+        let signals = self.signal_table.as_ref().is_some_and(|name| *name == format!("{}.{}", relation.schema, relation.name));
+        if !captured {
+            return Ok(Known { table: Arc::new(catalog::of_relation(relation, None)), model: None, signals });
+        }
+        let mut session = self.take_session().await?;
+        // An error drops the session: the next look opens another.
+        let now = catalog::table(&self.connect, &mut session, relation.oid).await?;
+        self.session = Some(session);
+        let table = Arc::new(catalog::of_relation(relation, now.as_ref()));
+        let model = self.make(&table).await?;
+        Ok(Known { table, model: Some(model), signals })
+    }
+
+    async fn make(&mut self, table: &Table) -> Result<Arc<TableModel>> {
+        let oids: Vec<u32> = table.columns.iter().map(|column| column.type_oid).collect();
+        if oids.iter().any(|oid| !self.types.contains_key(oid)) {
+            let mut session = self.take_session().await?;
+            catalog::types(&self.connect, &mut session, oids, &mut self.types).await?;
+            self.session = Some(session);
+        }
+        self.model.table(table, &self.types)
+    }
+
+    async fn take_session(&mut self) -> Result<PgConnection> {
+        match self.session.take() {
+            Some(session) => Ok(session),
+            None => self.connect.open().await,
+        }
+    }
+
+    /// # Errors
+    /// As [`TableModel::change`].
+    pub fn change(
+        &mut self,
+        known: &Known,
+        kind: Kind,
+        old: Option<&[Cell<'_>]>,
+        new: Option<&[Cell<'_>]>,
+        at: &At,
+        out: &mut Vec<Record>,
+    ) -> Result<()> {
+        let Some(model) = &known.model else { return Ok(()) };
+        let change = match (kind, old, new) {
+            (Kind::Insert, _, Some(new)) => Change::Insert(new),
+            (Kind::Update, old, Some(new)) => Change::Update(old, new),
+            (Kind::Delete, Some(old), _) => Change::Delete(old),
+            _ => Change::Truncate,
+        };
+        let info = self.info(at);
+        model.change(change, &info, self.transaction.as_mut(), out)
+    }
+
+    pub fn message(&mut self, prefix: &str, content: &[u8], at: &At, out: &mut Vec<Record>) {
+        let info = self.info(at);
+        out.extend(self.model.message(Message { prefix, content }, &info, self.transaction.as_mut()));
+    }
+
+    pub fn begin(&mut self, xid: u32, at: &At, out: &mut Vec<Record>) {
+        if self.model.tells_transactions() {
+            let transaction = Transaction::new(xid);
+            out.push(self.model.begin(&transaction, Some(at.lsn), self.info(at).commit_us.div_euclid(1000)));
+            self.transaction = Some(transaction);
+        }
+    }
+
+    pub fn commit(&mut self, at: &At, out: &mut Vec<Record>) {
+        if let Some(transaction) = self.transaction.take() {
+            out.push(self.model.end(&transaction, Some(at.lsn), self.info(at).commit_us.div_euclid(1000)));
+        }
+    }
+
+    /// A heartbeat record, where they are asked for and it is time.
+    pub fn heartbeat(&mut self) -> Option<Record> {
+        let (every, last) = self.heartbeat.as_mut()?;
+        if last.elapsed() < *every {
+            return None;
+        }
+        *last = Instant::now();
+        Some(self.model.heartbeat(now_ns() / 1_000_000))
+    }
+
+    /// Events that are passed over count in their transaction all the same.
+    pub fn counts(&self) -> bool {
+        self.transaction.is_some()
+    }
+
+    fn info(&self, at: &At) -> SourceInfo {
+        SourceInfo {
+            // As Debezium: what has no commit (a message outside of transactions) has the time at which it is read.
+            commit_us: at.time_micros.unwrap_or(self.now_ns / 1000),
+            snapshot: Snapshot::False,
+            last_commit_lsn: at.last_commit,
+            lsn: Some(at.lsn),
+            tx_id: at.xid,
+            xmin: None,
+            now_ns: self.now_ns,
+        }
+    }
+
+    pub async fn close(self) {
+        if let Some(session) = self.session {
+            crate::connection::close(session).await;
+        }
+    }
+}
+
+#[async_trait]
+impl Encode for Shape {
+    async fn table(&mut self, table: &Arc<Table>) -> Result<()> {
+        self.tick();
+        if self.read.get(&table.oid).is_none_or(|(known, _)| known != table) {
+            let model = self.make(table).await?;
+            self.read.insert(table.oid, (table.clone(), model));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut Vec<Record>) -> Result<()> {
+        let Some((_, model)) = self.read.get(&table.oid) else { return Ok(()) };
+        let snapshot = match row.mark {
+            Mark::First => Snapshot::First,
+            Mark::FirstInTable => Snapshot::FirstInDataCollection,
+            Mark::True => Snapshot::True,
+            Mark::LastInTable => Snapshot::LastInDataCollection,
+            Mark::Last => Snapshot::Last,
+            Mark::Incremental => Snapshot::Incremental,
+        };
+        let info = SourceInfo {
+            commit_us: row.time_micros,
+            snapshot,
+            last_commit_lsn: self.last_commit,
+            lsn: Some(row.lsn),
+            tx_id: row.xid.map(|xid| xid as u32),
+            xmin: None,
+            now_ns: self.now_ns,
+        };
+        model.change(Change::Read(cells), &info, None, out)
+    }
+}
+
+fn now_ns() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
+}

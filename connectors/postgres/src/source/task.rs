@@ -1,0 +1,167 @@
+//! The task: snapshots and the stream take turns.
+
+use super::monitor::Monitor;
+use super::opening::{Opened, connect};
+use super::options::Options;
+use super::options::modes::SnapshotMode;
+use super::position;
+use super::shape::Shape;
+use super::stream::{Desk, Stream};
+use crate::connection::{self, Connect};
+use crate::snapshot::Snapshots;
+use aqueduct_config::SourceConnector;
+use aqueduct_config::options::invalid;
+use aqueduct_core::source::{Measure, Report, Signal};
+use aqueduct_core::{BatchBuilder, Issue, Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
+use async_trait::async_trait;
+use std::sync::Arc;
+
+pub struct PostgresSource;
+
+#[async_trait]
+impl SourceConnector for PostgresSource {
+    type Config = Options;
+    type Task = PostgresSourceTask;
+    const NAME: &'static str = "postgres-source";
+    const ALIASES: &'static [&'static str] = &["io.debezium.connector.postgresql.PostgresConnector"];
+    const SUMMARY: &'static str = "Captures every change of PostgreSQL tables in Debezium's shapes, each exactly once.";
+
+    fn validate(config: &Options) -> Vec<Issue> {
+        config.issues()
+    }
+
+    /// One task: a slot has one reader.
+    async fn plan(config: &Options, _tasks_max: u32) -> Result<Vec<TaskSpec>> {
+        check(config).map(|()| vec![TaskSpec::new()])
+    }
+
+    async fn open(config: Options, _task: TaskSpec, resume: Vec<SourceOffset>) -> Result<PostgresSourceTask> {
+        check(&config)?;
+        PostgresSourceTask::open(Arc::new(config), resume).await
+    }
+}
+
+fn check(config: &Options) -> Result<()> {
+    let errors: Vec<Issue> = config.issues().into_iter().filter(Issue::is_error).collect();
+    if errors.is_empty() { Ok(()) } else { Err(invalid(&errors)) }
+}
+
+pub struct PostgresSourceTask {
+    connect: Connect,
+    options: Arc<Options>,
+    shape: Shape,
+    snapshots: Snapshots,
+    monitor: Monitor,
+    phase: Phase,
+}
+
+enum Phase {
+    /// Tables are read; then the stream begins, if there is to be one.
+    Before(Box<Opened>),
+    Streaming(Box<Stream>),
+    /// `initial_only`, and all is read.
+    Done,
+}
+
+impl PostgresSourceTask {
+    async fn open(options: Arc<Options>, resume: Vec<SourceOffset>) -> Result<Self> {
+        let connect = connect(&options);
+        let shape = Shape::new(connect.clone(), &options)?;
+        let (opened, snapshots) = Opened::open(&options, &connect, &shape, resume).await?;
+        let monitor = Monitor::of(&connect, &options);
+        let mut task = Self { connect, options, shape, snapshots, monitor, phase: Phase::Before(Box::new(opened)) };
+        // What cannot be streamed is told at the start.
+        task.go_on().await?;
+        Ok(task)
+    }
+
+    /// From the snapshot to the stream, where there is nothing to read before it.
+    async fn go_on(&mut self) -> Result<()> {
+        if self.snapshots.is_reading() {
+            return Ok(());
+        }
+        if let Phase::Before(opened) = std::mem::replace(&mut self.phase, Phase::Done)
+            && self.options.snapshot_mode != SnapshotMode::InitialOnly
+        {
+            let stream = opened.stream(&self.options).await?;
+            self.phase = Phase::Streaming(Box::new(stream));
+        }
+        Ok(())
+    }
+
+    /// Tables that are read while the stream waits.
+    async fn read(&mut self, cx: &TaskContext) -> Result<Polled> {
+        let mut out = BatchBuilder::new();
+        self.snapshots.poll(cx, &mut self.shape, &mut out).await?;
+        let mut resume = self.snapshots.take_offsets();
+        if !out.is_empty() || !resume.is_empty() || !self.snapshots.is_reading() {
+            resume.push(match &self.phase {
+                Phase::Before(opened) => opened.offset(&self.snapshots),
+                Phase::Streaming(stream) => stream.offset(&self.snapshots),
+                Phase::Done => return Ok(Polled { batch: out.finish(), resume }),
+            });
+        }
+        Ok(Polled { batch: out.finish(), resume })
+    }
+}
+
+#[async_trait]
+impl SourceTask for PostgresSourceTask {
+    async fn poll(&mut self, cx: &TaskContext) -> Result<Polled> {
+        self.monitor.judge(&self.connect, &self.options).await?;
+        if self.snapshots.is_reading() {
+            return self.read(cx).await;
+        }
+        self.go_on().await?;
+        match &mut self.phase {
+            Phase::Streaming(stream) if stream.is_between() && self.snapshots.wants_to_block() => {
+                self.snapshots.begin_blocking().await?;
+                Ok(Polled::default())
+            }
+            Phase::Streaming(stream) => {
+                stream.poll(cx, &mut Desk { shape: &mut self.shape, snapshots: &mut self.snapshots }).await
+            }
+            _ => {
+                let _ = tokio::time::timeout(cx.wait_max, cx.interrupt.cancelled()).await;
+                Ok(Polled::default())
+            }
+        }
+    }
+
+    async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {
+        if let Phase::Streaming(stream) = &mut self.phase {
+            stream.commit(durable);
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> Report {
+        let mut report = Report::default();
+        self.snapshots.report(&mut report);
+        if let Some(slot) = self.monitor.slot() {
+            let retained =
+                Measure::new("wal_retained_bytes", "WAL that the server keeps for the replication slot.", slot.retained as f64);
+            report.gauges.push(retained.label("slot", self.options.slot.clone()));
+            report.detail.insert("slot.wal_retained_bytes".into(), slot.retained.into());
+            report.detail.insert("slot.confirmed_flush_lsn".into(), position::lsn(slot.confirmed).into());
+            report.detail.insert("slot.wal_status".into(), slot.wal_status.into());
+        }
+        report
+    }
+
+    async fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.snapshots.signal(&signal)
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        if let Phase::Streaming(stream) = std::mem::replace(&mut self.phase, Phase::Done) {
+            stream.close().await;
+        }
+        if self.options.slot_drop_on_stop {
+            let mut session = self.connect.open().await?;
+            super::slot::drop(&self.connect, &mut session, &self.options.slot).await?;
+            connection::close(session).await;
+        }
+        Ok(())
+    }
+}
