@@ -144,6 +144,9 @@ impl Default for RestartPolicy {
 /// The log heals by itself (a full disk gets free): look again soon, since every connector waits.
 const LOG_RETRY_MAX: Duration = Duration::from_secs(3);
 
+/// Somebody is about to create it: to look costs one request, and whoever created it is not to wait for minutes.
+const MISSING_RETRY_MAX: Duration = Duration::from_secs(10);
+
 impl RestartPolicy {
     /// When to start again after the `attempt`-th failure in a row (from 1); `None`: not by itself. Full jitter: `random` is in [0, 1).
     pub fn delay(&self, attempt: u32, error: &Error, random: f64) -> Option<Duration> {
@@ -203,7 +206,11 @@ impl RetryPolicy {
 /// A random part of a pause that doubles with each attempt (from 1).
 fn jitter(initial: Duration, max: Duration, attempt: u32, error: &Error, random: f64) -> Duration {
     let ceiling = initial.saturating_mul(1u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX)).min(max);
-    let ceiling = if error.code().starts_with("log.") { ceiling.min(LOG_RETRY_MAX) } else { ceiling };
+    let ceiling = match error.code() {
+        code if code.starts_with("log.") => ceiling.min(LOG_RETRY_MAX),
+        code if code.ends_with(".unknown_topic") => ceiling.min(MISSING_RETRY_MAX),
+        _ => ceiling,
+    };
     ceiling.mul_f64(random.clamp(0.0, 1.0))
 }
 
@@ -274,6 +281,11 @@ mod tests {
         assert_eq!(policy.delay(21, &error, 1.0), None);
         assert_eq!(policy.delay(1, &Error::fatal("x", "y"), 1.0), None);
         assert_eq!(policy.delay(12, &Error::retriable("log.disk_full", ""), 1.0), Some(LOG_RETRY_MAX));
+        let missing = Error::retriable("kafka.unknown_topic", "topic orders is not in the source");
+        assert_eq!(
+            (policy.delay(2, &missing, 1.0), policy.delay(12, &missing, 1.0)),
+            (Some(Duration::from_secs(2)), Some(MISSING_RETRY_MAX))
+        );
         assert_eq!(policy.delay(40, &error, 0.0), None);
     }
 
