@@ -182,16 +182,30 @@ impl PostgresSink {
 
     /// Fills the writers; returns those that have something to do, in the order of their first record.
     async fn gather(&mut self, records: &[(u32, RecordRef<'_>)], bad: &mut Bad) -> Result<Vec<usize>> {
-        let mut reloaded = FxHashSet::default();
+        let (mut reloaded, mut checked) = (FxHashSet::default(), false);
         for _ in 0..GATHERINGS_MAX {
             self.writers.iter_mut().for_each(Writer::clear);
             let mut refused = Bad::new();
-            if let Some(order) = self.gather_once(records, &mut refused, &mut reloaded).await? {
-                bad.extend(refused);
-                return Ok(order);
+            let Some(order) = self.gather_once(records, &mut refused, &mut reloaded).await? else { continue };
+            if !refused.is_empty() && !std::mem::replace(&mut checked, true) && self.forget_changed().await? {
+                continue;
             }
+            bad.extend(refused);
+            return Ok(order);
         }
         Err(Error::retriable("postgres_sink.columns", "the tables change faster than they can be read"))
+    }
+
+    /// Before a record is refused: someone may have changed its table. True: a table is not what it was, and all are forgotten.
+    async fn forget_changed(&mut self) -> Result<bool> {
+        for index in 0..self.writers.len() {
+            let found = catalog::find(&mut self.connection, &self.settings.connect, &self.writers[index].name).await?;
+            if found.as_ref() != Some(&self.writers[index].table) {
+                self.forget_tables();
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// `None`: a table changed, and what was gathered does not fit it.
@@ -413,7 +427,9 @@ impl SinkTask for PostgresSink {
 
     async fn close(&mut self) -> Result<()> {
         // What is held was not agreed to.
-        let _ = self.connection.execute("ROLLBACK").await;
+        if !matches!(self.state, State::None) {
+            let _ = self.connection.execute("ROLLBACK").await;
+        }
         if self.settings.exactly_once {
             let _ = self.lanes.confirm(&mut self.connection).await;
         }

@@ -11,7 +11,7 @@ use std::fmt::Write;
 
 use super::meaning::Extensions;
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Table {
     /// `public.orders`, for people.
     pub(super) name: String,
@@ -21,7 +21,7 @@ pub(super) struct Table {
     by_name: FxHashMap<String, usize>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) target: Target,

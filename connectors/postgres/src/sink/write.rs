@@ -50,7 +50,14 @@ impl PostgresSink {
             let _ = self.connection.execute("ROLLBACK").await;
             self.state = State::None;
             match sqlstate(&failed.error).as_str() {
-                code if is_data(code) && care == Care::Whole => care = Care::Halves,
+                code if is_data(code) && care == Care::Whole => {
+                    if !std::mem::replace(&mut reloaded, true) && self.forget_changed().await? {
+                        bad.clone_from(&before);
+                        order = self.gather(new, bad).await?;
+                    } else {
+                        care = Care::Halves;
+                    }
+                }
                 "40001" | "40P01" if failures + 1 < ATTEMPTS => failures += 1,
                 // Someone changed a table.
                 "42703" | "42P01" | "42804" | "0A000" if !reloaded => {
