@@ -46,6 +46,24 @@ pub(crate) fn write_float<F: LowerExp + Into<f64> + Copy>(out: &mut Vec<u8>, val
     }
 }
 
+/// In decimal, without the machinery of formatting: an event has a dozen of these.
+pub(crate) fn write_integer(out: &mut Vec<u8>, value: i64) {
+    // 19 digits are the most that 63 bits have.
+    let (mut digits, mut at, mut rest) = ([0u8; 20], 20, value.unsigned_abs());
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    if value < 0 {
+        out.push(b'-');
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
 pub(crate) fn write_int(out: &mut Vec<u8>, value: impl std::fmt::Display) {
     write!(out, "{value}").expect("writing to memory does not fail");
 }
@@ -54,6 +72,22 @@ pub(crate) fn write_int(out: &mut Vec<u8>, value: impl std::fmt::Display) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn integers(value: i64) {
+            let mut out = Vec::new();
+            write_integer(&mut out, value);
+            prop_assert_eq!(out, value.to_string().into_bytes());
+        }
+    }
+
+    #[test]
+    fn the_least_integer() {
+        let mut out = Vec::new();
+        write_integer(&mut out, i64::MIN);
+        assert_eq!(out, i64::MIN.to_string().into_bytes());
+    }
 
     fn java<F: LowerExp + Into<f64> + Copy>(value: F) -> String {
         let mut out = Vec::new();

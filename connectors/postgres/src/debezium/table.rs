@@ -13,6 +13,7 @@ use aqueduct_core::record::Header;
 use aqueduct_core::schema::Kind;
 use aqueduct_core::{Data, Error, Payload, Record, Result, Schema, Topic};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What happened to a row, in the order of the table's columns.
 #[derive(Clone, Copy, Debug)]
@@ -63,6 +64,8 @@ pub(crate) struct TableModel {
     operations: Operations,
     failure: ConvertFailureMode,
     context: Arc<Context>,
+    /// That deletes do not tell the key.
+    warned: AtomicBool,
 }
 
 /// Values that could not be said: `column=text`, in a header.
@@ -121,6 +124,7 @@ impl TableModel {
             operations: model.operations,
             failure: model.failure,
             context: model.context.clone(),
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -162,6 +166,14 @@ impl TableModel {
             }
             Change::Update(old, new) => self.update(old, new, info, &mut place, out)?,
             Change::Delete(old) if self.wants(Operation::D) => {
+                if !self.knows_key(old) && !self.warned.swap(true, Ordering::Relaxed) {
+                    let fix = "set message.key.columns to the columns of the replica identity, or REPLICA IDENTITY DEFAULT";
+                    tracing::warn!(
+                        table = &*self.name,
+                        fix,
+                        "deletes do not tell the key: it is not part of the replica identity"
+                    );
+                }
                 self.push(out, info, place(), ('d', Some(old), None), None)?;
                 self.tombstone(out);
             }
@@ -207,7 +219,7 @@ impl TableModel {
             return Ok(());
         }
         match old {
-            Some(old) if self.key_schema.is_some() && !same(old, &self.key) => {
+            Some(old) if self.key_schema.is_some() && self.knows_key(old) && !same(old, &self.key) => {
                 if self.wants(Operation::D) {
                     let header = ("__debezium.newkey", self.key(new)?);
                     self.push(out, info, place(), ('d', Some(old), None), Some(header))?;
@@ -222,6 +234,11 @@ impl TableModel {
             _ if self.wants(Operation::U) => self.push(out, info, place(), ('u', old, Some(new)), None),
             _ => Ok(()),
         }
+    }
+
+    /// With `REPLICA IDENTITY USING INDEX` an old row has the columns of that index, which need not be the key's.
+    fn knows_key(&self, old: &[Cell<'_>]) -> bool {
+        self.key.iter().all(|field| field.optional || old.get(field.index) != Some(&Cell::Null))
     }
 
     /// One event: `(op, before, after)`.

@@ -536,6 +536,15 @@ fn deletes_have_tombstones_and_changed_keys_are_two_events() {
     assert_eq!(events(&some, &keyed(), Change::Update(Some(&new), &new)), []);
 }
 
+/// An old row of another index than the key's says nothing of the key: no key changed.
+#[test]
+fn an_identity_without_the_key() {
+    let (old, new) = ([Cell::Null, Cell::Text(b"old")], [Cell::Text(b"1"), Cell::Text(b"new")]);
+    let records = events(&model(&[]), &keyed(), Change::Update(Some(&old), &new));
+    assert_eq!((records.len(), part(&records[0], "op")), (1, &text("u")));
+    assert_eq!(part(&records[0], "before"), &Data::Struct(vec![Data::Int32(0), text("old")]));
+}
+
 #[test]
 fn columns_are_filtered_masked_and_named() {
     let row = [Cell::Text(b"1"), Cell::Text("héllo".as_bytes())];
