@@ -1,7 +1,7 @@
 //! Debezium's shapes (3.7.0.Final): keys, envelopes, schemas, topics.
 //!
 //! ```text
-//! Model::new(&Options)? ─context(task, run)─► table(&Table, &Types)? ─► TableModel ─change(Change, &SourceInfo, transaction, &mut out)─► records
+//! Model::new(&Options)? ─► table(&Table, &Types)? ─► TableModel ─change(Change, &SourceInfo, transaction, &mut out)─► records
 //!                       └─ captures(schema, table) · message(…) · heartbeat(…) · begin(…) · end(…)
 //! ```
 //!
@@ -60,13 +60,12 @@ pub(crate) use transaction::Transaction;
 use crate::source::options::Options;
 use crate::source::options::modes::{ConvertFailureMode, NameAdjustment, Operation};
 use crate::table::{Table, Type};
-use aqueduct_core::{Error, Result, Schema, TaskId, Topic};
+use aqueduct_core::{Error, Result, Schema, Topic};
 use columns::{Filters, KeyColumns, Mappers};
 use event::Context;
 use kind::Modes;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
-use uuid::Uuid;
 
 /// The types of a database by oid, with everything that they are made of.
 pub(crate) type Types = FxHashMap<u32, Type>;
@@ -76,7 +75,6 @@ pub(crate) type Types = FxHashMap<u32, Type>;
 pub(crate) struct Model {
     prefix: String,
     delimiter: String,
-    database: String,
     filters: Filters,
     mappers: Mappers,
     key_columns: KeyColumns,
@@ -86,7 +84,6 @@ pub(crate) struct Model {
     operations: Operations,
     failure: ConvertFailureMode,
     transactions: bool,
-    tells_context: bool,
     context: Arc<Context>,
     source_schema: Arc<Schema>,
     transaction_schema: Arc<Schema>,
@@ -153,8 +150,7 @@ impl Model {
             operations,
             failure: options.convert_failure,
             transactions: options.transactions,
-            tells_context: options.context_headers,
-            context: Arc::new(Context::new(prefix, &options.dbname, None)),
+            context: Arc::new(Context::new(prefix, &options.dbname, options.context_headers)),
             source_schema,
             transaction_schema,
             message_topic: format!("{prefix}.message").into(),
@@ -169,15 +165,8 @@ impl Model {
             transaction_value: Arc::new(schemas::transaction_value(names)),
             prefix: prefix.to_owned(),
             delimiter: delimiter.to_owned(),
-            database: options.dbname.clone(),
             filters,
         })
-    }
-
-    /// Whose events these are: for the headers `__debezium.context.*`. Tables that are modelled before do not have them.
-    pub(crate) fn context(&mut self, task: &TaskId, run: Uuid) {
-        let task = self.tells_context.then_some((task, run));
-        self.context = Arc::new(Context::new(&self.prefix, &self.database, task));
     }
 
     pub(crate) fn captures(&self, schema: &str, table: &str) -> bool {

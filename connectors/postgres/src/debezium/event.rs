@@ -4,7 +4,7 @@ use super::transaction::Transaction;
 use super::{Model, schemas, text};
 use crate::source::options::modes::BinaryMode;
 use aqueduct_core::record::Header;
-use aqueduct_core::{Data, Payload, Record, Schema, TaskId};
+use aqueduct_core::{Data, Payload, Record, Schema};
 use bytes::Bytes;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -64,21 +64,23 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(super) fn new(name: &str, database: &str, task: Option<(&TaskId, Uuid)>) -> Self {
+    /// Each has a name of its own for the run.
+    pub(super) fn new(name: &str, database: &str, tell: bool) -> Self {
         // Bytes are text to every converter, and cost a record nothing but a count.
         let header = |name: &str, value: String| Header {
             name: format!("__debezium.context.{name}").into(),
             value: Payload::Bytes(value.into()),
         };
-        let headers = task.into_iter().flat_map(|(task, run)| {
+        let headers = tell.then(|| {
             [
                 header("connectorLogicalName", name.to_owned()),
-                header("taskId", task.task.to_string()),
+                // One task reads the stream: there is no other.
+                header("taskId", "0".to_owned()),
                 header("connectorName", "postgresql".to_owned()),
-                header("runId", run.to_string()),
+                header("runId", Uuid::new_v4().to_string()),
             ]
         });
-        Self { name: name.to_owned(), database: database.to_owned(), headers: headers.collect() }
+        Self { name: name.to_owned(), database: database.to_owned(), headers: headers.into_iter().flatten().collect() }
     }
 }
 

@@ -245,7 +245,7 @@ mod tests {
         fn numbers_read_back(text in "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,20})?") {
             let decimal = Decimal::parse(text.as_bytes()).unwrap();
             let unscaled = BigInt::from_signed_bytes_be(&decimal.unscaled());
-            prop_assert_eq!(unscaled.clone(), BigInt::parse_bytes(text.replace('.', "").as_bytes(), 10).unwrap());
+            prop_assert_eq!(&unscaled, &BigInt::parse_bytes(text.replace('.', "").as_bytes(), 10).unwrap());
             if unscaled != BigInt::default() {
                 prop_assert_eq!(decimal.plain(), text);
             }

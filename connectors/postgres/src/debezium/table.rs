@@ -128,16 +128,13 @@ impl TableModel {
         })
     }
 
-    /// Whether a value of this column (by its index in the table) goes into any record: the others need not be read.
-    pub(crate) fn uses(&self, column: usize) -> bool {
-        self.row.iter().chain(&self.key).any(|field| field.index == column)
-    }
-
-    pub(crate) fn key_schema(&self) -> Option<&Arc<Schema>> {
+    #[cfg(test)]
+    pub(super) fn key_schema(&self) -> Option<&Arc<Schema>> {
         self.key_schema.as_ref()
     }
 
-    pub(crate) fn envelope_schema(&self) -> &Arc<Schema> {
+    #[cfg(test)]
+    pub(super) fn envelope_schema(&self) -> &Arc<Schema> {
         &self.envelope
     }
 

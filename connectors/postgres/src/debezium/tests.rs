@@ -599,9 +599,6 @@ fn transactions_messages_and_heartbeats() {
     assert_eq!(&*end.topic, "shop.transaction");
     let counts = Data::Array(vec![Data::Struct(vec![text("public.t"), Data::Int64(2)])]);
     assert_eq!(data(&end.value).1, &Data::Struct(vec![text("END"), text("9:30"), Data::Int64(2), counts, Data::Int64(5)]));
-    let mut kept = aqueduct_core::JsonMap::new();
-    transaction.store(&mut kept);
-    assert_eq!(Transaction::load(&kept).map(|back| format!("{back:?}")), Some(format!("{transaction:?}")));
     let message = Message { prefix: "p", content: b"c" };
     let record = model.message(message, &INFO, Some(&mut transaction)).unwrap();
     assert_eq!((&*record.topic, data(&record.key).1), ("shop.message", &Data::Struct(vec![text("p")])));

@@ -2,10 +2,8 @@
 
 use super::Model;
 use super::composite::java_order;
-use aqueduct_core::{Data, JsonMap, Payload, Record};
+use aqueduct_core::{Data, Payload, Record};
 use std::sync::Arc;
-
-const COUNT: &str = "transaction_data_collection_order_";
 
 /// One transaction as it goes by. Holds one number for each table that it touches.
 #[derive(Debug)]
@@ -32,22 +30,6 @@ impl Place {
 impl Transaction {
     pub(crate) fn new(id: u32) -> Self {
         Self { id, total: 0, counts: Vec::new() }
-    }
-
-    /// As Debezium keeps a transaction that it is in the midst of in its offset.
-    pub(crate) fn store(&self, offset: &mut JsonMap) {
-        offset.insert("transaction_id".to_owned(), self.id.to_string().into());
-        for (name, count) in &self.counts {
-            offset.insert(format!("{COUNT}{name}"), (*count).into());
-        }
-    }
-
-    /// What [`Transaction::store`] kept; `None` outside a transaction.
-    pub(crate) fn load(offset: &JsonMap) -> Option<Self> {
-        let id = offset.get("transaction_id")?.as_str()?.parse().ok()?;
-        let counts = offset.iter().filter_map(|(key, value)| Some((Arc::from(key.strip_prefix(COUNT)?), value.as_i64()?)));
-        let counts: Vec<(Arc<str>, i64)> = counts.collect();
-        Some(Self { id, total: counts.iter().map(|(_, count)| count).sum(), counts })
     }
 
     /// Counts one event of this table (`schema.table`).
