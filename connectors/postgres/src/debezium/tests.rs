@@ -630,9 +630,10 @@ fn options_that_cannot_be() {
         ("topic.naming.strategy", "com.acme.Mine", "postgres.unsupported"),
         ("topic.cache.size", "5", "postgres.no_effect"),
         ("signal.enabled.channels", "kafka", "postgres.unsupported"),
-        ("replica.identity.autoset.values", "a:HALF", "postgres.replica_identity"),
         ("snapshot.select.statement.overrides", "a.b", "config.missing"),
-        ("max.queue.size", "5", "config.range"),
+        ("max.queue.size", "5", "postgres.no_effect"),
+        ("snapshot.isolation.mode", "read_committed", "postgres.no_effect"),
+        ("database.initial.statements", "SET x = 1", "postgres.unsupported"),
         ("unavailable.value.placeholder", "hex:1", "postgres.hex"),
     ] {
         assert_eq!(codes(&[(key, value)]), [code], "{key}");
@@ -640,6 +641,7 @@ fn options_that_cannot_be() {
     assert_eq!(codes(&[("table.include.list", "a"), ("table.exclude.list", "b")]), ["postgres.filters"]);
     assert_eq!(codes(&[("topic.naming.strategy", "io.debezium.schema.SchemaTopicNamingStrategy")]), Vec::<String>::new());
     let identities = options(&[("replica.identity.autoset.values", "public.a:FULL,public.b:INDEX b_key")]).identities();
+    assert!(codes(&[("replica.identity.autoset.values", "a:HALF")]).contains(&"postgres.replica_identity".to_owned()));
     let shown: Vec<&str> = identities.iter().map(|(_, identity)| identity.as_str()).collect();
     assert_eq!(shown, ["FULL", "USING INDEX \"b_key\""]);
     assert!(options(&[]).heartbeat().is_some() && !options(&[]).heartbeat_records());

@@ -1,6 +1,6 @@
 //! What types alone cannot say of the options; and Debezium's options that mean nothing here.
 
-use super::modes::FlushMode;
+use super::modes::{FailureMode, FlushMode, SnapshotIsolation, TimeoutAction, Watermark};
 use super::{List, Millis, Options, Regex};
 use crate::debezium::columns::Hash;
 use aqueduct_core::Issue;
@@ -90,6 +90,7 @@ impl Options {
         self.check_names(&mut issues);
         self.check_pairs(&mut issues);
         self.check_columns(&mut issues);
+        self.check_idle(&mut issues);
         for (name, value, accepted, why) in self.foreign.each() {
             let Some(value) = value.as_deref().map(str::trim) else { continue };
             if accepted.contains(&ANY) {
@@ -136,9 +137,7 @@ impl Options {
                 issues.push(Issue::error("replica.identity.autoset.values", "postgres.replica_identity", why).fix(fix));
             }
         }
-        for channel in
-            self.signal_channels.iter().filter(|name| !["source", "file", "in-process", "jmx"].contains(&name.as_str()))
-        {
+        for channel in self.signal_channels.iter().filter(|name| !["source", "file"].contains(&name.as_str())) {
             let issue =
                 Issue::error("signal.enabled.channels", "postgres.unsupported", format!("there is no channel {channel:?}"));
             issues.push(issue.fix("use source or file; signals can always be sent by the REST API"));
@@ -177,20 +176,76 @@ impl Options {
         {
             issues.push(Issue::error("flush.lsn.source", "postgres.flush", "contradicts lsn.flush.mode").fix("remove it"));
         }
-        let isolation = super::modes::SnapshotIsolation::RepeatableRead;
-        if self.snapshot_isolation != isolation && self.snapshot_isolation != super::modes::SnapshotIsolation::Serializable {
-            let issue =
-                Issue::warning("snapshot.isolation.mode", "postgres.isolation", "would make a snapshot that is not consistent");
-            issues.push(issue.fix("it is taken as repeatable_read"));
-        }
-        if self.queue_size < self.batch_size {
-            let issue = Issue::error("max.queue.size", "config.range", "is less than max.batch.size");
-            issues.push(issue.fix("make it larger than max.batch.size"));
-        }
         if let Some(hex) = self.unavailable.strip_prefix("hex:")
             && crate::debezium::text::hex(hex.as_bytes()).is_none()
         {
             issues.push(Issue::error("unavailable.value.placeholder", "postgres.hex", "is not hexadecimal after `hex:`"));
+        }
+    }
+
+    /// Options that mean something to Debezium and nothing here: told when they are set to anything but their default, never in silence.
+    fn check_idle(&self, issues: &mut Vec<Issue>) {
+        let consistent =
+            !matches!(self.snapshot_isolation, SnapshotIsolation::ReadCommitted | SnapshotIsolation::ReadUncommitted);
+        let millis = |millis: Millis| millis.as_millis();
+        for (idle, option, why) in [
+            (consistent, "snapshot.isolation.mode", "a snapshot is always one consistent state of the database"),
+            (
+                self.slot_retries == 6,
+                "slot.max.retries",
+                "a slot that another client holds is tried for again by the worker's restarts",
+            ),
+            (millis(self.slot_retry_delay) == 10_000, "slot.retry.delay.ms", "the worker's restarts back off by themselves"),
+            (
+                millis(self.flush_timeout) == 30_000,
+                "lsn.flush.timeout.ms",
+                "LSNs are confirmed by the connection's own task, which waits for nobody",
+            ),
+            (self.flush_timeout_action == TimeoutAction::Fail, "lsn.flush.timeout.action", "there is no such wait"),
+            (self.snapshot_fetch == 10_240, "snapshot.fetch.size", "rows come by COPY; see snapshot.chunk.rows"),
+            (
+                self.watermark == Watermark::InsertInsert,
+                "incremental.snapshot.watermarking.strategy",
+                "windows are marked by logical messages",
+            ),
+            (self.queue_size == 8192, "max.queue.size", "what is read ahead is bounded in bytes: max.queue.size.in.bytes"),
+            (millis(self.poll_interval) == 500, "poll.interval.ms", "what is there is sent at once"),
+            (
+                millis(self.retriable_wait) == 10_000,
+                "retriable.restart.connector.wait.ms",
+                "the worker restarts tasks: restart.*",
+            ),
+            (millis(self.xmin_interval) == 0, "xmin.fetch.interval.ms", "source.xmin stays null"),
+            (millis(self.snapshot_delay) == 0, "snapshot.delay.ms", "a snapshot begins at once"),
+            (millis(self.streaming_delay) == 0, "streaming.delay.ms", "the stream follows at once"),
+            (self.tables_max == 0, "guardrail.collections.max", "any number of tables is captured"),
+            (
+                self.failure == FailureMode::Fail,
+                "event.processing.failure.handling.mode",
+                "what the stream cannot read fails the task",
+            ),
+        ] {
+            if !idle {
+                issues.push(Issue::warning(option, "postgres.no_effect", format!("has no effect: {why}")));
+            }
+        }
+        for (given, option, fix) in [
+            (self.initial_statements.is_some(), "database.initial.statements", "set them for the role: ALTER ROLE … SET …"),
+            (
+                self.sslpassword.is_some(),
+                "database.sslpassword",
+                "give an unencrypted key: openssl pkey -in key.pem -out plain.pem",
+            ),
+            (self.autoset_identity.is_some(), "replica.identity.autoset.values", "run ALTER TABLE … REPLICA IDENTITY … by hand"),
+            (
+                self.signal_channels.iter().any(|channel| channel == "file"),
+                "signal.enabled.channels",
+                "send signals by REST, or through the table",
+            ),
+        ] {
+            if given {
+                issues.push(Issue::error(option, "postgres.unsupported", "is not there yet").fix(fix));
+            }
         }
     }
 
