@@ -26,6 +26,8 @@ fn sources(plugin: &str) -> Vec<(&'static str, usize)> {
         "FileStreamSource" => vec![("file: WORLD/in/a.log\ntopic: t\nbatch.size: 5", 40)],
         // With a broker: tests/kafka.rs.
         "kafka-source" => vec![],
+        // With a database: tests/sql.rs.
+        "sql-source" => vec![],
         other => panic!("no conformance case for the source {other}"),
     }
 }
@@ -49,6 +51,8 @@ fn sinks(plugin: &str) -> Vec<(&'static str, Option<Read>)> {
         "blackhole-sink" => vec![("log.interval.ms: 0", None)],
         // With a broker: tests/kafka.rs.
         "kafka-sink" => vec![],
+        // With a server: tests/postgres_sink.rs.
+        "postgres-sink" => vec![],
         other => panic!("no conformance case for the sink {other}"),
     }
 }
@@ -95,6 +99,7 @@ async fn plans_touch_nothing() {
         let configs: Vec<&str> = match &plugin {
             // Nobody listens there.
             _ if name.starts_with("kafka-") => vec!["bootstrap.servers: 127.0.0.1:1\ntopics: t"],
+            _ if name == "sql-source" => vec!["connection.url: jdbc:sqlite:WORLD/a.db\nmode: incrementing\ntopic.prefix: t."],
             Plugin::Source(_) => sources(&name).into_iter().map(|(config, _)| config).collect(),
             Plugin::Sink(_) => sinks(&name).into_iter().map(|(config, _)| config).collect(),
         };
