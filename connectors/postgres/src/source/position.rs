@@ -182,6 +182,8 @@ pub fn offset(position: &Position, xid: Option<u32>, time_micros: Option<i64>, o
 #[derive(Clone, Debug)]
 pub struct Tracker {
     position: Position,
+    /// The end of the last commit or lone message: what Debezium's `sequence` has, which knows nothing of keep-alives.
+    last_commit: u64,
     /// What a restart has still to skip.
     resume: Option<Inside>,
     /// The whole of the open transaction was done before.
@@ -193,11 +195,15 @@ pub struct Tracker {
 impl Tracker {
     pub fn new(stored: Position) -> Self {
         let resume = stored.inside.clone();
-        Self { position: stored, resume, skip_all: false, xid: None }
+        Self { last_commit: stored.commit, position: stored, resume, skip_all: false, xid: None }
     }
 
     pub fn position(&self) -> &Position {
         &self.position
+    }
+
+    pub fn last_commit(&self) -> u64 {
+        self.last_commit
     }
 
     /// Between transactions, with nothing left to skip.
@@ -259,6 +265,7 @@ impl Tracker {
         self.xid = None;
         if new {
             self.resume = None;
+            self.last_commit = end_lsn;
             self.position = Position { commit: end_lsn, inside: None };
         }
         self.skip_all = false;
@@ -269,6 +276,7 @@ impl Tracker {
     pub fn lone_message(&mut self, lsn: u64) -> bool {
         let new = lsn > self.position.commit;
         if new && self.idle() {
+            self.last_commit = lsn;
             self.position = Position { commit: lsn, inside: None };
         }
         new

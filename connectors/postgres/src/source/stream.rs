@@ -178,7 +178,7 @@ impl Stream {
         }
         let position = self.tracker.position().commit;
         desk.shape.tick();
-        desk.shape.last_commit = Some(position);
+        desk.shape.last_commit = Some(self.tracker.last_commit());
         let at = ReadRow { mark: Mark::Incremental, lsn: position, xid: None, time_micros: desk.shape.now_micros() };
         desk.snapshots.advance(position, at, desk.shape, Room { bytes, records }, &mut out.batch).await
     }
@@ -379,7 +379,7 @@ impl Stream {
     fn at(&self, lsn: u64) -> At {
         At {
             lsn,
-            last_commit: Some(self.tracker.position().commit).filter(|lsn| *lsn != 0),
+            last_commit: Some(self.tracker.last_commit()).filter(|lsn| *lsn != 0),
             xid: self.transaction.map(|transaction| transaction.xid),
             time_micros: self.transaction.map(|transaction| transaction.time),
         }

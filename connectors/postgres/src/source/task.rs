@@ -77,7 +77,7 @@ impl PostgresSourceTask {
 
     /// From the snapshot to the stream, where there is nothing to read before it.
     async fn go_on(&mut self) -> Result<()> {
-        if self.snapshots.is_reading() {
+        if self.snapshots.is_reading() || !matches!(self.phase, Phase::Before(_)) {
             return Ok(());
         }
         if let Phase::Before(opened) = std::mem::replace(&mut self.phase, Phase::Done)

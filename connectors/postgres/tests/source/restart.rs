@@ -32,10 +32,11 @@ async fn read_to_end(source: &mut Running, max_records: usize) -> Vec<(Vec<Got>,
     let (mut polls, until) = (Vec::new(), Instant::now() + DEADLINE);
     loop {
         assert!(Instant::now() < until, "the end does not come: {polls:#?}");
-        let got = source.poll(max_records).await.unwrap();
-        let end = got.iter().any(|record| record.after("id") == 999);
+        let mut got = source.poll(max_records).await.unwrap();
+        let end = got.iter().position(|record| record.after("id") == 999);
+        got.truncate(end.map_or(got.len(), |at| at + 1));
         polls.push((got, source.stored.clone()));
-        if end {
+        if end.is_some() {
             return polls;
         }
     }
@@ -63,21 +64,21 @@ async fn from_every_offset_exactly_the_rest_comes() {
     let polls = read_to_end(&mut source, 1).await;
     source.close().await;
     let all: Vec<Got> = polls.iter().flat_map(|(got, _)| got.clone()).collect();
-    assert!(all.len() > 40, "{all:#?}");
+    assert!(all.len() > 30, "{all:#?}");
     let mut done = 0;
     let mut inside = 0;
     for (got, stored) in &polls {
         done += got.len();
-        if stored.is_empty() || done == all.len() {
+        if streams(stored).is_empty() || done == all.len() {
             continue;
         }
-        inside += usize::from(stored[0].offset.as_ref().is_some_and(|offset| offset["messageType"] != "COMMIT"));
+        inside += usize::from(streams(stored)["messageType"] != "COMMIT");
         let mut again = open(&options, stored.clone()).await.unwrap();
         let rest: Vec<Got> = read_to_end(&mut again, 1000).await.into_iter().flat_map(|(got, _)| got).collect();
-        assert_eq!(rest, all[done..], "after {done} records, from {stored:?}");
+        assert_same(&rest, &all[done..], &format!("after {done} records, from {:?}", streams(stored)));
         again.close().await;
     }
-    assert!(inside > 15, "{inside} offsets within a transaction");
+    assert!(inside > 12, "{inside} offsets within a transaction");
 }
 
 /// As Debezium writes it: without our keys.
@@ -103,14 +104,14 @@ async fn from_every_offset_of_debezium_nothing_is_lost_and_only_shared_lsns_repe
     let mut done = 0;
     for (got, stored) in &polls {
         done += got.len();
-        if stored.is_empty() || done == all.len() {
+        if streams(stored).is_empty() || done == all.len() {
             continue;
         }
         let mut again = open(&options, debeziums(stored)).await.unwrap();
         let rest: Vec<Got> = read_to_end(&mut again, 1000).await.into_iter().flat_map(|(got, _)| got).collect();
         assert!(rest.len() >= all.len() - done, "lost after {done} records, from {stored:?}");
         let repeated = rest.len() - (all.len() - done);
-        assert_eq!(rest, all[done - repeated..], "after {done} records");
+        assert_same(&rest, &all[done - repeated..], &format!("after {done} records, from {:?}", streams(stored)));
         let lsn = |record: &Got| record.value["source"]["lsn"].clone();
         assert!(
             all[done - repeated..done].iter().all(|record| lsn(record) == lsn(&all[done - 1])),

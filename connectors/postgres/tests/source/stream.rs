@@ -10,10 +10,20 @@ async fn every_kind_of_change_comes_in_order() {
     server.psql_in(&db, "INSERT INTO t VALUES (1, 'one', repeat('x', 10000)); INSERT INTO other VALUES (1)");
     server.psql_in(&db, "UPDATE t SET name = 'eins'; UPDATE t SET id = 2; DELETE FROM t");
     server.psql_in(&db, "ALTER TABLE t ADD COLUMN more int DEFAULT 7; INSERT INTO t (id) VALUES (3); ALTER TABLE t DROP COLUMN name; INSERT INTO t (id) VALUES (4)");
-    let got = source.records(6).await;
-    for record in &got {
-        println!("{record:?}");
-    }
+    let got = source.records(9).await;
+    let expected = [
+        &format!(r#"c 1 {{"id":1,"name":"one","big":"{}"}}"#, "x".repeat(10_000)),
+        r#"u 1 {"id":1,"name":"eins","big":"(unavailable)"}"#,
+        "d 1 null",
+        "tombstone 1",
+        r#"c 2 {"id":2,"name":"eins","big":"(unavailable)"}"#,
+        "d 2 null",
+        "tombstone 2",
+        r#"c 3 {"id":3,"name":null,"big":null,"more":7}"#,
+        r#"c 4 {"id":4,"big":null,"more":7}"#,
+    ];
+    assert_eq!(shown(&got), expected);
+    assert!(got.iter().all(|record| record.topic == "shop.public.t"));
     source.close().await;
 }
 
@@ -42,4 +52,103 @@ async fn scram_and_tls_log_in() {
         assert_eq!(refused.code(), code, "{refused:?}");
         assert!(!refused.trace().contains("wrong") && refused.hint().is_some());
     }
+}
+
+/// `(op, key, after)` of each record.
+fn shown(got: &[Got]) -> Vec<String> {
+    let show = |record: &Got| match record.op() {
+        "" => format!("tombstone {}", record.key["id"]),
+        op => format!("{op} {} {}", record.key["id"], record.value["after"]),
+    };
+    got.iter().map(show).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn truncates_messages_transactions_and_heartbeats_are_sent_where_they_are_asked_for() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY)");
+    let more = [
+        ("skipped.operations", "none"),
+        ("provide.transaction.metadata", "true"),
+        ("heartbeat.interval.ms", "100"),
+        ("message.prefix.exclude.list", "noise"),
+    ];
+    let mut source = open(&with(options(&server, &db), &more), Vec::new()).await.unwrap();
+    server.psql_in(
+        &db,
+        "BEGIN; INSERT INTO t VALUES (1); SELECT pg_logical_emit_message(true, 'app', 'hello'); COMMIT; TRUNCATE t",
+    );
+    server
+        .psql_in(&db, "SELECT pg_logical_emit_message(false, 'noise', 'x'); SELECT pg_logical_emit_message(false, 'app', 'end')");
+    let (mut all, mut beats) = (Vec::new(), 0);
+    while all.len() < 8 || beats < 2 {
+        for record in source.records(1).await {
+            match record.topic.as_str() {
+                "__debezium-heartbeat.shop" => beats += 1,
+                _ => all.push(record),
+            }
+        }
+    }
+    let seen: Vec<String> = all
+        .iter()
+        .map(|record| format!("{} {}{}", record.topic, record.op(), record.value["status"].as_str().unwrap_or_default()))
+        .collect();
+    let transaction = |middle: &[&str]| {
+        let mut all = vec!["shop.transaction BEGIN".to_owned()];
+        all.extend(middle.iter().map(|one| (*one).to_owned()));
+        all.push("shop.transaction END".to_owned());
+        all
+    };
+    let expected =
+        [transaction(&["shop.public.t c", "shop.message m"]), transaction(&["shop.public.t t"]), vec!["shop.message m".into()]]
+            .concat();
+    assert_eq!(seen, expected);
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_of_old_events_are_those_of_their_time() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY, a text, b int NOT NULL DEFAULT 5)");
+    let mut source = open(&options(&server, &db), Vec::new()).await.unwrap();
+    // All of it lies in the WAL before the first event is read, and the table is another one then.
+    server.psql_in(
+        &db,
+        "INSERT INTO t VALUES (1, 'x', 1); ALTER TABLE t DROP COLUMN a; INSERT INTO t VALUES (2, 2); ALTER TABLE t ADD COLUMN c text; \
+         INSERT INTO t VALUES (3, 3, 'y'); ALTER TABLE t RENAME COLUMN b TO d; INSERT INTO t VALUES (4, 4, 'z'); ALTER TABLE t ALTER c TYPE int USING 7; \
+         INSERT INTO t VALUES (5, 5, 5); DROP TABLE t",
+    );
+    let rows: Vec<String> = source.records(5).await.iter().map(|record| record.value["after"].to_string()).collect();
+    assert_eq!(
+        rows,
+        [
+            r#"{"id":1,"a":"x","b":1}"#,
+            r#"{"id":2,"b":2}"#,
+            r#"{"id":3,"b":3,"c":"y"}"#,
+            r#"{"id":4,"d":4,"c":"z"}"#,
+            r#"{"id":5,"d":5,"c":5}"#,
+        ]
+    );
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_transaction_comes_in_pieces() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY, pad text)");
+    let mut source = open(&options(&server, &db), Vec::new()).await.unwrap();
+    server.psql_in(&db, "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 100000) i");
+    let (mut next, mut inside) = (1, 0);
+    while next <= 100_000 {
+        for record in source.poll(5000).await.unwrap() {
+            assert_eq!(record.after("id"), next);
+            next += 1;
+        }
+        inside += usize::from(streams(&source.stored).get("messageType").is_some_and(|kind| kind == "INSERT"));
+    }
+    assert!(inside > 15, "{inside} positions within the transaction");
+    source.close().await;
 }
