@@ -104,8 +104,12 @@ fn each_record_crosses_two_clusters_once_and_in_order_whatever_is_killed() {
     let header = |name: &str| last.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone());
     assert_eq!(header("__source.topic").as_deref(), Some("orders"));
     assert_eq!(header("__source.offset"), Some((ROUNDS * STEP - 1).to_string()));
-    // Set back by an operator, the sink writes again.
     let client = site.client();
+    for connector in ["in", "out"] {
+        let status = client.get(&format!("/connectors/{connector}/status")).expect(200).json();
+        assert_eq!(status["tasks"][0]["aqueduct"]["exactly_once"], "promised", "{status}");
+    }
+    // Set back by an operator, the sink writes again.
     client.put("/connectors/out/stop", None);
     wait_until(DRAIN, "it is stopped", || (client.state("out") == "STOPPED").then_some(()));
     client.delete("/connectors/out/offsets").expect(200);
