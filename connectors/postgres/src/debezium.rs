@@ -30,6 +30,7 @@
 //! | truncated or hashed columns | the placeholder is truncated or hashed | it stays | nobody could tell it from a value |
 //! | masks on `json`, `xml`, `uuid`, `citext`, … | not masked | masked | who masks a column wants it masked |
 //! | `numeric(p,-s)` (PostgreSQL 15) | a scale of 2046 and an error | a negative scale | |
+//! | the collection of logical messages in transaction metadata | the address of a Java object | `LOGICAL_DECODING_MESSAGE` | |
 //! | the length of a `numeric` without precision, where `column.propagate.source.type` tells it | 0 in a snapshot, 131089 in the stream | 131089 | |
 //! | defaults with quotes or line breaks in them | cut off, or none | as they are | |
 //! | amounts of `money` in locales other than en_US | an error | the amount | |

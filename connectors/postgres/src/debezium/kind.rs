@@ -277,7 +277,7 @@ impl Resolver<'_> {
                 (schema, Decoder::Decimal(self.scale))
             }
             DecimalMode::Double => (Schema::new(Kind::Float64), Decoder::Float64),
-            DecimalMode::String => (Schema::new(Kind::String), Decoder::DecimalText(self.scale)),
+            DecimalMode::String => (Schema::new(Kind::String), Decoder::DecimalText((!variable).then_some(self.scale))),
         }
     }
 

@@ -209,6 +209,10 @@ impl TableModel {
                 old == new || new == Some(&Cell::Unchanged)
             })
         };
+        // An update of the key is skipped as an update, before it becomes a delete and an insert.
+        if !self.wants(Operation::U) {
+            return Ok(());
+        }
         if let Some(old) = old
             && self.operations.skip_unchanged
             && same(old, &self.row)
@@ -228,8 +232,7 @@ impl TableModel {
                 }
                 Ok(())
             }
-            _ if self.wants(Operation::U) => self.push(out, info, place(), ('u', old, Some(new)), None),
-            _ => Ok(()),
+            _ => self.push(out, info, place(), ('u', old, Some(new)), None),
         }
     }
 

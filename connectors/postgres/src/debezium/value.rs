@@ -21,8 +21,8 @@ pub(crate) enum Decoder {
     Decimal(i32),
     /// A struct of scale and value.
     VariableDecimal,
-    /// As it is; the scale is that of a zero.
-    DecimalText(i32),
+    /// With the column's scale, or as it is.
+    DecimalText(Option<i32>),
     /// With so many digits.
     Money(DecimalMode, i32),
     Binary(BinaryMode),
@@ -104,11 +104,14 @@ impl Decoder {
                 let number = Decimal::parse(text).ok_or(Unfit)?.stripped();
                 Data::Struct(vec![Data::Int32(number.scale()), Data::Bytes(number.unscaled())])
             }
-            Decoder::DecimalText(_) => Data::String(match text {
+            Decoder::DecimalText(scale) => Data::String(match text {
                 b"NaN" => "NAN".to_owned(),
                 b"Infinity" => "POSITIVE_INFINITY".to_owned(),
                 b"-Infinity" => "NEGATIVE_INFINITY".to_owned(),
-                text => string(text)?,
+                text => match scale.and_then(|scale| Decimal::parse(text)?.with_scale(scale)) {
+                    Some(number) => number.plain(),
+                    None => string(text)?,
+                },
             }),
             Decoder::Money(mode, digits) => money(text, *mode, *digits)?,
             Decoder::Binary(BinaryMode::Bytes) => Data::Bytes(Bytes::from(unhex(text).ok_or(Unfit)?)),
@@ -200,9 +203,8 @@ impl Decoder {
             Decoder::Decimal(_) | Decoder::Money(DecimalMode::Precise, _) => Data::Bytes(Bytes::from_static(&[0])),
             Decoder::VariableDecimal => Data::Struct(vec![Data::Int32(0), Data::Bytes(Bytes::from_static(&[0]))]),
             Decoder::Money(DecimalMode::Double, _) => Data::Float64(0.0),
-            Decoder::DecimalText(digits) | Decoder::Money(DecimalMode::String, digits) => Data::String(
-                Decimal::parse(b"0").and_then(|zero| zero.with_scale(*digits)).map_or_else(String::new, |zero| zero.plain()),
-            ),
+            Decoder::DecimalText(scale) => zero(scale.unwrap_or(0)),
+            Decoder::Money(DecimalMode::String, digits) => zero(*digits),
             Decoder::Binary(BinaryMode::Bytes) | Decoder::Raw(BinaryMode::Bytes) | Decoder::Bits => Data::Bytes(Bytes::new()),
             Decoder::Binary(_) | Decoder::Raw(_) => text(""),
             Decoder::DateIso => text("1970-01-01Z"),
@@ -262,6 +264,11 @@ impl Shape {
 
 fn point(x: f64, y: f64) -> Data {
     Data::Struct(vec![Data::Float64(x), Data::Float64(y), Data::Bytes(composite::wkb_point(x, y).into()), Data::Null])
+}
+
+/// `0.00`
+fn zero(scale: i32) -> Data {
+    Data::String(Decimal::parse(b"0").and_then(|zero| zero.with_scale(scale)).map_or_else(String::new, |zero| zero.plain()))
 }
 
 fn string(text: &[u8]) -> Result<String, Unfit> {
