@@ -174,7 +174,7 @@ fn length(oid: u32, modifier: i32) -> i32 {
         -1 => 7,
         0 => 0,
         1 => 3,
-        digits => digits + 1,
+        digits => digits.saturating_add(1).min(7),
     };
     match oid {
         oid::INT2 => 5,
@@ -183,9 +183,9 @@ fn length(oid: u32, modifier: i32) -> i32 {
         oid::FLOAT4 => 8,
         oid::FLOAT8 => 17,
         oid::NUMERIC if modifier == -1 => VARIABLE_LENGTH,
-        oid::NUMERIC => (modifier - 4) >> 16 & 0xffff,
+        oid::NUMERIC => modifier.wrapping_sub(4) >> 16 & 0xffff,
         oid::CHAR | oid::BOOL => 1,
-        oid::BPCHAR | oid::VARCHAR if modifier != -1 => modifier - 4,
+        oid::BPCHAR | oid::VARCHAR if modifier != -1 => modifier.wrapping_sub(4),
         oid::DATE => 13,
         oid::TIME => 8 + second,
         oid::TIMETZ => 8 + second + 6,
@@ -204,7 +204,7 @@ fn scale(oid: u32, modifier: i32) -> i32 {
         (oid::FLOAT4, _) => 8,
         (oid::FLOAT8, _) => 17,
         (oid::NUMERIC, -1) => 0,
-        (oid::NUMERIC, modifier) => (((modifier - 4) & 0x7ff) ^ 1024) - 1024,
+        (oid::NUMERIC, modifier) => ((modifier.wrapping_sub(4) & 0x7ff) ^ 1024) - 1024,
         (oid::TIME | oid::TIMETZ | oid::TIMESTAMP | oid::TIMESTAMPTZ | oid::INTERVAL, -1) => 6,
         (oid::TIME | oid::TIMETZ | oid::TIMESTAMP | oid::TIMESTAMPTZ, digits) => digits,
         (oid::INTERVAL, modifier) => match modifier & 0xffff {
