@@ -15,6 +15,7 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("mvn", "maven", "tests/kafka/get-kafka.sh"),
     ("strace", "strace", "tests/tests/power_loss.rs (the witness)"),
     ("kcat", "kcat", "tests/kafka (the independent witness)"),
+    ("mariadb-install-db", "mariadb-server", "connectors/sql/tests"),
     ("openssl", "openssl", "tests/kafka/make-certs.sh"),
     ("flock", "util-linux", "tests/kafka/*.sh"),
     ("curl", "curl", "tests/kafka/start-connect.sh"),
