@@ -47,7 +47,7 @@ pub struct Options {
     #[serde(rename = "database.sslkey", default)]
     #[schemars(extend("x-group" = "Connection"))]
     pub(crate) sslkey: Option<String>,
-    /// Of the private key, where it is encrypted.
+    /// Not there yet: the private key must not be encrypted.
     #[serde(rename = "database.sslpassword", default)]
     #[schemars(extend("x-group" = "Connection"))]
     pub(crate) sslpassword: Option<Secret>,
@@ -59,7 +59,7 @@ pub struct Options {
     #[serde(rename = "database.tcpKeepAlive", default = "yes")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Connection"))]
     pub(crate) tcp_keepalive: bool,
-    /// SQL that each ordinary connection begins with; statements end with `;`, and `;;` is a semicolon within one.
+    /// Not there yet: set what a connection begins with for the role, `ALTER ROLE … SET …`.
     #[serde(rename = "database.initial.statements", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Connection"))]
     pub(crate) initial_statements: Option<String>,
@@ -92,11 +92,11 @@ pub struct Options {
     #[serde(rename = "slot.stream.params", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) slot_stream_params: Option<String>,
-    /// How often to try for a slot that another client holds, before the call fails and the worker's restarts take over.
+    /// Without effect: a slot that another client holds is tried for again by the worker's restarts.
     #[serde(rename = "slot.max.retries", default = "six")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) slot_retries: u32,
-    /// The wait between these.
+    /// Without effect: the worker's restarts back off by themselves.
     #[serde(rename = "slot.retry.delay.ms", default = "ten_seconds")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) slot_retry_delay: Millis,
@@ -121,7 +121,7 @@ pub struct Options {
     #[serde(rename = "publish.via.partition.root", default)]
     #[schemars(extend("x-group" = "Replication"))]
     pub(crate) via_root: bool,
-    /// Sets tables' replica identity at the start: `schema.table:FULL,…`; expressions over names; `DEFAULT`, `FULL`, `NOTHING`, `INDEX name`.
+    /// Not there yet: run `ALTER TABLE … REPLICA IDENTITY …` by hand.
     #[serde(rename = "replica.identity.autoset.values", default)]
     #[schemars(extend("x-group" = "Replication", "x-example" = "public\\..*:FULL"))]
     pub(crate) autoset_identity: Option<List<String>>,
@@ -129,7 +129,7 @@ pub struct Options {
     #[serde(rename = "status.update.interval.ms", default = "ten_seconds")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) status_interval: Millis,
-    /// How often to ask for the slot's xmin, for the field `source.xmin`; 0: never.
+    /// Without effect: the field `source.xmin` stays null.
     #[serde(rename = "xmin.fetch.interval.ms", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) xmin_interval: Millis,
@@ -141,11 +141,11 @@ pub struct Options {
     #[serde(rename = "lsn.flush.mode", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) flush_mode: Option<FlushMode>,
-    /// How long a confirmation may take to be sent.
+    /// Without effect: LSNs are confirmed by the connection's own task, which waits for nobody.
     #[serde(rename = "lsn.flush.timeout.ms", default = "thirty_seconds")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) flush_timeout: Millis,
-    /// What happens if it takes longer.
+    /// Without effect: there is no such wait.
     #[serde(rename = "lsn.flush.timeout.action", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) flush_timeout_action: TimeoutAction,
@@ -171,7 +171,7 @@ pub struct Options {
     #[serde(rename = "snapshot.lock.timeout.ms", default = "ten_seconds")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Snapshot"))]
     pub(crate) snapshot_lock_timeout: Millis,
-    /// Rows that are read at once where a statement is given by `snapshot.select.statement.overrides`.
+    /// Without effect: rows come by COPY. See `snapshot.chunk.rows`.
     #[serde(rename = "snapshot.fetch.size", default = "fetch_size")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Snapshot"))]
     pub(crate) snapshot_fetch: u32,
@@ -199,11 +199,11 @@ pub struct Options {
     #[serde(rename = "snapshot.tables.order.by.row.count", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Snapshot"))]
     pub(crate) snapshot_order: TableOrder,
-    /// A wait before a snapshot.
+    /// Without effect: a snapshot begins at once.
     #[serde(rename = "snapshot.delay.ms", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Snapshot"))]
     pub(crate) snapshot_delay: Millis,
-    /// A wait between the snapshot and the stream.
+    /// Without effect: the stream follows at once.
     #[serde(rename = "streaming.delay.ms", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Snapshot"))]
     pub(crate) streaming_delay: Millis,
@@ -211,7 +211,7 @@ pub struct Options {
     #[serde(rename = "incremental.snapshot.chunk.size", default = "incremental_chunk")]
     #[schemars(range(min = 1), extend("x-group" = "Snapshot"))]
     pub(crate) incremental_chunk: u32,
-    /// How the window of a chunk is closed in the signal table: by a second row, or by the deletion of the first.
+    /// Without effect: the windows of an incremental snapshot are marked by logical messages.
     #[serde(rename = "incremental.snapshot.watermarking.strategy", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Snapshot"))]
     pub(crate) watermark: Watermark,
@@ -219,15 +219,15 @@ pub struct Options {
     #[serde(rename = "signal.data.collection", default)]
     #[schemars(extend("x-group" = "Signals", "x-example" = "public.debezium_signal"))]
     pub(crate) signal_table: Option<String>,
-    /// Where signals come from: `source` (the signal table), `file` (`signal.file`). The REST API always works.
+    /// Where signals come from: `source`, the signal table. The REST API always works; `file` is not there yet.
     #[serde(rename = "signal.enabled.channels", default = "source_channel")]
     #[schemars(extend("x-group" = "Signals"))]
     pub(crate) signal_channels: List<String>,
-    /// How often to look for signals outside the stream.
+    /// Without effect: signals are seen as they come.
     #[serde(rename = "signal.poll.interval.ms", default = "five_seconds")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Signals"))]
     pub(crate) signal_interval: Millis,
-    /// The file of the channel `file`: one JSON object a line.
+    /// Without effect: see `signal.enabled.channels`.
     #[serde(rename = "signal.file", default = "signal_file")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Signals"))]
     pub(crate) signal_file: String,
@@ -280,11 +280,11 @@ pub struct Options {
     #[serde(rename = "skip.messages.without.change", default)]
     #[schemars(extend("x-group" = "Filters"))]
     pub(crate) skip_unchanged: bool,
-    /// More captured tables than this: see `guardrail.collections.limit.action`; 0: no limit.
+    /// Without effect: any number of tables is captured.
     #[serde(rename = "guardrail.collections.max", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Filters"))]
     pub(crate) tables_max: u32,
-    /// `fail` or `warn`.
+    /// Without effect: any number of tables is captured.
     #[serde(rename = "guardrail.collections.limit.action", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Filters"))]
     pub(crate) tables_max_action: LimitAction,
@@ -351,11 +351,11 @@ pub struct Options {
     #[serde(rename = "event.converting.failure.handling.mode", default)]
     #[schemars(extend("x-group" = "Values"))]
     pub(crate) convert_failure: ConvertFailureMode,
-    /// What happens with a change that cannot be read.
+    /// Only `fail`: what the stream cannot read fails the task.
     #[serde(rename = "event.processing.failure.handling.mode", default)]
     #[schemars(extend("x-group" = "Values"))]
     pub(crate) failure: FailureMode,
-    /// When a table's columns are read anew. Here the stream itself tells: both are the same.
+    /// Without effect: the stream itself tells when a table has changed.
     #[serde(rename = "schema.refresh.mode", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Values"))]
     pub(crate) refresh: RefreshMode,
@@ -402,23 +402,23 @@ pub struct Options {
     #[schemars(extend("x-group" = "Events"))]
     pub(crate) heartbeat_query: Option<String>,
 
-    /// The most records of one poll.
+    /// Without effect: batches are bounded by the worker.
     #[serde(rename = "max.batch.size", default = "batch_size")]
     #[schemars(range(min = 1, max = 1_000_000), extend("x-importance" = "low", "x-group" = "Limits"))]
     pub(crate) batch_size: u32,
-    /// The most changes that are read ahead.
+    /// Without effect: what is read ahead is bounded in bytes, by `max.queue.size.in.bytes`.
     #[serde(rename = "max.queue.size", default = "queue_size")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Limits"))]
     pub(crate) queue_size: u32,
-    /// The most bytes of these; 0: what the worker allows a task.
+    /// The most bytes that are read ahead; 0: what the worker allows a task.
     #[serde(rename = "max.queue.size.in.bytes", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Limits"))]
     pub(crate) queue_bytes: ByteSize,
-    /// How long a poll waits for a first change at most. What is there is always sent at once.
+    /// Without effect: what is there is sent at once.
     #[serde(rename = "poll.interval.ms", default = "half_second")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Limits"))]
     pub(crate) poll_interval: Millis,
-    /// Without a meaning here: the worker restarts tasks (`restart.*`).
+    /// Without effect: the worker restarts tasks, see `restart.*`.
     #[serde(rename = "retriable.restart.connector.wait.ms", default = "ten_seconds")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Limits"))]
     pub(crate) retriable_wait: Millis,

@@ -1,6 +1,6 @@
 //! What types alone cannot say of the options; and Debezium's options that mean nothing here.
 
-use super::modes::{FailureMode, FlushMode, SnapshotIsolation, TimeoutAction, Watermark};
+use super::modes::{FailureMode, FlushMode, LimitAction, RefreshMode, SnapshotIsolation, TimeoutAction, Watermark};
 use super::{List, Millis, Options, Regex};
 use crate::debezium::columns::Hash;
 use aqueduct_core::Issue;
@@ -218,6 +218,15 @@ impl Options {
             (millis(self.xmin_interval) == 0, "xmin.fetch.interval.ms", "source.xmin stays null"),
             (millis(self.snapshot_delay) == 0, "snapshot.delay.ms", "a snapshot begins at once"),
             (millis(self.streaming_delay) == 0, "streaming.delay.ms", "the stream follows at once"),
+            (self.batch_size == 2048, "max.batch.size", "batches are bounded by the worker"),
+            (self.refresh == RefreshMode::ColumnsDiff, "schema.refresh.mode", "the stream itself tells when a table has changed"),
+            (millis(self.signal_interval) == 5000, "signal.poll.interval.ms", "signals are seen as they come"),
+            (self.signal_file == "file-signals.txt", "signal.file", "signals come by REST or through the table"),
+            (
+                self.tables_max_action == LimitAction::Warn,
+                "guardrail.collections.limit.action",
+                "any number of tables is captured",
+            ),
             (self.tables_max == 0, "guardrail.collections.max", "any number of tables is captured"),
             (
                 self.failure == FailureMode::Fail,
