@@ -1,11 +1,14 @@
 //! Watches the slot from a connection of its own: how much WAL the server keeps for it, and heartbeats that let it move when nothing captured changes.
 
+use super::catalog;
 use super::options::Options;
-use super::options::modes::WalPolicy;
+use super::options::modes::{PublicationMode, WalPolicy};
 use super::slot::{self, Slot};
 use crate::connection::Connect;
+use crate::debezium::columns::Filters;
 use aqueduct_core::{Error, Result};
 use sqlx::postgres::PgConnection;
+use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -30,11 +33,22 @@ struct Watched {
     emit: bool,
     /// `heartbeat.action.query`
     query: Option<String>,
+    /// With a filtered publication: what is captured, and the tables at the first look.
+    filters: Option<Filters>,
+    tables: Option<BTreeSet<u32>>,
 }
 
-/// The last look at the slot; `None` before the first. Dropping it ends the watch.
+/// What the last look saw.
+#[derive(Default)]
+struct Seen {
+    slot: Option<Slot>,
+    /// Tables that are captured now and were not at the first look, or the other way round.
+    tables_changed: bool,
+}
+
+/// The last look at the slot. Dropping it ends the watch.
 pub struct Monitor {
-    seen: watch::Receiver<Option<Slot>>,
+    seen: watch::Receiver<Seen>,
     warned: bool,
     _task: AbortOnDropHandle<()>,
 }
@@ -45,9 +59,11 @@ impl Monitor {
             slot: options.slot.clone(),
             interval: options.heartbeat().unwrap_or(LOOK_EVERY),
             emit: options.heartbeat().is_some() && !options.read_only,
+            filters: (options.publication_mode == PublicationMode::Filtered).then(|| Filters::new(options)),
+            tables: None,
             query: options.heartbeat_query.clone().filter(|_| options.heartbeat().is_some()),
         };
-        let (sender, seen) = watch::channel(None);
+        let (sender, seen) = watch::channel(Seen::default());
         #[allow(clippy::disallowed_methods, reason = "the monitor owns the handle and aborts it when dropped")]
         let task = tokio::spawn(run(connect.clone(), watched, sender));
         Self { seen, warned: false, _task: AbortOnDropHandle::new(task) }
@@ -59,7 +75,8 @@ impl Monitor {
     /// `postgres.wal_limit`, `postgres.slot_dropped`, as `slot.wal.policy` says.
     pub async fn judge(&mut self, connect: &Connect, options: &Options) -> Result<()> {
         let max = options.wal_max.get();
-        let Some(retained) = self.seen.borrow().as_ref().map(|slot| slot.retained).filter(|retained| max > 0 && *retained > max)
+        let Some(retained) =
+            self.seen.borrow().slot.as_ref().map(|slot| slot.retained).filter(|retained| max > 0 && *retained > max)
         else {
             self.warned = false;
             return Ok(());
@@ -89,8 +106,13 @@ impl Monitor {
         }
     }
 
+    /// Tables came or went that the publication has to be told of.
+    pub fn tables_changed(&self) -> bool {
+        self.seen.borrow().tables_changed
+    }
+
     pub fn slot(&self) -> Option<Slot> {
-        self.seen.borrow().clone()
+        self.seen.borrow().slot.clone()
     }
 }
 
@@ -111,7 +133,7 @@ async fn drop_slot(connect: &Connect, name: &str) -> Result<()> {
     }
 }
 
-async fn run(connect: Connect, mut watched: Watched, seen: watch::Sender<Option<Slot>>) {
+async fn run(connect: Connect, mut watched: Watched, seen: watch::Sender<Seen>) {
     let mut connection: Option<PgConnection> = None;
     let mut ticks = interval_at(Instant::now() + watched.interval.min(Duration::from_secs(1)), watched.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,8 +141,8 @@ async fn run(connect: Connect, mut watched: Watched, seen: watch::Sender<Option<
         ticks.tick().await;
         let looking = look(&connect, &mut watched, &mut connection);
         match tokio::time::timeout(PATIENCE, looking).await {
-            Ok(Ok(slot)) => {
-                let _ = seen.send(slot);
+            Ok(Ok(now)) => {
+                let _ = seen.send(now);
             }
             Ok(Err(error)) => {
                 // The stream itself notices when the server is gone; this is only the watch.
@@ -132,7 +154,7 @@ async fn run(connect: Connect, mut watched: Watched, seen: watch::Sender<Option<
     }
 }
 
-async fn look(connect: &Connect, watched: &mut Watched, connection: &mut Option<PgConnection>) -> Result<Option<Slot>> {
+async fn look(connect: &Connect, watched: &mut Watched, connection: &mut Option<PgConnection>) -> Result<Seen> {
     let session = match connection {
         Some(session) => session,
         None => connection.insert(connect.open().await?),
@@ -157,5 +179,13 @@ async fn look(connect: &Connect, watched: &mut Watched, connection: &mut Option<
             tracing::warn!(%error, "heartbeat.action.query failed");
         }
     }
-    slot::read(connect, session, &watched.slot).await
+    let slot = slot::read(connect, session, &watched.slot).await?;
+    let mut tables_changed = false;
+    if let Some(filters) = &watched.filters {
+        let all = catalog::tables(connect, session).await?.into_iter();
+        let captured: BTreeSet<u32> =
+            all.filter(|(_, schema, table)| filters.table(schema, table)).map(|(oid, ..)| oid).collect();
+        tables_changed = *watched.tables.get_or_insert_with(|| captured.clone()) != captured;
+    }
+    Ok(Seen { slot, tables_changed })
 }

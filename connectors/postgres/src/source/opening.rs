@@ -10,9 +10,9 @@ use super::shape::Shape;
 use super::slot::{self, Make};
 use super::stream::{Start, Stream};
 use super::wire::Wire;
-use crate::connection::{self, Connect, Ssl, SslMode};
+use crate::connection::{self, Connect, Ssl, SslMode, qualified};
 use crate::snapshot::{Before, Given, Snapshots};
-use crate::table::Table;
+use crate::table::{ReplicaIdentity, Table};
 use aqueduct_config::Millis;
 use aqueduct_core::{Error, Result, SourceOffset};
 use sqlx::postgres::PgConnection;
@@ -82,6 +82,7 @@ impl Opened {
         let captured = captured(connect, &mut session, options, shape).await?;
         if streams {
             ensure_publication(connect, &mut session, options, &captured).await?;
+            set_identities(connect, &mut session, options, &captured).await?;
         }
         let confirmed = if before == Before::Nothing || !options.confirms() { 0 } else { position.commit };
         let stored = stored.filter(|_| before != Before::Nothing);
@@ -114,6 +115,16 @@ impl Opened {
         let origin = Origin { system: system.id, timeline: system.timeline };
         let opened = Self { connect: connect.clone(), position, confirmed, stored, origin, prefix: options.topic_prefix.clone() };
         Ok((opened, snapshots))
+    }
+
+    /// What may be told to the server when the stream begins.
+    pub fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// Only so much is durable yet.
+    pub fn confirm(&mut self, durable: u64) {
+        self.confirmed = self.confirmed.min(durable);
     }
 
     /// While tables are read: where the stream will begin.
@@ -221,6 +232,33 @@ async fn ensure_publication(connect: &Connect, session: &mut PgConnection, optio
     let wanted =
         Wanted { name: &options.publication, mode: options.publication_mode, via_root: options.via_root, tables: &tables };
     publication::ensure(connect, session, &wanted).await.map(|_| ())
+}
+
+/// `replica.identity.autoset.values`: what a table has already is left alone.
+async fn set_identities(connect: &Connect, session: &mut PgConnection, options: &Options, captured: &Captured) -> Result<()> {
+    let wanted = options.identities();
+    for (oid, (schema, table)) in captured {
+        let name = format!("{schema}.{table}");
+        let Some((_, identity)) = wanted.iter().find(|(pattern, _)| pattern.is_match(&name)) else { continue };
+        let Some(now) = catalog::table(connect, session, *oid).await? else { continue };
+        let same = match now.identity {
+            ReplicaIdentity::Default => identity == "DEFAULT",
+            ReplicaIdentity::Full => identity == "FULL",
+            ReplicaIdentity::Nothing => identity == "NOTHING",
+            ReplicaIdentity::Index => false,
+        };
+        if !same {
+            let sql = format!("ALTER TABLE {} REPLICA IDENTITY {identity}", qualified(schema, table));
+            let altered = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut *session).await;
+            altered.map_err(|error| {
+                connect
+                    .error(&format!("set the replica identity of {name}"), error)
+                    .fix(format!("As the owner of the table run: {sql};"))
+            })?;
+            tracing::info!(table = name, identity, "replica identity set");
+        }
+    }
+    Ok(())
 }
 
 async fn tables(

@@ -110,6 +110,10 @@ impl Shape {
         Ok(Known { table, model: Some(model), signals })
     }
 
+    pub fn forget_type(&mut self, oid: u32) {
+        self.types.remove(&oid);
+    }
+
     async fn make(&mut self, table: &Table) -> Result<Arc<TableModel>> {
         let oids: Vec<u32> = table.columns.iter().map(|column| column.type_oid).collect();
         if oids.iter().any(|oid| !self.types.contains_key(oid)) {

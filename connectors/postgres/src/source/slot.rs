@@ -23,6 +23,8 @@ pub struct Slot {
     pub invalidation: Option<String>,
     /// WAL that the server keeps for it, in bytes.
     pub retained: u64,
+    /// WAL that was written since what is confirmed, in bytes.
+    pub behind: u64,
 }
 
 /// Reads the slot; `None` if there is none of this name.
@@ -31,9 +33,10 @@ pub struct Slot {
 /// As [`Connect::error`].
 pub async fn read(connect: &Connect, connection: &mut PgConnection, name: &str) -> Result<Option<Slot>> {
     // As JSON, since each version has other columns.
-    let sql = "SELECT (to_jsonb(s) || jsonb_build_object('retained', greatest(0, pg_wal_lsn_diff(CASE WHEN pg_is_in_recovery() \
-               THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END, s.restart_lsn))))::text \
-               FROM pg_catalog.pg_replication_slots s WHERE s.slot_name = $1";
+    let sql = "SELECT (to_jsonb(s) || jsonb_build_object('retained', greatest(0, pg_wal_lsn_diff(now.lsn, s.restart_lsn)), \
+               'behind', greatest(0, pg_wal_lsn_diff(now.lsn, s.confirmed_flush_lsn))))::text FROM pg_catalog.pg_replication_slots s, \
+               (SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END) AS now(lsn) \
+               WHERE s.slot_name = $1";
     let row: Option<String> = sqlx::query_scalar(sql)
         .bind(name)
         .fetch_optional(connection)
@@ -44,6 +47,7 @@ pub async fn read(connect: &Connect, connection: &mut PgConnection, name: &str) 
 
 fn parse(row: &Value) -> Slot {
     let text = |key: &str| row.get(key).and_then(Value::as_str).map(str::to_owned);
+    let bytes = |key: &str| row.get(key).and_then(Value::as_f64).map_or(0, |bytes| bytes as u64);
     let lsn = |key: &str| row.get(key).and_then(Value::as_str).and_then(position::parse_lsn);
     Slot {
         plugin: text("plugin").unwrap_or_default(),
@@ -53,7 +57,8 @@ fn parse(row: &Value) -> Slot {
         restart: lsn("restart_lsn"),
         wal_status: text("wal_status").unwrap_or_default(),
         invalidation: text("invalidation_reason"),
-        retained: row.get("retained").and_then(Value::as_f64).map_or(0, |bytes| bytes as u64),
+        retained: bytes("retained"),
+        behind: bytes("behind"),
     }
 }
 

@@ -83,7 +83,7 @@ impl Stream {
     /// Starts streaming on `wire`.
     ///
     /// # Errors
-    /// As [`Wire::start`]: `postgres.slot_active` while something else reads the slot.
+    /// As [`Wire::start`]: `postgres.in_use` while something else reads the slot.
     pub async fn start(mut wire: Wire, options: Arc<Options>, start: Start) -> Result<Self> {
         let params = options.slot_stream_params.as_deref().map_or(Ok(Vec::new()), slot::stream_params);
         let params = params.map_err(|why| Error::fatal("config.value", format!("slot.stream.params: {why}")))?;
@@ -188,14 +188,14 @@ impl Stream {
         self.tracker.idle()
     }
 
-    /// The log holds everything up to these (invariant 1).
-    pub fn commit(&mut self, durable: &[SourceOffset]) {
-        let ours = durable.iter().rev().find(|offset| offset.partition == self.offsets.partition);
-        if let Some(offset) = ours.and_then(|offset| offset.offset.as_ref())
-            && self.options.confirms()
-        {
-            self.feed.confirm(Stored::read(offset).position.commit);
+    /// The log holds everything up to these (invariant 1). Returns what that confirms.
+    pub fn commit(&mut self, durable: &[SourceOffset]) -> Option<u64> {
+        let ours = durable.iter().rev().find(|offset| offset.partition == self.offsets.partition)?;
+        let commit = Stored::read(ours.offset.as_ref()?).position.commit;
+        if self.options.confirms() {
+            self.feed.confirm(commit);
         }
+        Some(commit)
     }
 
     /// Where the stream stands: everything before was returned by [`Stream::poll`].
@@ -314,7 +314,9 @@ impl Stream {
                 }
                 self.take(new);
             }
-            Message::Origin { .. } | Message::Type { .. } | Message::Relation(_) => {}
+            // An enum may have new labels: it is read again for the Relation that follows.
+            Message::Type { oid } => desk.shape.forget_type(oid),
+            Message::Origin { .. } | Message::Relation(_) => {}
             Message::StreamStart { .. } | Message::StreamStop | Message::StreamCommit { .. } | Message::StreamAbort { .. } => {
                 return Err(self.malformed(&pgoutput::Malformed::Unknown(b'S')));
             }
@@ -435,7 +437,7 @@ fn taken(error: Error, slot: &str) -> Error {
     if error.code() != "postgres.in_use" {
         return error;
     }
-    Error::retriable("postgres.slot_active", error.message().to_owned()).fix(format!(
+    Error::retriable("postgres.in_use", error.message().to_owned()).fix(format!(
         "One connector per slot: find the other reader (SELECT active_pid FROM pg_replication_slots WHERE slot_name = '{slot}';) and stop it, or give this \
          connector another slot.name. A reader that crashed is let go after the server's wal_sender_timeout."
     ))

@@ -14,6 +14,7 @@ use aqueduct_config::options::invalid;
 use aqueduct_core::source::{Measure, Report, Signal};
 use aqueduct_core::{BatchBuilder, Issue, Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
 use async_trait::async_trait;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub struct PostgresSource;
@@ -53,6 +54,10 @@ pub struct PostgresSourceTask {
     snapshots: Snapshots,
     monitor: Monitor,
     phase: Phase,
+    /// What the worker was given to store last, for each partition: from there it goes on when tables join.
+    given: BTreeMap<String, SourceOffset>,
+    /// Durable in the log.
+    durable: u64,
 }
 
 enum Phase {
@@ -67,9 +72,12 @@ impl PostgresSourceTask {
     async fn open(options: Arc<Options>, resume: Vec<SourceOffset>) -> Result<Self> {
         let connect = connect(&options);
         let shape = Shape::new(connect.clone(), &options)?;
+        let given = resume.iter().map(|offset| (offset.partition_key(), offset.clone())).collect();
         let (opened, snapshots) = Opened::open(&options, &connect, &shape, resume).await?;
         let monitor = Monitor::of(&connect, &options);
-        let mut task = Self { connect, options, shape, snapshots, monitor, phase: Phase::Before(Box::new(opened)) };
+        let durable = opened.confirmed();
+        let mut task =
+            Self { connect, options, shape, snapshots, monitor, phase: Phase::Before(Box::new(opened)), given, durable };
         // What cannot be streamed is told at the start.
         task.go_on().await?;
         Ok(task)
@@ -87,6 +95,55 @@ impl PostgresSourceTask {
             self.phase = Phase::Streaming(Box::new(stream));
         }
         Ok(())
+    }
+
+    /// Tables joined or went: the publication and the snapshots have to know. Everything that was handed over stays as it is; the stream begins again
+    /// where it stood.
+    async fn open_again(&mut self) -> Result<()> {
+        let Phase::Streaming(stream) = std::mem::replace(&mut self.phase, Phase::Done) else { return Ok(()) };
+        tracing::info!("the captured tables changed");
+        let mut offsets = self.snapshots.take_offsets();
+        offsets.push(stream.offset(&self.snapshots));
+        self.give(&offsets);
+        stream.close().await;
+        let resume = self.given.values().cloned().collect();
+        let (mut opened, snapshots) = Opened::open(&self.options, &self.connect, &self.shape, resume).await?;
+        opened.confirm(self.durable);
+        std::mem::replace(&mut self.snapshots, snapshots).close().await;
+        self.monitor = Monitor::of(&self.connect, &self.options);
+        self.phase = Phase::Before(Box::new(opened));
+        self.go_on().await
+    }
+
+    fn give(&mut self, offsets: &[SourceOffset]) {
+        for offset in offsets {
+            self.given.insert(offset.partition_key(), offset.clone());
+        }
+    }
+
+    async fn poll_once(&mut self, cx: &TaskContext) -> Result<Polled> {
+        if self.snapshots.is_reading() {
+            return self.read(cx).await;
+        }
+        self.go_on().await?;
+        let between = matches!(&self.phase, Phase::Streaming(stream) if stream.is_between());
+        if between && self.monitor.tables_changed() {
+            self.open_again().await?;
+            return Ok(Polled::default());
+        }
+        if between && self.snapshots.wants_to_block() {
+            self.snapshots.begin_blocking().await?;
+            return Ok(Polled::default());
+        }
+        match &mut self.phase {
+            Phase::Streaming(stream) => {
+                stream.poll(cx, &mut Desk { shape: &mut self.shape, snapshots: &mut self.snapshots }).await
+            }
+            _ => {
+                let _ = tokio::time::timeout(cx.wait_max, cx.interrupt.cancelled()).await;
+                Ok(Polled::default())
+            }
+        }
     }
 
     /// Tables that are read while the stream waits.
@@ -109,28 +166,14 @@ impl PostgresSourceTask {
 impl SourceTask for PostgresSourceTask {
     async fn poll(&mut self, cx: &TaskContext) -> Result<Polled> {
         self.monitor.judge(&self.connect, &self.options).await?;
-        if self.snapshots.is_reading() {
-            return self.read(cx).await;
-        }
-        self.go_on().await?;
-        match &mut self.phase {
-            Phase::Streaming(stream) if stream.is_between() && self.snapshots.wants_to_block() => {
-                self.snapshots.begin_blocking().await?;
-                Ok(Polled::default())
-            }
-            Phase::Streaming(stream) => {
-                stream.poll(cx, &mut Desk { shape: &mut self.shape, snapshots: &mut self.snapshots }).await
-            }
-            _ => {
-                let _ = tokio::time::timeout(cx.wait_max, cx.interrupt.cancelled()).await;
-                Ok(Polled::default())
-            }
-        }
+        let polled = self.poll_once(cx).await?;
+        self.give(&polled.resume);
+        Ok(polled)
     }
 
     async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {
         if let Phase::Streaming(stream) = &mut self.phase {
-            stream.commit(durable);
+            self.durable = stream.commit(durable).unwrap_or(self.durable);
         }
         Ok(())
     }
@@ -139,9 +182,17 @@ impl SourceTask for PostgresSourceTask {
         let mut report = Report::default();
         self.snapshots.report(&mut report);
         if let Some(slot) = self.monitor.slot() {
+            let label = |measure: Measure| measure.label("slot", self.options.slot.clone());
             let retained =
                 Measure::new("wal_retained_bytes", "WAL that the server keeps for the replication slot.", slot.retained as f64);
-            report.gauges.push(retained.label("slot", self.options.slot.clone()));
+            let behind =
+                Measure::new("lag_bytes", "WAL that was written since what is confirmed to the server.", slot.behind as f64);
+            report.gauges.extend([label(retained), label(behind)]);
+            if report.summary.is_empty() {
+                report.summary =
+                    format!("streaming; the slot {} is {} behind", self.options.slot, aqueduct_config::ByteSize(slot.behind));
+            }
+            report.detail.insert("slot.lag_bytes".into(), slot.behind.into());
             report.detail.insert("slot.wal_retained_bytes".into(), slot.retained.into());
             report.detail.insert("slot.confirmed_flush_lsn".into(), position::lsn(slot.confirmed).into());
             report.detail.insert("slot.wal_status".into(), slot.wal_status.into());

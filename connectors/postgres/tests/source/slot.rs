@@ -59,7 +59,7 @@ async fn every_mismatch_has_a_name_and_a_choice() {
     let mut source = open(&trusting, stored.clone()).await.unwrap();
     assert_eq!(source.records(1).await[0].after("id"), 3);
     let active = refusal(&trusting, source.stored.clone()).await;
-    assert_eq!((active.class(), active.code()), (Class::Retriable, "postgres.slot_active"));
+    assert_eq!((active.class(), active.code()), (Class::Retriable, "postgres.in_use"));
     source.close().await;
 
     let physical = format!("{db}_physical");

@@ -152,3 +152,30 @@ async fn a_large_transaction_comes_in_pieces() {
     assert!(inside > 15, "{inside} positions within the transaction");
     source.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_that_appears_joins_without_a_stop() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY, n int)");
+    let more =
+        [("replica.identity.autoset.values", "public.t:FULL"), ("heartbeat.interval.ms", "200"), ("snapshot.mode", "initial")];
+    let mut source = open(&with(options(&server, &db), &more), Vec::new()).await.unwrap();
+    server.psql_in(
+        &db,
+        "INSERT INTO t VALUES (1, 1); UPDATE t SET n = 2; CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (7)",
+    );
+    let mut seen = Vec::new();
+    while !seen.iter().any(|record: &Got| record.topic == "shop.public.u") {
+        seen.extend(source.records(1).await.into_iter().filter(|record| record.topic.starts_with("shop.")));
+    }
+    assert_eq!(shown(&seen), [r#"c 1 {"id":1,"n":1}"#, r#"u 1 {"id":1,"n":2}"#, r#"r 7 {"id":7}"#]);
+    assert_eq!(seen[1].value["before"]["n"], 1, "FULL sends the row as it was");
+    server.psql_in(&db, "INSERT INTO u VALUES (8); INSERT INTO t VALUES (2, 2)");
+    let mut rest = Vec::new();
+    while rest.len() < 2 {
+        rest.extend(source.records(1).await.into_iter().filter(|record| record.topic.starts_with("shop.")));
+    }
+    assert_eq!(shown(&rest), [r#"c 8 {"id":8}"#, r#"c 2 {"id":2,"n":2}"#]);
+    source.close().await;
+}
