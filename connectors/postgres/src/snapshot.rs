@@ -295,7 +295,7 @@ impl Snapshots {
                 statement: self.statement(&name),
                 condition: condition.or(read.condition),
                 after: read.key,
-                block: read.block.zip(read.file),
+                ctid: read.ctid.zip(read.file),
                 table,
             }
         };
@@ -376,10 +376,10 @@ impl Snapshots {
             self.moved.insert(reading.name.clone());
             match &reading.progress {
                 Progress::Waiting => {}
-                Progress::Reading { key, block } => {
+                Progress::Reading { key, ctid } => {
                     let read = state.read.get_or_insert_with(Read::default);
-                    (read.key, read.block, read.rows) = (key.clone(), *block, reading.rows);
-                    read.file = block.map(|_| reading.facts.file);
+                    (read.key, read.ctid, read.rows) = (key.clone(), ctid.clone(), reading.rows);
+                    read.file = ctid.as_ref().map(|_| reading.facts.file);
                 }
                 Progress::Done => (state.done, state.read) = (true, None),
                 Progress::Rewritten => beside.push(reading.name.clone()),
@@ -391,7 +391,7 @@ impl Snapshots {
                 "truncated, rewritten or made since the snapshot's view: it is read beside the stream"
             );
             if let Some(read) = self.states.0.get_mut(&name).and_then(|state| state.read.as_mut()) {
-                (read.snapshot, read.block) = (Kind::Incremental, None);
+                (read.snapshot, read.ctid) = (Kind::Incremental, None);
             }
         }
         if done {

@@ -37,8 +37,7 @@ pub struct Reading {
     at: usize,
     /// Where the last row of the block begins: it is held back until it is known whether it is the table's last.
     last: usize,
-    /// Counts once the row that is held back was sent.
-    pending: Option<u64>,
+
     announced: bool,
     /// Sent in this session.
     pub rows: u64,
@@ -52,7 +51,7 @@ pub enum Progress {
     Waiting,
     Reading {
         key: Option<Vec<String>>,
-        block: Option<u64>,
+        ctid: Option<String>,
     },
     Done,
     Rewritten,
@@ -128,11 +127,9 @@ impl Snapshot {
                 let reading = &mut self.tables[index];
                 encode.table(&reading.table).await?;
                 (reading.facts, reading.cut, reading.moved) = (facts, cut, true);
-                let (key, block) = match &reading.progress {
-                    Progress::Reading { key, block } => (key.clone(), *block),
-                    _ => (None, None),
-                };
-                reading.progress = Progress::Reading { key, block };
+                if reading.progress == Progress::Waiting {
+                    reading.progress = Progress::Reading { key: None, ctid: None };
+                }
             }
             Message::Rows { index, bytes } => {
                 self.drain(index, encode, out, cx, Some(false))?;
@@ -142,13 +139,7 @@ impl Snapshot {
                 (reading.block, reading.at) = (bytes, 0);
                 self.draining = Some(index);
             }
-            Message::Block { index, block } => {
-                let reading = &mut self.tables[index];
-                reading.pending = Some(block);
-                if reading.at == reading.block.len() {
-                    reading.passed();
-                }
-            }
+
             Message::End { index } => {
                 self.drain(index, encode, out, cx, Some(true))?;
                 let reading = &mut self.tables[index];
@@ -176,17 +167,19 @@ impl Snapshot {
         let (first_table, last_table) = (self.ordered && index == 0, self.ordered && index + 1 == self.tables.len());
         let reading = &mut self.tables[index];
         let stop = if end.is_some() { reading.block.len() } else { reading.last };
+        // A row of a heap has its place behind its cells.
         let columns = reading.table.columns.len();
+        let width = columns + usize::from(reading.cut == Cut::Blocks);
         let mut sent = false;
         while reading.at < stop {
             // Rows of one batch share its limits (invariant 6).
             if end.is_none() && !out.is_empty() && (out.bytes() >= cx.max_bytes || out.len() >= cx.max_records) {
                 break;
             }
-            let next = copy::row(&mut reading.block, reading.at, columns, &mut self.places)?;
+            let next = copy::row(&mut reading.block, reading.at, width, &mut self.places)?;
             let mark = mark(first_table, last_table, !reading.announced, end == Some(true));
             let row = ReadRow { mark, lsn: self.lsn, xid: Some(self.view.seen.xmax), time_micros: self.view.time_micros };
-            encode.read(&reading.table, &copy::cells(&reading.block, &self.places), &row, &mut self.scratch)?;
+            encode.read(&reading.table, &copy::cells(&reading.block, &self.places[..columns]), &row, &mut self.scratch)?;
             for record in self.scratch.drain(..) {
                 out.push(record);
             }
@@ -196,12 +189,13 @@ impl Snapshot {
         }
         if sent {
             reading.moved = true;
-            if let (Cut::Key(columns), Progress::Reading { key, .. }) = (&reading.cut, &mut reading.progress) {
-                *key = Some(key_of(&reading.block, &self.places, columns)?);
+            if let Progress::Reading { key, ctid } = &mut reading.progress {
+                match &reading.cut {
+                    Cut::Key(columns) => *key = Some(key_of(&reading.block, &self.places, columns)?),
+                    Cut::Blocks => *ctid = key_of(&reading.block, &self.places, &[columns])?.pop(),
+                    Cut::Whole => {}
+                }
             }
-        }
-        if reading.at == reading.block.len() {
-            reading.passed();
         }
         if end.is_none() && reading.at >= stop {
             self.draining = None;
@@ -225,8 +219,8 @@ impl Snapshot {
 
 impl Reading {
     fn new(job: &Job) -> Self {
-        let resumes = job.after.is_some() || job.block.is_some();
-        let progress = Progress::Reading { key: job.after.clone(), block: job.block.map(|(block, _)| block) };
+        let resumes = job.after.is_some() || job.ctid.is_some();
+        let progress = Progress::Reading { key: job.after.clone(), ctid: job.ctid.as_ref().map(|(ctid, _)| ctid.clone()) };
         Self {
             name: (job.table.schema.clone(), job.table.name.clone()),
             table: job.table.clone(),
@@ -235,17 +229,11 @@ impl Reading {
             block: Vec::new(),
             at: 0,
             last: 0,
-            pending: None,
+
             announced: resumes,
             rows: 0,
             progress: if resumes { progress } else { Progress::Waiting },
             moved: false,
-        }
-    }
-
-    fn passed(&mut self) {
-        if let (Some(passed), Progress::Reading { block, .. }) = (self.pending.take(), &mut self.progress) {
-            (*block, self.moved) = (Some(passed), true);
         }
     }
 }

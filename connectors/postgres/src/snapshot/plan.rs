@@ -129,7 +129,7 @@ fn rest_without_stream(stored: States, wanted: &[&Arc<Table>]) -> Plan {
         let name = name(table);
         if let Some(read) = plan.states.0.get_mut(&name).and_then(|state| state.read.as_mut()) {
             // Rows of a table without a key have moved: it is read anew.
-            (read.snapshot, read.block) = (Kind::Initial, None);
+            (read.snapshot, read.ctid) = (Kind::Initial, None);
         }
     }
     plan.first = wanted.iter().map(|table| name(table)).filter(|name| plan.states.0[name].read.is_some()).collect();
@@ -230,7 +230,7 @@ mod tests {
     fn after_a_crash_what_has_a_key_is_read_on_beside_the_stream() {
         let captured = [table(1, "a", true), table(2, "b", true), table(3, "c", false), table(4, "d", true)];
         let half = Read { key: Some(vec!["7".into()]), rows: 7, ..Read::default() };
-        let heap = Read { block: Some(8), file: Some(3), order: 2, ..Read::default() };
+        let heap = Read { ctid: Some("(8,1)".into()), file: Some(3), order: 2, ..Read::default() };
         let before = stored(&[("a", 1, true, None), ("b", 2, false, Some(half)), ("c", 3, false, Some(heap))]);
         let plan = of(Initial, Before::Unfinished, &before, &captured);
         assert_eq!((plan.first.clone(), plan.export), (names(&["c"]), false));
@@ -239,7 +239,7 @@ mod tests {
         assert!(plan.joined.is_empty());
         let plan = of(InitialOnly, Before::Unfinished, &before, &captured);
         assert_eq!(plan.first, names(&["b", "c", "d"]));
-        assert_eq!(plan.states.0[&names(&["c"])[0]].read.as_ref().unwrap().block, None);
+        assert_eq!(plan.states.0[&names(&["c"])[0]].read.as_ref().unwrap().ctid, None);
     }
 
     #[test]

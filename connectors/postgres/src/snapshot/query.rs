@@ -38,9 +38,11 @@ pub enum Bounds<'a> {
         limit: u32,
     },
     /// `to` excluded; `None`: to the end.
+    /// With each row's place in the heap behind its cells. `after`: rows up to this place are left out.
     Blocks {
         from: u64,
         to: Option<u64>,
+        after: Option<&'a str>,
     },
 }
 
@@ -52,7 +54,8 @@ impl Chunk<'_> {
 
     pub fn select(&self) -> String {
         let all: Vec<usize> = (0..self.table.columns.len()).collect();
-        let mut sql = format!("SELECT {} FROM {}", self.columns(&all), self.from());
+        let place = if matches!(self.bounds, Bounds::Blocks { .. }) { ", ctid" } else { "" };
+        let mut sql = format!("SELECT {}{place} FROM {}", self.columns(&all), self.from());
         let mut conditions = Vec::new();
         match &self.bounds {
             Bounds::All => {}
@@ -60,8 +63,11 @@ impl Chunk<'_> {
                 conditions.extend(after.map(|key| format!("{} > {}", self.tuple(columns), values(key))));
                 conditions.extend(until.map(|key| format!("{} <= {}", self.tuple(columns), values(key))));
             }
-            Bounds::Blocks { from, to } => {
-                conditions.push(format!("ctid >= '({from},0)'::pg_catalog.tid"));
+            Bounds::Blocks { from, to, after } => {
+                conditions.push(match after {
+                    Some(after) => format!("ctid > {}::pg_catalog.tid", literal(after)),
+                    None => format!("ctid >= '({from},0)'::pg_catalog.tid"),
+                });
                 conditions.extend(to.map(|to| format!("ctid < '({to},0)'::pg_catalog.tid")));
             }
         }
@@ -113,9 +119,9 @@ fn values(key: &[String]) -> String {
 /// `READ ONLY`, so that nothing that a user's statement does can write.
 pub const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
-/// No timeout of a role or database ends a long read, nor a pause of the log in its middle.
-pub const UNHURRIED: &str =
-    "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL cursor_tuple_fraction = 1";
+/// No timeout of a role or database ends a long read, nor a pause of the log in its middle; a heap is read from its first block to its last.
+
+pub const UNHURRIED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronize_seqscans = off; SET LOCAL max_parallel_workers_per_gather = 0";
 
 /// The transaction's view: time in microseconds since 1970, transactions seen, end of the WAL.
 pub fn view(version: u32) -> String {
@@ -166,13 +172,13 @@ mod tests {
 
     #[test]
     fn tables_without_a_key_are_cut_by_blocks() {
-        let blocks = copy(true, None, None, Bounds::Blocks { from: 8, to: Some(16) });
+        let blocks = copy(true, None, None, Bounds::Blocks { from: 8, to: Some(16), after: None });
         assert!(
             blocks.ends_with(r#"WHERE ctid >= '(8,0)'::pg_catalog.tid AND ctid < '(16,0)'::pg_catalog.tid) TO STDOUT"#),
             "{blocks}"
         );
-        let rest = copy(true, None, None, Bounds::Blocks { from: 8, to: None });
-        assert!(rest.ends_with(r#"WHERE ctid >= '(8,0)'::pg_catalog.tid) TO STDOUT"#), "{rest}");
+        let rest = copy(true, None, None, Bounds::Blocks { from: 8, to: None, after: Some("(8,3)") });
+        assert!(rest.ends_with(r#"WHERE ctid > '(8,3)'::pg_catalog.tid) TO STDOUT"#), "{rest}");
         let own = copy(true, Some("SELECT * FROM x WHERE y;"), None, Bounds::All);
         assert_eq!(own, r#"COPY (SELECT "a", "b", "c" FROM (SELECT * FROM x WHERE y) AS "aqueduct") TO STDOUT"#);
     }

@@ -43,7 +43,8 @@ pub struct Job {
     pub condition: Option<String>,
     /// Where an earlier reading stopped.
     pub after: Option<Vec<String>>,
-    pub block: Option<(u64, u32)>,
+    /// Of the last row sent, and the heap that it lies in.
+    pub ctid: Option<(String, u32)>,
 }
 
 #[derive(Debug)]
@@ -59,11 +60,7 @@ pub enum Message {
         index: usize,
         bytes: Vec<u8>,
     },
-    /// Everything before this block of the heap was handed over.
-    Block {
-        index: usize,
-        block: u64,
-    },
+
     End {
         index: usize,
     },
@@ -358,8 +355,8 @@ impl Reader {
             Cut::Key(columns) => self.by_key(&job, chunk, &columns).await?,
             Cut::Blocks => {
                 // Another heap: its blocks are others.
-                let from = job.block.filter(|(_, of)| *of == file).map_or(0, |(block, _)| block);
-                self.by_blocks(index, chunk, from, blocks).await?;
+                let after = job.ctid.as_ref().filter(|(_, of)| *of == file).map(|(ctid, _)| ctid.as_str());
+                self.by_blocks(index, chunk, after, blocks).await?;
             }
             Cut::Whole => drop(self.copy(index, &chunk, None).await?),
         }
@@ -378,14 +375,16 @@ impl Reader {
         }
     }
 
-    async fn by_blocks(&mut self, index: usize, chunk: Chunk<'_>, from: u64, blocks: u64) -> Result<(), Stop> {
-        let mut from = from;
+    async fn by_blocks(&mut self, index: usize, chunk: Chunk<'_>, after: Option<&str>, blocks: u64) -> Result<(), Stop> {
+        let mut after = after;
+        let block = |ctid: &str| ctid.trim_start_matches('(').split(',').next()?.parse().ok();
+        let mut from: u64 = after.and_then(block).unwrap_or(0);
         // Rows beyond the heap's size of now were written later than the view.
         while from < blocks {
             let to = from + RANGE_BLOCKS;
-            let bounds = Bounds::Blocks { from, to: (to < blocks).then_some(to) };
+            let bounds = Bounds::Blocks { from, to: (to < blocks).then_some(to), after: after.take() };
             self.copy(index, &Chunk { bounds, ..chunk.clone() }, None).await?;
-            self.send(Message::Block { index, block: to.min(blocks) }).await?;
+
             from = to;
         }
         Ok(())

@@ -33,10 +33,10 @@ pub struct Read {
     /// An incremental snapshot ends at the key that was the last when it began; later rows come by the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Vec<String>>,
-    /// Blocks before this one were sent: of a table without a key.
+    /// Where the last row that was sent lies: of a table without a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub block: Option<u64>,
-    /// The heap that `block` counts in.
+    pub ctid: Option<String>,
+    /// The heap that it lies in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<u32>,
     #[serde(default)]
@@ -137,7 +137,12 @@ mod tests {
                 TableState {
                     oid: 3,
                     done: true,
-                    read: Some(Read { snapshot: Kind::Incremental, block: Some(9), file: Some(4), ..Read::default() }),
+                    read: Some(Read {
+                        snapshot: Kind::Incremental,
+                        ctid: Some("(9,1)".into()),
+                        file: Some(4),
+                        ..Read::default()
+                    }),
                 },
             ),
         ]));
