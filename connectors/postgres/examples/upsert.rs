@@ -8,7 +8,6 @@ use aqueduct_core::{
 };
 use postgres_services::{Server, USER};
 use sqlx::{Connection, Executor, PgConnection};
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
@@ -41,16 +40,42 @@ fn row(n: i64, pass: i64) -> Row {
     }
 }
 
+/// All write a batch in turn, so that what else the machine does hits them alike.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     let server = Server::start(postgres_services::Options::default().with("shared_buffers = 256MB").with("max_wal_size = 4GB"));
+    let mut hand = Hand::new(&server).await;
+    let mut psql = Psql::new(&server);
+    let mut sinks = Vec::new();
+    for table in ["flat", "events", "schemaless"] {
+        sinks.push(Sink::new(&server, table).await);
+    }
     for pass in 0..2 {
         println!("{}", if pass == 0 { "-- new rows" } else { "-- the same rows again" });
-        report("by hand, bound arrays", by_hand(&server, pass).await);
-        report("by hand, psql", by_psql(&server, pass));
-        report("postgres-sink, flat", by_sink(&server, pass, "flat").await);
-        report("postgres-sink, Debezium's events", by_sink(&server, pass, "events").await);
-        report("postgres-sink, JSON without a schema", by_sink(&server, pass, "schemaless").await);
+        let mut spent = [Spent::default(); 5];
+        for from in (0..ROWS).step_by(BATCH as usize) {
+            spent[0] += hand.batch(from, pass).await;
+            spent[1] += psql.batch(from, pass);
+            for (sink, spent) in sinks.iter_mut().zip(&mut spent[2..]) {
+                *spent += sink.batch(from, pass).await;
+            }
+        }
+        let what = [
+            "by hand, bound arrays",
+            "by hand, psql",
+            "postgres-sink, flat",
+            "postgres-sink, Debezium's events",
+            "postgres-sink, JSON without a schema",
+        ];
+        let best = spent[0].wall.min(spent[1].wall).as_secs_f64();
+        for (what, spent) in what.iter().zip(spent) {
+            let wall = spent.wall.as_secs_f64();
+            let (rate, ratio) = (ROWS as f64 / wall, best / wall);
+            println!(
+                "{what:<40} {rate:>8.0} rows/s  {wall:>6.2} s  x {ratio:.2}  own CPU {:>5.2} s  its session's {:>6.2} s",
+                spent.own, spent.session
+            );
+        }
     }
     let sums: Vec<String> = ["hand", "psql", "flat", "events", "schemaless"]
         .iter()
@@ -61,136 +86,175 @@ async fn main() {
     assert!(sums.iter().all(|sum| *sum == sums[0]), "{sums:#?}");
 }
 
-fn report(what: &str, (wall, own): (Duration, f64)) {
-    println!(
-        "{what:<40} {:>9.0} rows/s   {:>6.2} s   own CPU {own:>5.2} s",
-        ROWS as f64 / wall.as_secs_f64(),
-        wall.as_secs_f64()
-    );
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    wall: Duration,
+    /// Of this process, and of the session's process of the server.
+    own: f64,
+    session: f64,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.wall += other.wall;
+        self.own += other.own;
+        self.session += other.session;
+    }
+}
+
+struct Watch(Instant, f64, f64, String);
+
+impl Watch {
+    fn start(session: &str) -> Self {
+        Self(Instant::now(), cpu(), times(session, 0..2), session.to_owned())
+    }
+
+    fn stop(self) -> Spent {
+        Spent { wall: self.0.elapsed(), own: cpu() - self.1, session: times(&self.3, 0..2) - self.2 }
+    }
+}
+
+/// utime, stime, cutime, cstime of `/proc/<pid>/stat`.
+fn times(pid: &str, which: std::ops::Range<usize>) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let Some((_, fields)) = stat.rsplit_once(')') else { return 0.0 };
+    let fields: Vec<f64> = fields.split_whitespace().skip(11).take(4).filter_map(|field| field.parse().ok()).collect();
+    fields.get(which).map_or(0.0, |fields| fields.iter().sum::<f64>() / 100.0)
 }
 
 /// User and system time of this process, in seconds.
 fn cpu() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+    times("self", 0..2)
 }
 
-async fn by_hand(server: &Server, pass: i64) -> (Duration, f64) {
-    server.psql(&format!("create table if not exists hand {TABLE}; checkpoint"));
-    let url = format!("postgres://{USER}@127.0.0.1:{}/postgres?sslmode=disable", server.port());
-    let mut connection = PgConnection::connect(&url).await.unwrap();
-    let sql = "INSERT INTO hand SELECT id, customer, name, cents::numeric / 100, '1970-01-01'::timestamp + at * '1 microsecond'::interval, paid \
-        FROM unnest($1::int8[], $2::int4[], $3::text[], $4::int8[], $5::int8[], $6::bool[]) AS u(id, customer, name, cents, at, paid) \
-        ON CONFLICT (id) DO UPDATE SET customer = excluded.customer, name = excluded.name, amount = excluded.amount, at = excluded.at, paid = excluded.paid";
-    let (began, own) = (Instant::now(), cpu());
-    for from in (0..ROWS).step_by(BATCH as usize) {
+struct Hand(PgConnection, String);
+
+impl Hand {
+    async fn new(server: &Server) -> Self {
+        server.psql(&format!("create table hand {TABLE}"));
+        let url = format!("postgres://{USER}@127.0.0.1:{}/postgres?sslmode=disable", server.port());
+        let mut connection = PgConnection::connect(&url).await.unwrap();
+        let (pid,): (String,) = sqlx::query_as("select pg_backend_pid()::text").fetch_one(&mut connection).await.unwrap();
+        Self(connection, pid)
+    }
+
+    async fn batch(&mut self, from: i64, pass: i64) -> Spent {
+        let sql = "INSERT INTO hand SELECT id, customer, name, amount::numeric, '1970-01-01'::timestamp + at * '1 microsecond'::interval, paid \
+            FROM unnest($1::int8[], $2::int4[], $3::text[], $4::text[], $5::int8[], $6::bool[]) AS u(id, customer, name, amount, at, paid) \
+            ON CONFLICT (id) DO UPDATE SET customer = excluded.customer, name = excluded.name, amount = excluded.amount, at = excluded.at, paid = excluded.paid";
         let rows: Vec<Row> = (from..from + BATCH).map(|n| row(n, pass)).collect();
-        connection.execute("BEGIN").await.unwrap();
+        let watch = Watch::start(&self.1);
+        self.0.execute("BEGIN").await.unwrap();
         sqlx::query(sql)
             .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.customer).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.name.as_str()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.cents).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| format!("{}.{:02}", row.cents / 100, row.cents % 100)).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.at).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.paid).collect::<Vec<_>>())
-            .execute(&mut connection)
+            .execute(&mut self.0)
             .await
             .unwrap();
-        connection.execute("COMMIT").await.unwrap();
+        self.0.execute("COMMIT").await.unwrap();
+        watch.stop()
     }
-    (began.elapsed(), cpu() - own)
 }
 
-fn by_psql(server: &Server, pass: i64) -> (Duration, f64) {
-    server.psql(&format!("create table if not exists psql {TABLE}; checkpoint"));
-    let mut script = String::new();
-    for from in (0..ROWS).step_by(BATCH as usize) {
+struct Psql(postgres_services::Session, String);
+
+impl Psql {
+    fn new(server: &Server) -> Self {
+        server.psql(&format!("create table psql {TABLE}"));
+        let mut session = server.session("postgres");
+        let pid = session.run("select pg_backend_pid()");
+        Self(session, pid)
+    }
+
+    fn batch(&mut self, from: i64, pass: i64) -> Spent {
         let mut columns: [Vec<String>; 6] = Default::default();
         for n in from..from + BATCH {
             let row = row(n, pass);
             let at = jiff::Timestamp::from_microsecond(row.at).unwrap().to_string();
-            let values = [
-                row.id.to_string(),
-                row.customer.to_string(),
-                format!("\"{}\"", row.name),
-                format!("{}.{:02}", row.cents / 100, row.cents % 100),
-                at,
-                row.paid.to_string(),
-            ];
+            let amount = format!("{}.{:02}", row.cents / 100, row.cents % 100);
+            let values =
+                [row.id.to_string(), row.customer.to_string(), format!("\"{}\"", row.name), amount, at, row.paid.to_string()];
             columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
         }
-        let arrays: Vec<String> = columns.iter().map(|column| format!("'{{{}}}'", column.join(","))).collect();
         let types = ["int8", "int4", "text", "numeric", "timestamp", "bool"];
-        let arrays: Vec<String> = arrays.iter().zip(types).map(|(array, of)| format!("{array}::{of}[]")).collect();
-        writeln!(
-            script,
+        let arrays: Vec<String> =
+            columns.iter().zip(types).map(|(column, of)| format!("'{{{}}}'::{of}[]", column.join(","))).collect();
+        let sql = format!(
             "INSERT INTO psql SELECT * FROM unnest({}) ON CONFLICT (id) DO UPDATE SET customer = excluded.customer, name = excluded.name, \
-             amount = excluded.amount, at = excluded.at, paid = excluded.paid;",
+             amount = excluded.amount, at = excluded.at, paid = excluded.paid",
             arrays.join(", ")
-        )
-        .unwrap();
+        );
+        let watch = Watch::start(&self.1);
+        self.0.run(&sql);
+        watch.stop()
     }
-    let began = Instant::now();
-    server.psql(&script);
-    (began.elapsed(), 0.0)
 }
 
-async fn by_sink(server: &Server, pass: i64, table: &str) -> (Duration, f64) {
-    server.psql(&format!("create table if not exists {table} {TABLE}; checkpoint"));
-    let Some(Plugin::Sink(plugin)) =
-        aqueduct_connector_postgres::plugins().into_iter().find(|plugin| plugin.descriptor().name == "postgres-sink")
-    else {
-        panic!("no sink");
-    };
-    let url = format!("postgresql://127.0.0.1:{}/postgres?sslmode=disable", server.port());
-    let options: Options =
-        [("connection.url", url.as_str()), ("connection.user", USER), ("insert.mode", "upsert"), ("pk.mode", "record_key")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into();
-    let mut task = plugin.open(&options, TaskSpec::new()).await.unwrap();
-    let partition = Arc::new(TopicPartition::new(table, 0));
-    let position = LogPosition { topic: table.into(), topic_id: Uuid::new_v4(), partition: 0, offset: 0, metadata: None };
-    task.assigned(&[position]).await.unwrap();
-    let cx = TaskContext {
-        task: TaskId::new("bench", 0),
-        wait_max: Duration::from_secs(1),
-        max_bytes: 1 << 20,
-        max_records: BATCH as usize,
-        interrupt: CancellationToken::new(),
-    };
-    let key_schema = Arc::new(Schema::new(Kind::Struct).field("id", Schema::new(Kind::Int64)));
-    let schema = Arc::new(schema());
-    let event = Arc::new(
-        Schema::new(Kind::Struct)
+struct Sink {
+    table: &'static str,
+    task: Box<dyn aqueduct_core::SinkTask>,
+    session: String,
+    partition: Arc<TopicPartition>,
+    key: Arc<Schema>,
+    row: Arc<Schema>,
+    event: Arc<Schema>,
+}
+
+impl Sink {
+    async fn new(server: &Server, table: &'static str) -> Self {
+        server.psql(&format!("create table {table} {TABLE}"));
+        let plugin =
+            aqueduct_connector_postgres::plugins().into_iter().find(|plugin| plugin.descriptor().name == "postgres-sink");
+        let Some(Plugin::Sink(plugin)) = plugin else { panic!("no sink") };
+        let url = format!("postgresql://127.0.0.1:{}/postgres?sslmode=disable&ApplicationName={table}", server.port());
+        let options: Options =
+            [("connection.url", url.as_str()), ("connection.user", USER), ("insert.mode", "upsert"), ("pk.mode", "record_key")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
+        let mut task = plugin.open(&options, TaskSpec::new()).await.unwrap();
+        let session = server.psql(&format!("select pid from pg_stat_activity where application_name = '{table}'"));
+        let position = LogPosition { topic: table.into(), topic_id: Uuid::new_v4(), partition: 0, offset: 0, metadata: None };
+        task.assigned(&[position]).await.unwrap();
+        let row = Arc::new(schema());
+        let event = Schema::new(Kind::Struct)
             .named("t.Envelope")
-            .field("before", schema.clone())
-            .field("after", schema.clone())
-            .field("op", Schema::new(Kind::String)),
-    );
-    let (mut wall, mut own) = (Duration::ZERO, 0.0);
-    for from in (0..ROWS).step_by(BATCH as usize) {
+            .field("before", row.clone())
+            .field("after", row.clone())
+            .field("op", Schema::new(Kind::String));
+        let key = Arc::new(Schema::new(Kind::Struct).field("id", Schema::new(Kind::Int64)));
+        Self { table, task, session, partition: Arc::new(TopicPartition::new(table, 0)), key, row, event: Arc::new(event) }
+    }
+
+    async fn batch(&mut self, from: i64, pass: i64) -> Spent {
         let records = (from..from + BATCH).map(|n| {
             let row = row(n, pass);
-            let key = Payload::data(Some(key_schema.clone()), Data::Struct(vec![Data::Int64(row.id)]));
-            let value = match table {
-                "flat" => Payload::data(Some(schema.clone()), values(row)),
-                "events" => Payload::data(Some(event.clone()), Data::Struct(vec![Data::Null, values(row), Data::from("u")])),
+            let key = Payload::data(Some(self.key.clone()), Data::Struct(vec![Data::Int64(row.id)]));
+            let value = match self.table {
+                "flat" => Payload::data(Some(self.row.clone()), values(row)),
+                "events" => Payload::data(Some(self.event.clone()), Data::Struct(vec![Data::Null, values(row), Data::from("u")])),
                 _ => Payload::data(None, object(row)),
             };
-            let origin = Some(Origin { partition: partition.clone(), offset: n });
-            Record { key, origin, partition: Some(0), ..Record::new(table, value) }
+            let origin = Some(Origin { partition: self.partition.clone(), offset: pass * ROWS + n });
+            Record { key, origin, partition: Some(0), ..Record::new(self.table, value) }
         });
         let batch: Batch = records.collect();
-        let (began, cpu_before) = (Instant::now(), cpu());
+        let cx = TaskContext {
+            task: TaskId::new("bench", 0),
+            wait_max: Duration::from_secs(1),
+            max_bytes: 1 << 20,
+            max_records: BATCH as usize,
+            interrupt: CancellationToken::new(),
+        };
         let mut rejects = Rejects::default();
-        assert_eq!(task.put(&batch, &mut rejects, &cx).await.unwrap(), Ack::Durable);
+        let watch = Watch::start(&self.session);
+        assert_eq!(self.task.put(&batch, &mut rejects, &cx).await.unwrap(), Ack::Durable);
         assert!(rejects.is_empty());
-        wall += began.elapsed();
-        own += cpu() - cpu_before;
+        watch.stop()
     }
-    task.close().await.unwrap();
-    (wall, own)
 }
 
 fn schema() -> Schema {

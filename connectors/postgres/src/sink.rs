@@ -24,7 +24,7 @@ pub use config::Config;
 use aqueduct_config::SinkConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::{
-    Ack, Batch, Error, Issue, LogPosition, RecordRef, Rejects, Result, SinkTask, Stage, TaskContext, TaskSpec, Topic,
+    Ack, Batch, Delivery, Error, Issue, LogPosition, RecordRef, Rejects, Result, SinkTask, Stage, TaskContext, TaskSpec, Topic,
     TopicPartition,
 };
 use async_trait::async_trait;
@@ -65,7 +65,7 @@ impl SinkConnector for PostgresSinkConnector {
 
     async fn open(config: Config, _: TaskSpec) -> Result<PostgresSink> {
         let settings = config.settings().map_err(|issues| invalid(&issues))?;
-        PostgresSink::open(settings).await
+        PostgresSink::open(settings).await.map_err(in_our_words)
     }
 }
 
@@ -116,6 +116,26 @@ impl PostgresSink {
             by_topic: FxHashMap::default(),
             state: State::None,
         })
+    }
+
+    async fn put_batch(&mut self, batch: &Batch, rejects: &mut Rejects, cx: &TaskContext) -> Result<Ack> {
+        self.settle().await?;
+        let records: Vec<RecordRef<'_>> = batch.iter().collect();
+        let (mut bad, mut moves) = (Bad::new(), Moves::new());
+        if self.settings.exactly_once {
+            self.lanes.settle();
+            let settings = self.settings.clone();
+            let partitions = batch.chunks().iter().filter_map(|chunk| chunk.origin.as_deref());
+            self.lanes.make(&mut self.connection, &settings.connect, &cx.task.connector, partitions).await?;
+            moves = self.moves(&records)?;
+        }
+        let new = self.unwritten(&records, &mut bad);
+        let held = if new.is_empty() { false } else { self.write(&records, &new, moves, &mut bad).await? };
+        for (index, reason) in bad {
+            let error = Error::fatal(reason.code, reason.message);
+            rejects.push(records[index as usize].to_record(), Stage::TaskPut, PostgresSinkConnector::NAME, error);
+        }
+        Ok(if held { Ack::Buffered } else { Ack::Durable })
     }
 
     /// Ends what an earlier call left: commits what the worker has agreed to by going on.
@@ -372,6 +392,19 @@ impl PostgresSink {
     }
 }
 
+/// Advice that names the source's options names the sink's.
+fn in_our_words(error: Error) -> Error {
+    let Some(hint) = error.hint().filter(|hint| hint.contains("database.")) else { return error };
+    let hint = hint
+        .replace("database.hostname and database.port reach", "connection.url reaches")
+        .replace("database.hostname", "connection.url")
+        .replace("database.dbname", "connection.url")
+        .replace("database.user", "connection.user")
+        .replace("database.password", "connection.password")
+        .replace("database.ssl", "connection.url's ssl");
+    error.fix(hint)
+}
+
 fn refusal(reason: &str) -> Reason {
     Reason { code: "postgres_sink.record".to_owned(), message: format!("the record {reason}") }
 }
@@ -384,7 +417,7 @@ impl SinkTask for PostgresSink {
             return Ok(Vec::new());
         }
         let settings = self.settings.clone();
-        self.lanes.assign(&mut self.connection, &settings.connect, partitions).await
+        self.lanes.assign(&mut self.connection, &settings.connect, partitions).await.map_err(in_our_words)
     }
 
     async fn revoked(&mut self, partitions: &[TopicPartition]) -> Result<()> {
@@ -398,23 +431,7 @@ impl SinkTask for PostgresSink {
     }
 
     async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, cx: &TaskContext) -> Result<Ack> {
-        self.settle().await?;
-        let records: Vec<RecordRef<'_>> = batch.iter().collect();
-        let (mut bad, mut moves) = (Bad::new(), Moves::new());
-        if self.settings.exactly_once {
-            self.lanes.settle();
-            let settings = self.settings.clone();
-            let partitions = batch.chunks().iter().filter_map(|chunk| chunk.origin.as_deref());
-            self.lanes.make(&mut self.connection, &settings.connect, &cx.task.connector, partitions).await?;
-            moves = self.moves(&records)?;
-        }
-        let new = self.unwritten(&records, &mut bad);
-        let held = if new.is_empty() { false } else { self.write(&records, &new, moves, &mut bad).await? };
-        for (index, reason) in bad {
-            let error = Error::fatal(reason.code, reason.message);
-            rejects.push(records[index as usize].to_record(), Stage::TaskPut, PostgresSinkConnector::NAME, error);
-        }
-        Ok(if held { Ack::Buffered } else { Ack::Durable })
+        self.put_batch(batch, rejects, cx).await.map_err(in_our_words)
     }
 
     async fn flush(&mut self) -> Result<()> {
@@ -423,6 +440,10 @@ impl SinkTask for PostgresSink {
 
     fn metadata(&self, partition: &TopicPartition) -> Option<String> {
         if self.settings.exactly_once { self.lanes.metadata(partition) } else { None }
+    }
+
+    fn delivery(&self) -> Delivery {
+        if self.settings.exactly_once { Delivery::ExactlyOnce } else { Delivery::AtLeastOnce("exactly.once is false".to_owned()) }
     }
 
     async fn close(&mut self) -> Result<()> {

@@ -126,6 +126,9 @@ pub(super) fn source_field<'a>(record: RecordRef<'a>, field: &str) -> Option<Cow
     }
 }
 
+/// Name, schema and value.
+pub(super) type Named<'a> = (Arc<str>, Option<&'a Arc<Schema>>, Cow<'a, Data>);
+
 /// What the key's columns are filled from.
 pub(super) enum Key<'a> {
     /// These fields, or of these those that are named.
@@ -133,7 +136,7 @@ pub(super) enum Key<'a> {
     /// They are in the row itself.
     InRow,
     /// Name by name: Kafka's coordinates, or headers.
-    Named(Vec<(Arc<str>, Option<&'a Arc<Schema>>, Cow<'a, Data>)>),
+    Named(Vec<Named<'a>>),
     None,
 }
 
@@ -194,9 +197,7 @@ mod tests {
     #[test]
     fn envelopes_and_flat_records() {
         let row = Data::object([("id", Data::Int64(1))]);
-        with(event("c", row.clone()), |change| {
-            assert!(matches!(change, Ok(Change::Write(Fields::Map(entries))) if entries.len() == 1))
-        });
+        with(event("c", row), |change| assert!(matches!(change, Ok(Change::Write(Fields::Map(entries))) if entries.len() == 1)));
         with(event("d", Data::Null), |change| assert!(matches!(change, Ok(Change::Delete(None)))));
         with(event("t", Data::Null), |change| assert!(matches!(change, Ok(Change::Truncate))));
         with(event("m", Data::Null), |change| assert!(matches!(change, Ok(Change::Skip))));

@@ -163,7 +163,7 @@ mod tests {
             |format: &str, underscores, topic: &str| Format::parse(format, underscores).unwrap().name(topic, none).unwrap();
         assert_eq!(name("${topic}", false, "shop.public.orders"), "shop.public.orders");
         assert_eq!(name("copy.${topic}_x", true, "shop.public.orders"), "copy.shop_public_orders_x");
-        let source = |field: &str| (field == "table").then(|| Cow::Borrowed("t"));
+        let source = |field: &str| (field == "table").then_some(Cow::Borrowed("t"));
         let format = Format::parse("${source.table}_${topic}", false).unwrap();
         assert_eq!(format.name("a", source).as_deref(), Some("t_a"));
         assert!(!format.by_topic());

@@ -207,7 +207,8 @@ async fn halves(
     settings: &Settings,
     bad: &mut Bad,
 ) -> Result<(), sqlx::Error> {
-    let mut todo = vec![0..writer.rows.ops.len()];
+    let whole = 0..writer.rows.ops.len();
+    let mut todo = Vec::from([whole]);
     while let Some(range) = todo.pop() {
         if range.is_empty() {
             continue;

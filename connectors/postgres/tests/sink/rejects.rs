@@ -180,4 +180,9 @@ async fn faults_of_the_setup_fail_the_task_and_say_what_to_do() {
     rig.options.insert("exactly.once".into(), "false".into());
     let error = fails(&rig).await;
     assert!(error.hint().unwrap().contains("GRANT SELECT, INSERT, UPDATE, DELETE ON \"public\".\"t\""), "{error:?}");
+
+    rig.options.insert("connection.url".into(), "jdbc:postgresql://127.0.0.1:1/nowhere".into());
+    let error = rig.open().await.err().unwrap();
+    assert_eq!((error.class(), error.code()), (Class::Retriable, "postgres.connection"));
+    assert!(error.hint().unwrap().contains("connection.url reaches it"), "{error:?}");
 }

@@ -49,15 +49,17 @@ async fn someone_else_changes_the_table() {
     server.psql_in(&db, "create table t (id int primary key, a int, b int)");
     let mut rig = Rig::new(&server, &db, "insert.mode: upsert\npk.mode: record_key");
     let mut live = rig.open().await.unwrap();
-    let mut step = 0;
-    for (ddl, value, expected) in [
+    for (step, (ddl, value, expected)) in [
         ("select 1", r#"{"a":1,"b":1}"#, "0|1|1"),
         ("alter table t add c text", r#"{"a":2,"b":2,"c":"x"}"#, "1|2|2|x"),
         ("alter table t drop b", r#"{"a":3,"c":"y"}"#, "2|3|y"),
         ("alter table t alter a type text", r#"{"a":"four","c":"z"}"#, "3|four|z"),
         ("drop table t; create table t (id bigint primary key, a numeric, c text)", r#"{"a":5,"c":"z"}"#, "4|5|z"),
         ("alter table t add g bigint generated always as (id * 2) stored", r#"{"a":5,"c":"z","g":1}"#, "5|5|z|10"),
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         server.psql_in(&db, ddl);
         rig.log("t", [pair(&format!(r#"{{"id":{step}}}"#), value)]);
         if step == 0 {
@@ -66,7 +68,6 @@ async fn someone_else_changes_the_table() {
         let (_, rejects) = rig.put(&mut live, 100).await.unwrap();
         assert!(rejects.is_empty(), "{ddl}: {rejects:?}");
         assert_eq!(server.psql_in(&db, &format!("select * from t where id = {step}")), expected, "{ddl}");
-        step += 1;
     }
 }
 
