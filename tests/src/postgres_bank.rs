@@ -94,7 +94,7 @@ impl Bank {
         format!(
             "name: {name}\nconnector.class: postgres-sink\ntopics: {topics}\nconnection.url: postgresql://127.0.0.1:{port}/copy\n\
              connection.user: {USER}\nconnection.password: {PASSWORD}\ninsert.mode: {mode}\npk.mode: {key}\n{delete}auto.create: true\n\
-             table.name.format: \"${{source.table}}\"\n{CONVERTERS}{PATIENCE}"
+             {CONVERTERS}{PATIENCE}"
         )
     }
 

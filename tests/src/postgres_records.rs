@@ -255,8 +255,17 @@ fn mask(mut value: Value, op: &str) -> Value {
         }
     }
     if let Some(source) = fields.get_mut("source").and_then(Value::as_object_mut) {
-        let own: &[&str] =
-            if op == "r" { &["version", "ts_ms", "ts_us", "ts_ns", "txId", "lsn", "sequence", "xmin"] } else { &["version"] };
+        // A message outside of a transaction has no time of its own, and a snapshot's rows have all from the snapshot, of which each has its own.
+        let own: &[&str] = match op {
+            "m" => &["version", "ts_ms", "ts_us", "ts_ns"],
+            "r" => &["version", "ts_ms", "ts_us", "ts_ns", "txId", "lsn", "sequence", "xmin"],
+            _ => &["version"],
+        };
+        // The first of the two: how far it had read when the transaction came, which keep-alives move.
+        if let Some(sequence) = source.get_mut("sequence").filter(|sequence| sequence.is_string()) {
+            let last = sequence.as_str().and_then(|text| text.rsplit(',').next()).unwrap_or_default().to_owned();
+            *sequence = last.into();
+        }
         for name in own {
             if let Some(field) = source.get_mut(*name).filter(|field| !field.is_null()) {
                 *field = "(masked)".into();
@@ -266,17 +275,18 @@ fn mask(mut value: Value, op: &str) -> Value {
     value
 }
 
-/// Of the bytes: the envelope's clocks and the version, which stand last or once.
+/// Of the bytes: all clocks (those of the source are compared as values) and the version.
 fn mask_text(text: &str) -> String {
-    let mut text = text.to_owned();
-    for key in ["\"source\":{\"version\":", "\"ts_ms\":", "\"ts_us\":", "\"ts_ns\":"] {
-        let Some(at) = text.rfind(key) else { continue };
+    const KEYS: [&str; 5] = ["\"version\":\"", "\"ts_ms\":", "\"ts_us\":", "\"ts_ns\":", "\"sequence\":\""];
+    let (mut masked, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some((at, key)) = KEYS.iter().filter_map(|key| Some((rest.find(key)?, *key))).min() {
         let from = at + key.len();
-        let rest = &text[from..];
-        let end = rest.find([',', '}']).unwrap_or(rest.len());
-        text.replace_range(from..from + end, "0");
+        masked.push_str(&rest[..from]);
+        rest = &rest[from..];
+        rest = &rest[rest.find([',', '}']).unwrap_or(rest.len())..];
     }
-    text
+    masked.push_str(rest);
+    masked
 }
 
 /// The paths where two values differ, with both.

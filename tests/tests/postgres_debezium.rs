@@ -87,13 +87,92 @@ const CASES: &[Case] = &[
 
 /// Where Aqueduct is right and Debezium is not, or where the two cannot be the same. Every line is used by a run, or it is stale.
 struct Allowed {
-    /// The end of the topic, and the beginning of the path behind the operation.
+    /// Behind the case, and the beginning of the path behind the operation.
     topic: &'static str,
     path: &'static str,
     why: &'static str,
 }
 
-const ALLOWED: &[Allowed] = &[];
+const ALLOWED: &[Allowed] = &[
+    Allowed {
+        topic: "public.arrays",
+        path: "value.payload.after.c_moods",
+        why: "a NULL in an array of an enum makes Debezium's whole array null",
+    },
+    Allowed { topic: "public.arrays", path: "value.after.c_moods", why: "as above" },
+    Allowed {
+        topic: "public.arrays",
+        path: "value.schema.fields[after].fields[c_moods].items.optional",
+        why: "… since it says that there are none",
+    },
+    Allowed { topic: "public.arrays", path: "value.schema.fields[before].fields[c_moods].items.optional", why: "as above" },
+    Allowed {
+        topic: "public.arrays",
+        path: "value.payload.after.c_times",
+        why: "Debezium cuts microseconds off in arrays of times",
+    },
+    Allowed { topic: "public.arrays", path: "value.after.c_times", why: "as above" },
+    Allowed {
+        topic: "public.bit_arrays",
+        path: "value.schema.fields[after].fields[c_bits]",
+        why: "Debezium takes an array of bits for bits, and cannot convert it",
+    },
+    Allowed { topic: "public.bit_arrays", path: "value.schema.fields[before].fields[c_bits]", why: "as above" },
+    Allowed { topic: "public.bit_arrays", path: "value.payload.after.c_bits", why: "as above" },
+    Allowed { topic: "public.bit_arrays", path: "value.after.c_bits", why: "as above" },
+    Allowed {
+        topic: "public.deep_arrays",
+        path: "value.payload.after.",
+        why: "Debezium's arrays of arrays are nulls, or Java's addresses; ours are their elements in order",
+    },
+    Allowed { topic: "public.deep_arrays", path: "value.after.", why: "as above" },
+    Allowed {
+        topic: "public.identity_index",
+        path: "record",
+        why: "Debezium takes a key's column that the replica identity has not for 0, and so an update for a change of the key",
+    },
+    Allowed {
+        topic: "public.infinite",
+        path: "value.after.c_date",
+        why: "Debezium's infinite dates are numbers, others in the snapshot than in the stream, or days of the year 5877611",
+    },
+    Allowed { topic: "public.infinite", path: "value.payload.after.c_date", why: "as above" },
+    Allowed { topic: "public.infinite", path: "value.after.c_timestamp", why: "as above" },
+    Allowed {
+        topic: "public.nans",
+        path: "headers",
+        why: "NaN and infinity in a decimal are null, as Debezium's; a header of ours says what they were",
+    },
+    Allowed {
+        topic: "public.numbers",
+        path: "value.schema.fields[after].fields[c_numeric].parameters.__debezium.source.column.",
+        why: "Debezium knows another length of a numeric in the snapshot than in the stream; ours is the stream's",
+    },
+    Allowed {
+        topic: "public.numbers",
+        path: "value.schema.fields[before].fields[c_numeric].parameters.__debezium.source.column.",
+        why: "as above",
+    },
+    Allowed { topic: "public.texts", path: "value.after.c_name", why: "Debezium loses columns of the type name in the stream" },
+    Allowed { topic: "public.texts", path: "value.payload.after.c_name", why: "as above" },
+    Allowed {
+        topic: "public.times",
+        path: "value.after.c_date",
+        why: "Debezium's snapshot takes days before 1582-10-15 for those of the Julian calendar, its stream does not",
+    },
+    Allowed { topic: "public.times", path: "value.payload.after.c_date", why: "as above" },
+    Allowed {
+        topic: "public.toasted",
+        path: "value.after.big_bytes",
+        why: "unchanged bytes as text are null in Debezium: no one could tell them from null",
+    },
+    Allowed {
+        topic: "transaction",
+        path: "value.data_collections",
+        why: "Debezium names a logical message by a Java object's address",
+    },
+    Allowed { topic: "transaction", path: "value.event_count", why: "… and counts it twice" },
+];
 
 fn cases() -> Vec<&'static Case> {
     let wanted = std::env::var("CASES").unwrap_or_default();

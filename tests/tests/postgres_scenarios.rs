@@ -86,8 +86,8 @@ impl Scenario {
     fn why(&self, output: &Output) -> String {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).chars().take(2000).collect::<String>();
         let log = fs::read_to_string(self.log()).unwrap_or_default();
-        let tail: Vec<&str> = log.lines().rev().take(30).collect();
-        format!("{}{}\n{}", text(&output.stdout), text(&output.stderr), tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        let worker: Vec<&str> = log.lines().filter(|line| line.contains(" ERROR ") || line.contains(" WARN ")).take(10).collect();
+        format!("{}{}\n{}", text(&output.stdout), text(&output.stderr), worker.join("\n"))
     }
 }
 
