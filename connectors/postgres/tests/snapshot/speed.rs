@@ -4,7 +4,7 @@ use crate::harness::{context, open};
 use crate::{SERVER, snapshot_options};
 use std::time::Instant;
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "half a minute of figures: cargo test -p aqueduct-connector-postgres --test snapshot -- --ignored --nocapture"]
 async fn beside_copy() {
     const ROWS: usize = 2_000_000;
