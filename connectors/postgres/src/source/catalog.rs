@@ -179,11 +179,6 @@ pub fn of_relation(relation: &Relation<'_>, now: Option<&Table>) -> Table {
     }
 }
 
-/// The oids of a relation's column types.
-pub fn type_oids(table: &Table) -> impl Iterator<Item = u32> {
-    table.columns.iter().map(|column| column.type_oid)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -25,10 +25,8 @@ pub struct Rules<'a> {
 
 #[derive(Debug)]
 pub enum Verdict {
-    /// Nothing is stored: a first start. `slot`: it is there already.
-    Fresh {
-        slot: bool,
-    },
+    /// Nothing is stored: a first start.
+    Fresh,
     /// Go on from here. The words tell what was consented to.
     Resume {
         position: Position,
@@ -50,7 +48,7 @@ pub fn decide(stored: Option<&Stored>, seen: &Seen<'_>, rules: &Rules<'_>) -> Ve
     let Some(stored) = stored else {
         return match seen.slot.map(|slot| kept(slot, rules)) {
             Some(Err(lost)) => Verdict::Refuse(lost),
-            slot => Verdict::Fresh { slot: slot.is_some() },
+            _ => Verdict::Fresh,
         };
     };
     match covered(stored, seen, rules) {
@@ -232,7 +230,7 @@ mod tests {
         let seen = Seen { system: &world.system, slot: world.slot.as_ref(), history: &world.history, database: "shop" };
         let rules = Rules { slot: "s", mismatch: world.mismatch, snapshot: world.snapshot };
         match decide(world.stored.as_ref(), &seen, &rules) {
-            Verdict::Fresh { slot } => format!("fresh {slot}"),
+            Verdict::Fresh => "fresh".to_owned(),
             Verdict::Resume { position, warning } => {
                 format!("resume {}{}", position.commit, if warning.is_some() { " warned" } else { "" })
             }
@@ -247,8 +245,8 @@ mod tests {
     #[test]
     fn what_belongs_together_goes_on() {
         assert_eq!(verdict(&world()), "resume 100");
-        assert_eq!(verdict(&World { stored: None, ..world() }), "fresh true");
-        assert_eq!(verdict(&World { stored: None, slot: None, ..world() }), "fresh false");
+        assert_eq!(verdict(&World { stored: None, ..world() }), "fresh");
+        assert_eq!(verdict(&World { stored: None, slot: None, ..world() }), "fresh");
         let promoted = System { id: "1".into(), timeline: 2, lsn: 1000 };
         assert_eq!(verdict(&World { system: promoted, history: vec![(1, 100)], ..world() }), "resume 100");
     }

@@ -3,7 +3,7 @@
 use super::catalog;
 use super::guard::{self, Rules, Seen, Verdict};
 use super::options::Options;
-use super::options::modes::{SnapshotMode, SslMode as Mode};
+use super::options::modes::{MismatchStrategy, SnapshotMode, SslMode as Mode};
 use super::position::{self, Origin, Position, Stored};
 use super::publication::{self, Name, Wanted};
 use super::shape::Shape;
@@ -62,7 +62,7 @@ impl Opened {
         let mut position = Position::default();
         let before = match verdict {
             Verdict::Refuse(error) => return Err(error),
-            Verdict::Fresh { .. } => Before::Nothing,
+            Verdict::Fresh => Before::Nothing,
             Verdict::Resnapshot { why } => {
                 tracing::warn!("{why}; snapshot.mode is when_needed: everything is read again");
                 // What the old slot would still send is older than what is read now.
@@ -75,6 +75,9 @@ impl Opened {
                     tracing::warn!("{warning}");
                 }
                 position = from;
+                if options.mismatch == MismatchStrategy::TrustOffset && slot.is_some() && options.confirms() {
+                    slot::advance(connect, &mut session, &options.slot, position.commit).await?;
+                }
                 if stored.as_ref().is_some_and(Stored::in_snapshot) { Before::Unfinished } else { Before::Streaming }
             }
         };
@@ -188,7 +191,7 @@ async fn begins(wire: &mut Wire, options: &Options, slot: Option<u64>, export: b
 fn unguarded(stored: Option<&Stored>) -> Verdict {
     match stored {
         Some(stored) => Verdict::Resume { position: stored.position.clone(), warning: None },
-        None => Verdict::Fresh { slot: false },
+        None => Verdict::Fresh,
     }
 }
 

@@ -13,6 +13,7 @@ const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 pub type Tuple<'a> = SmallVec<[Cell<'a>; 16]>;
 
 #[derive(Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stack: a box would be an allocation for each change")]
 pub enum Message<'a> {
     Begin {
         /// Where the commit record starts.

@@ -216,11 +216,6 @@ impl Tracker {
         self.xid.is_some() && !self.skip_all
     }
 
-    /// Events of the open transaction so far, without the one that is looked at.
-    pub fn index(&self) -> u64 {
-        self.position.inside.as_ref().map_or(0, |inside| inside.index)
-    }
-
     /// True: new. False: done before the restart.
     pub fn begin(&mut self, lsn: u64, final_lsn: u64, xid: u32) -> bool {
         self.xid = Some(xid);

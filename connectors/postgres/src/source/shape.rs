@@ -200,8 +200,8 @@ impl Shape {
         }
     }
 
-    pub async fn close(self) {
-        if let Some(session) = self.session {
+    pub async fn close(&mut self) {
+        if let Some(session) = self.session.take() {
             crate::connection::close(session).await;
         }
     }

@@ -89,7 +89,7 @@ pub struct Made {
 pub async fn make(wire: &mut Wire, make: Make<'_>, patience: Duration) -> Result<Made> {
     let sql = statement(make, wire.version);
     let doing = format!("make the replication slot {}", make.name);
-    let rows = wire.query(&doing, &sql, patience).await.map_err(|error| explain(error))?;
+    let rows = wire.query(&doing, &sql, patience).await.map_err(explain)?;
     let row = rows.first();
     let field = |index: usize| row.and_then(|row| row.get(index)).and_then(Clone::clone);
     let lsn = field(1).as_deref().and_then(position::parse_lsn);

@@ -2,7 +2,7 @@
 
 use super::feed::{Block, Feed, FeedOptions, Frame, Frames, judge};
 use super::monitor::HEARTBEAT;
-use super::pgoutput::{self, Message, Old, Relation};
+use super::pgoutput::{self, Message, Old};
 use super::position::{self, Kind, Origin, Position, Stored, Tracker};
 use super::shape::{At, Known, Shape};
 use super::slot;

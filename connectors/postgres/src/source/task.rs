@@ -208,6 +208,7 @@ impl SourceTask for PostgresSourceTask {
         if let Phase::Streaming(stream) = std::mem::replace(&mut self.phase, Phase::Done) {
             stream.close().await;
         }
+        self.shape.close().await;
         if self.options.slot_drop_on_stop {
             let mut session = self.connect.open().await?;
             super::slot::drop(&self.connect, &mut session, &self.options.slot).await?;

@@ -236,19 +236,14 @@ impl Wire {
                     let refusal = refusal(body.fields());
                     let error = self.connect.refused(doing, &refusal);
                     // After a FATAL the server closes the connection: no ReadyForQuery comes.
-                    if refusal.code.starts_with("57P")
-                        || refusal.code.starts_with("28")
-                        || refusal.code.starts_with("53300")
-                        || self.version == 0
-                    {
+                    let fatal = ["57P", "28", "53300"].iter().any(|code| refusal.code.starts_with(code)) || self.version == 0;
+                    if fatal {
                         return Err(error);
                     }
                     refused = Some(error);
                 }
-                Message::ParameterStatus(body) => {
-                    if body.name().is_ok_and(|name| name == "server_version") {
-                        self.version = version_number(body.value().unwrap_or_default());
-                    }
+                Message::ParameterStatus(body) if body.name().is_ok_and(|name| name == "server_version") => {
+                    self.version = version_number(body.value().unwrap_or_default());
                 }
                 Message::DataRow(body) => {
                     let mut cells = Vec::new();

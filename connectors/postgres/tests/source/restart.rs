@@ -32,7 +32,7 @@ async fn read_to_end(source: &mut Running, max_records: usize) -> Vec<(Vec<Got>,
     let (mut polls, until) = (Vec::new(), Instant::now() + DEADLINE);
     loop {
         assert!(Instant::now() < until, "the end does not come: {polls:#?}");
-        let mut got = source.poll(max_records).await.unwrap();
+        let mut got = source.poll(max_records).await.expect("poll");
         let end = got.iter().position(|record| record.after("id") == 999);
         got.truncate(end.map_or(got.len(), |at| at + 1));
         polls.push((got, source.stored.clone()));

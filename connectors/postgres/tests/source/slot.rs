@@ -18,7 +18,7 @@ async fn refusal(options: &aqueduct_core::Options, stored: Vec<SourceOffset>) ->
 /// A source that has read one row, closed; what is stored.
 async fn one_row(server: &Server, db: &str, options: &aqueduct_core::Options) -> Vec<SourceOffset> {
     server.psql_in(db, "CREATE TABLE t (id int PRIMARY KEY)");
-    let mut source = open(options, Vec::new()).await.unwrap();
+    let mut source = open(options, Vec::new()).await.expect("opens");
     server.psql_in(db, "INSERT INTO t VALUES (1)");
     source.records(1).await;
     let end = lsn(&server.psql_in(db, "SELECT pg_current_wal_lsn()"));

@@ -159,7 +159,7 @@ async fn a_table_that_appears_joins_without_a_stop() {
     let db = server.database();
     server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY, n int)");
     let more =
-        [("replica.identity.autoset.values", "public.t:FULL"), ("heartbeat.interval.ms", "200"), ("snapshot.mode", "initial")];
+        [("heartbeat.interval.ms", "200"), ("snapshot.mode", "initial")];
     let mut source = open(&with(options(&server, &db), &more), Vec::new()).await.unwrap();
     server.psql_in(
         &db,
