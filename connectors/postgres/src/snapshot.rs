@@ -83,19 +83,6 @@ pub enum Mark {
     Incremental,
 }
 
-impl Mark {
-    pub fn name(self) -> &'static str {
-        match self {
-            Mark::First => "first",
-            Mark::FirstInTable => "first_in_data_collection",
-            Mark::True => "true",
-            Mark::LastInTable => "last_in_data_collection",
-            Mark::Last => "last",
-            Mark::Incremental => "incremental",
-        }
-    }
-}
-
 /// Where a row that was read stands.
 #[derive(Clone, Copy, Debug)]
 pub struct ReadRow {

@@ -37,6 +37,7 @@ struct StatusLabels {
 
 type Counters<L> = Family<L, Counter>;
 type Gauges<L> = Family<L, Gauge>;
+type Measures = Family<Vec<(String, String)>, Gauge<f64, AtomicU64>>;
 
 pub(crate) fn render(worker: &Worker) -> String {
     let mut registry = Registry::with_prefix("kafka_connect");
@@ -244,7 +245,7 @@ impl TaskMetrics {
 
 /// What sources measure themselves: one family for each name.
 fn reported_metrics(registry: &mut Registry, worker: &Worker) {
-    let mut families: BTreeMap<String, Family<Vec<(String, String)>, Gauge<f64, AtomicU64>>> = BTreeMap::new();
+    let mut families: BTreeMap<String, Measures> = BTreeMap::new();
     for (connector, view, ..) in worker.views() {
         for (task, view) in view.tasks.iter().enumerate() {
             for measure in view.stats.report().map(|report| report.gauges).unwrap_or_default() {

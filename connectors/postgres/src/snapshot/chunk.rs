@@ -15,6 +15,9 @@ use sqlx::postgres::PgConnection;
 use std::ops::Range;
 use std::sync::Arc;
 
+/// As [`Places`], kept.
+type RowPlaces = Box<[Option<Range<usize>>]>;
+
 /// Rows that wait for the stream to pass their view.
 #[derive(Debug)]
 pub struct Window {
@@ -26,7 +29,7 @@ pub struct Window {
     identity: Vec<usize>,
     bytes: Vec<u8>,
     /// In the table's order; `None`: a newer version was sent already.
-    rows: Vec<Option<Box<[Option<Range<usize>>]>>>,
+    rows: Vec<Option<RowPlaces>>,
     by_identity: FxHashMap<Vec<u8>, usize>,
     next: usize,
     /// The end of the reading.
@@ -190,10 +193,6 @@ impl Window {
             estimate: 0,
             row_bytes,
         })
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     /// The columns that name a row; none where nothing does.

@@ -32,7 +32,7 @@ enum Stage {
     Idle,
     /// Not before this time.
     Later(Instant),
-    Reading(Reading),
+    Reading(Box<Reading>),
     Window(Box<Window>),
 }
 
@@ -113,8 +113,15 @@ impl Chunks {
         #[allow(clippy::disallowed_methods, reason = "the stage owns the handle and aborts it when dropped")]
         let task = AbortOnDropHandle::new(tokio::spawn(read));
         let identity = self.identity.as_ref().filter(|(oid, _)| *oid == wanted.oid).map(|(_, identity)| identity.clone());
-        self.stage =
-            Stage::Reading(Reading { task, wanted, done: None, changed: Vec::new(), changed_bytes: 0, spoiled: false, identity });
+        self.stage = Stage::Reading(Box::new(Reading {
+            task,
+            wanted,
+            done: None,
+            changed: Vec::new(),
+            changed_bytes: 0,
+            spoiled: false,
+            identity,
+        }));
     }
 
     /// Forgets the chunk at hand: none of it that is not yet sent will be.
@@ -293,12 +300,4 @@ fn names<'a>(
         .into_iter()
         .flatten()
         .filter_map(move |cells| chunk::name(identity.iter().map(|index| cells.get(*index).copied().unwrap_or(Cell::Null))))
-}
-
-/// For the tables' shapes: the same value for an unchanged definition.
-pub fn same(known: Option<&Arc<Table>>, table: Arc<Table>) -> Arc<Table> {
-    match known {
-        Some(known) if **known == *table => known.clone(),
-        _ => table,
-    }
 }

@@ -120,7 +120,6 @@ fn values(key: &[String]) -> String {
 pub const BEGIN: &str = "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY";
 
 /// No timeout of a role or database ends a long read, nor a pause of the log in its middle; a heap is read from its first block to its last.
-
 pub const UNHURRIED: &str = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0; SET LOCAL synchronize_seqscans = off; SET LOCAL max_parallel_workers_per_gather = 0";
 
 /// The transaction's view: time in microseconds since 1970, transactions seen, end of the WAL.
