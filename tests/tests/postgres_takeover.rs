@@ -59,6 +59,7 @@ fn there_and_back_again() {
     let slot = || server.psql("select slot_name, active from pg_replication_slots");
     let free = |who: &str| wait_until(MINUTE, &format!("{who} lets go of the slot"), || (slot() == "orders|f").then_some(()));
 
+    broker.admin().create_topic(&topic, 1, &[]);
     let options = ConnectOptions::distributed(&group).with_debezium().with("offset.flush.interval.ms=500");
     let mut connect = Connect::start(&broker.bootstrap(), options);
     connect.connector("orders", &config);
@@ -79,8 +80,8 @@ fn there_and_back_again() {
     insert(&server, 900..1200);
     exactly(&broker, &topic, 300, 1200, status);
     let offsets = site.client().get("/connectors/orders/offsets").expect(200).json();
-    let partition = &offsets["offsets"][0]["partition"];
-    assert_eq!(partition, &json!({ "server": group }), "Debezium's own key: {offsets}");
+    let own = offsets["offsets"].as_array().unwrap().iter().any(|offset| offset["partition"] == json!({ "server": group }));
+    assert!(own, "Debezium's own key: {offsets}");
     site.stop();
     free("Aqueduct");
 
