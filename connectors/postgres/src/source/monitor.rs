@@ -33,16 +33,16 @@ struct Watched {
     emit: bool,
     /// `heartbeat.action.query`
     query: Option<String>,
-    /// With a filtered publication: what is captured, and the tables at the first look.
+    /// With a filtered publication: what is captured, and the tables that were when it was made.
     filters: Option<Filters>,
-    tables: Option<BTreeSet<u32>>,
+    tables: BTreeSet<u32>,
 }
 
 /// What the last look saw.
 #[derive(Default)]
 struct Seen {
     slot: Option<Slot>,
-    /// Tables that are captured now and were not at the first look, or the other way round.
+    /// Tables that are captured now and were not when the publication was made, or the other way round.
     tables_changed: bool,
 }
 
@@ -54,13 +54,14 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    pub fn of(connect: &Connect, options: &Options) -> Self {
+    /// `tables`: the oids of those that are captured now.
+    pub fn of(connect: &Connect, options: &Options, tables: BTreeSet<u32>) -> Self {
         let watched = Watched {
             slot: options.slot.clone(),
             interval: options.heartbeat().unwrap_or(LOOK_EVERY),
             emit: options.heartbeat().is_some() && !options.read_only,
             filters: (options.publication_mode == PublicationMode::Filtered).then(|| Filters::new(options)),
-            tables: None,
+            tables,
             query: options.heartbeat_query.clone().filter(|_| options.heartbeat().is_some()),
         };
         let (sender, seen) = watch::channel(Seen::default());
@@ -185,7 +186,7 @@ async fn look(connect: &Connect, watched: &mut Watched, connection: &mut Option<
         let all = catalog::tables(connect, session).await?.into_iter();
         let captured: BTreeSet<u32> =
             all.filter(|(_, schema, table)| filters.table(schema, table)).map(|(oid, ..)| oid).collect();
-        tables_changed = *watched.tables.get_or_insert_with(|| captured.clone()) != captured;
+        tables_changed = watched.tables != captured;
     }
     Ok(Seen { slot, tables_changed })
 }

@@ -29,6 +29,7 @@ pub struct Opened {
     stored: Option<Stored>,
     origin: Origin,
     prefix: String,
+    tables: BTreeSet<u32>,
 }
 
 impl Opened {
@@ -116,8 +117,21 @@ impl Opened {
         wire.close().await;
         connection::close(session).await;
         let origin = Origin { system: system.id, timeline: system.timeline };
-        let opened = Self { connect: connect.clone(), position, confirmed, stored, origin, prefix: options.topic_prefix.clone() };
+        let opened = Self {
+            connect: connect.clone(),
+            position,
+            confirmed,
+            stored,
+            origin,
+            prefix: options.topic_prefix.clone(),
+            tables: captured.iter().filter(|(_, name)| shape.captures(&name.0, &name.1)).map(|(oid, _)| *oid).collect(),
+        };
         Ok((opened, snapshots))
+    }
+
+    /// The oids of the captured tables.
+    pub fn tables(&self) -> &BTreeSet<u32> {
+        &self.tables
     }
 
     /// What may be told to the server when the stream begins.

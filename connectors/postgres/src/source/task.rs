@@ -74,7 +74,7 @@ impl PostgresSourceTask {
         let shape = Shape::new(connect.clone(), &options)?;
         let given = resume.iter().map(|offset| (offset.partition_key(), offset.clone())).collect();
         let (opened, snapshots) = Opened::open(&options, &connect, &shape, resume).await?;
-        let monitor = Monitor::of(&connect, &options);
+        let monitor = Monitor::of(&connect, &options, opened.tables().clone());
         let durable = opened.confirmed();
         let mut task =
             Self { connect, options, shape, snapshots, monitor, phase: Phase::Before(Box::new(opened)), given, durable };
@@ -110,7 +110,7 @@ impl PostgresSourceTask {
         let (mut opened, snapshots) = Opened::open(&self.options, &self.connect, &self.shape, resume).await?;
         opened.confirm(self.durable);
         std::mem::replace(&mut self.snapshots, snapshots).close().await;
-        self.monitor = Monitor::of(&self.connect, &self.options);
+        self.monitor = Monitor::of(&self.connect, &self.options, opened.tables().clone());
         self.phase = Phase::Before(Box::new(opened));
         self.go_on().await
     }

@@ -157,16 +157,17 @@ async fn a_large_transaction_comes_in_pieces() {
 async fn a_table_that_appears_joins_without_a_stop() {
     let server = shared();
     let db = server.database();
-    server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY, n int)");
-    let more =
-        [("heartbeat.interval.ms", "200"), ("snapshot.mode", "initial")];
+    server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY, n int); ALTER TABLE t REPLICA IDENTITY FULL");
+    let more = [("heartbeat.interval.ms", "200"), ("snapshot.mode", "initial")];
     let mut source = open(&with(options(&server, &db), &more), Vec::new()).await.unwrap();
     server.psql_in(
         &db,
         "INSERT INTO t VALUES (1, 1); UPDATE t SET n = 2; CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (7)",
     );
     let mut seen = Vec::new();
+    let until = std::time::Instant::now() + DEADLINE;
     while !seen.iter().any(|record: &Got| record.topic == "shop.public.u") {
+        assert!(std::time::Instant::now() < until, "the table does not join: {seen:?}");
         seen.extend(source.records(1).await.into_iter().filter(|record| record.topic.starts_with("shop.")));
     }
     assert_eq!(shown(&seen), [r#"c 1 {"id":1,"n":1}"#, r#"u 1 {"id":1,"n":2}"#, r#"r 7 {"id":7}"#]);
