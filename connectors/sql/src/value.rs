@@ -105,7 +105,7 @@ impl Cell<'_> {
             Cell::Unsigned(n) => i64::try_from(n).ok(),
             // 2^63 is the first that is too much.
             Cell::Float(n) => {
-                (n.fract() == 0.0 && (-9.223_372_036_854_775_8e18..9.223_372_036_854_775_8e18).contains(&n)).then_some(n as i64)
+                (n.fract() == 0.0 && (-9.223_372_036_854_776e18..9.223_372_036_854_776e18).contains(&n)).then_some(n as i64)
             }
             Cell::Text(text) => {
                 let (whole, fraction) = text.trim().split_once('.').unwrap_or((text.trim(), ""));
