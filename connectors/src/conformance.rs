@@ -6,7 +6,7 @@ mod sink;
 mod source;
 
 pub use sink::{SinkCase, sink};
-pub use source::{SourceCase, source};
+pub use source::{SourceCase, all_of_it, source};
 
 use aqueduct_core::plugin::OptionSpec;
 use aqueduct_core::{Options, Plugin, TaskContext, TaskId};
@@ -38,12 +38,17 @@ pub fn descriptor(plugin: &Plugin) {
 
 fn documented(plugin: &str, option: &OptionSpec) {
     let what = format!("{plugin}: {}", option.name);
-    assert!(option.documentation.trim_end().ends_with('.'), "{what} is not documented in a sentence: {:?}", option.documentation);
+    assert!(
+        option.documentation.trim_end().trim_end_matches(')').ends_with('.'),
+        "{what} is not documented in a sentence: {:?}",
+        option.documentation
+    );
     assert!(!(option.required && option.default.is_some()), "{what} is required and has a default");
-    let dotted = option.name.split('.').all(|part| {
-        part == "*" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
-    });
-    assert!(dotted, "{what} is no dotted lower-case name");
+    let dotted = option
+        .name
+        .split('.')
+        .all(|part| part == "*" || (!part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')));
+    assert!(dotted, "{what} is no dotted name");
 }
 
 /// `validate` and `plan` give the same answer each time and leave `world` (a folder that the options point into) as it is; `plan` keeps to

@@ -26,6 +26,8 @@ fn sources(plugin: &str) -> Vec<(&'static str, usize)> {
         "FileStreamSource" => vec![("file: WORLD/in/a.log\ntopic: t\nbatch.size: 5", 40)],
         // With a broker: tests/kafka.rs.
         "kafka-source" => vec![],
+        // With a server: tests/postgres.rs.
+        "postgres-source" => vec![],
         // With a database: tests/sql.rs.
         "sql-source" => vec![],
         other => panic!("no conformance case for the source {other}"),
@@ -115,8 +117,14 @@ async fn sources_resume_exactly() {
     for plugin in builtins().into_iter().filter(|plugin| matches!(plugin, Plugin::Source(_))) {
         for (config, records) in sources(&plugin.descriptor().name) {
             let world = world();
-            conformance::source(&SourceCase { plugin: plugin.clone(), options: options(config, world.path()), records, stream })
-                .await;
+            conformance::source(&SourceCase {
+                plugin: plugin.clone(),
+                options: options(config, world.path()),
+                records,
+                stream,
+                strip: conformance::all_of_it,
+            })
+            .await;
         }
     }
 }

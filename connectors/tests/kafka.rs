@@ -29,6 +29,7 @@ async fn the_source_resumes_exactly() {
         options: options(&broker, &[("topics", "conformance-in")]),
         records: 42,
         stream: |record| record.partition.unwrap_or_default().to_string(),
+        strip: conformance::all_of_it,
     })
     .await;
 }
