@@ -191,6 +191,8 @@ impl Bench<'_> {
             ("publication.autocreate.mode", "filtered"),
             ("table.include.list", "public.orders"),
             ("snapshot.mode", snapshot),
+            // Without a schema nobody could read the bytes of a decimal.
+            ("decimal.handling.mode", "string"),
             ("key.converter", json),
             ("value.converter", json),
             ("key.converter.schemas.enable", "false"),

@@ -116,6 +116,7 @@ fn debezium(bench: &mut Bench<'_>) -> Result<Spent> {
     for side in ["key", "value"] {
         source[format!("{side}.converter.schemas.enable")] = json!("true");
     }
+    source["decimal.handling.mode"] = json!("precise");
     source["snapshot.select.statement.overrides"] = json!("public.orders");
     source["snapshot.select.statement.overrides.public.orders"] =
         json!(format!("select * from public.orders where id <= {}", bench.rows));
