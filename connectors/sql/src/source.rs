@@ -79,7 +79,6 @@ pub struct SqlSourceTask {
     look: Instant,
     looking: Option<Looking>,
     missing: Vec<String>,
-    rows: u64,
 }
 
 /// How long a batch that is not full waits for the next rows of its read.
@@ -98,7 +97,6 @@ impl SqlSourceTask {
             look: now + settings.table_interval,
             looking: None,
             missing: Vec::new(),
-            rows: 0,
             settings: Arc::new(settings),
         };
         let mut connection = task.connect().await?;
@@ -258,7 +256,6 @@ impl SqlSourceTask {
         for row in self.pending.drain(..rows) {
             batch.push(Record { value: row.value, ..Record::new(target.topic.clone(), Payload::Null) });
         }
-        self.rows += rows as u64;
         // Nothing can be read on from in mode bulk.
         let resume = if self.settings.mode == Mode::Bulk {
             Vec::new()

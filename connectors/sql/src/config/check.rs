@@ -38,7 +38,7 @@ pub(crate) struct Settings {
     pub(crate) share: (u64, u64),
 }
 
-/// Confluent's dialects that are not ours.
+/// Confluent's kinds that these databases have.
 const TYPES: &[&str] = &["TABLE", "VIEW", "MATERIALIZED VIEW", "PARTITIONED TABLE", "FOREIGN TABLE"];
 
 impl Config {
