@@ -353,10 +353,13 @@ mod tests {
     fn a_difference_has_its_path() {
         let ours = record(1, r#"{"op":"c","after":{"a":1,"b":null},"source":{"version":"1","lsn":5},"ts_ms":1}"#);
         let theirs = record(1, r#"{"op":"c","after":{"a":2,"b":null},"source":{"version":"2","lsn":5},"ts_ms":2}"#);
-        assert_eq!(compare(&[ours.clone()], &[theirs]), [("public.t c value.after.a".into(), "1".into(), "2".into())]);
+        assert_eq!(
+            compare(std::slice::from_ref(&ours), &[theirs]),
+            [("public.t c value.after.a".into(), "1".into(), "2".into())]
+        );
         let moved = record(1, r#"{"op":"c","after":{"b":null,"a":1},"source":{"version":"1","lsn":5},"ts_ms":1}"#);
-        assert!(compare(&[ours.clone()], &[moved])[0].0.ends_with("value (bytes)"));
-        assert!(compare(&[ours.clone()], &[ours]).is_empty());
+        assert!(compare(std::slice::from_ref(&ours), &[moved])[0].0.ends_with("value (bytes)"));
+        assert!(compare(std::slice::from_ref(&ours), std::slice::from_ref(&ours)).is_empty());
     }
 
     #[test]
