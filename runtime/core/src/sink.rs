@@ -57,7 +57,10 @@ pub trait SinkTask: Send {
 
     /// What this task promises with its settings: the status tells it.
     fn delivery(&self) -> Delivery {
-        Delivery::AtLeastOnce("the sink keeps no position with what it writes: what was put and not committed is put again after a crash".to_owned())
+        Delivery::AtLeastOnce(
+            "the sink keeps no position with what it writes: what was put and not committed is put again after a crash"
+                .to_owned(),
+        )
     }
 
     /// Releases what `open` took. Called once; the task is dropped after it. Needs not flush.
