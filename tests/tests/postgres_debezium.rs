@@ -311,9 +311,8 @@ fn judge(cases: &[&Case], ours: &Topics, theirs: &Topics) {
     }
     let mut used = vec![0; ALLOWED.len()];
     found.0.retain(|difference, _| {
-        let path = difference.path.split_once(' ').map_or("", |(_, path)| path);
-        let allowed =
-            ALLOWED.iter().position(|allowed| difference.topic.ends_with(allowed.topic) && path.starts_with(allowed.path));
+        let path = difference.path.split_once(' ').map_or(difference.path.as_str(), |(_, path)| path);
+        let allowed = ALLOWED.iter().position(|allowed| difference.topic == allowed.topic && path.starts_with(allowed.path));
         allowed.inspect(|at| used[*at] += 1).is_none()
     });
     println!("{compared} records of {} cases compared", cases.len());
