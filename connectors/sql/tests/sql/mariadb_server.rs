@@ -31,6 +31,8 @@ impl MariaDb {
         let made = as_owner(&program("mariadb-install-db"))
             .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
             .arg(format!("--datadir={}", data.display()))
+            // It runs as another user, who need not be able to write to ours.
+            .env("TMPDIR", folder.path())
             .output()
             .unwrap();
         assert!(made.status.success(), "{}{}", String::from_utf8_lossy(&made.stdout), String::from_utf8_lossy(&made.stderr));
@@ -57,6 +59,7 @@ impl MariaDb {
                 format!("--port={}", self.port),
                 format!("--datadir={}", at("data")),
                 format!("--socket={}", at("s")),
+                format!("--tmpdir={}", self.folder.path().display()),
                 format!("--pid-file={}", at("pid")),
             ])
             .stdout(log.try_clone().unwrap())
