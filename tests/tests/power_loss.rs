@@ -43,10 +43,12 @@ fn healthy(site: &mut Site, run: &Run) {
 
 /// strace writes on a little after the worker is gone.
 fn whole(trace: &Path, pid: u32) -> String {
-    let gone = format!("{pid} +++ ");
+    let pid = pid.to_string();
+    // Short pids are padded.
+    let gone = |line: &str| line.split_once(' ').is_some_and(|(who, what)| who == pid && what.trim_start().starts_with("+++"));
     wait_until(SOON, "strace ends", || {
         let text = fs::read_to_string(trace).ok()?;
-        text.lines().rev().take(64).any(|line| line.starts_with(&gone)).then_some(text)
+        text.lines().rev().take(64).any(gone).then_some(text)
     })
 }
 
