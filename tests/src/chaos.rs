@@ -200,7 +200,12 @@ impl Chaos {
         let (point, hit) = aims.next(random);
         let before = site.log_len();
         site.spawn(&Run::failpoints(self.failpoints(&format!("{point}=abort@{hit}"))));
-        let patience = Duration::from_millis(if hit == 1 { 8_000 } else { 3_000 });
+        // A miss costs this much time; a loaded machine needs several seconds to come up and move.
+        let patience = Duration::from_secs(match (&self.bug, hit) {
+            (Some(_), _) => 3,
+            (None, 1) => 30,
+            (None, _) => 8,
+        });
         let died = poll_for(patience, || site.exited());
         site.kill();
         let reached = died.is_some() && site.failpoint_after(before).as_deref() == Some(point.as_str());

@@ -6,7 +6,7 @@ use aqueduct_tests::{Site, wait_until};
 use std::fs;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 
 fn yaml(name: &str, rate: u32) -> String {
     format!("name: {name}\nconnector.class: datagen-source\ntemplate: orders\ntopic: t\nrate: {rate}\n")

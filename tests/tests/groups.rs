@@ -8,7 +8,7 @@ use aqueduct_tests::{LedgerProcess, Site, check, outputs, segment, wait_until};
 use std::fs;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 
 #[test]
 fn four_tasks_share_four_partitions() {

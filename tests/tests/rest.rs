@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(90);
 
 fn datagen(topic: &str) -> Value {
     json!({"connector.class": "datagen-source", "template": "orders", "topic": topic, "rate": "50", "seed": "1"})

@@ -1,7 +1,7 @@
 //! Every issue of a connector's config at once: unknown connector, unknown keys, types, ranges, references that give nothing.
 
 use crate::flatten::Flat;
-use crate::nearest::nearest;
+use crate::nearest::{nearest, nearest_class};
 use crate::providers::{Providers, Resolved, references};
 use crate::settings::{self, ConnectorDefaults, ConnectorSettings, is_topic_config};
 use crate::shape::ALIAS;
@@ -118,8 +118,7 @@ impl Check<'_> {
             return (Some(plugin), None);
         }
         let issue = Issue::error(path, "config.unknown_class", format!("no connector is called {class:?}"));
-        let near = |given: &str| nearest(given, self.names.iter().map(String::as_str));
-        match near(class).or_else(|| near(class.rsplit('.').next().unwrap_or(class))) {
+        match nearest_class(class, self.names.iter().map(String::as_str)) {
             Some(near) => ((self.find)(near), Some(issue.fix(format!("did you mean {near}?")))),
             None => (None, Some(issue.fix("`aqueduct plugins list` shows what there is"))),
         }

@@ -29,6 +29,25 @@ pub fn nearest<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -
     }
 }
 
+/// As [`nearest`], for classes: packages and the `SinkConnector` that all end in are no likeness.
+pub(crate) fn nearest_class<'a>(given: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let simple = |class: &str| plain(class.rsplit('.').next().unwrap_or(class));
+    let stem = |simple: &str| {
+        let kind = simple.strip_suffix(".connector").unwrap_or(simple);
+        kind.strip_suffix(".sink").or_else(|| kind.strip_suffix(".source")).unwrap_or(kind).to_owned()
+    };
+    let alike = strsim::normalized_damerau_levenshtein;
+    let wanted = simple(given);
+    let near = |candidate: &&str| {
+        let candidate = simple(candidate);
+        // A letter or two in the whole, or in what is its own.
+        alike(&wanted, &candidate) >= 0.85 || alike(&stem(&wanted), &stem(&candidate)) >= 0.66
+    };
+    let candidates: Vec<&str> = candidates.into_iter().filter(near).collect();
+    nearest(given, candidates.iter().copied())
+        .or_else(|| nearest(given.rsplit('.').next().unwrap_or(given), candidates.iter().copied()))
+}
+
 /// `tasksMax`, `tasks_max` and `Tasks-Max` are `tasks.max`.
 fn plain(name: &str) -> String {
     let mut out = String::with_capacity(name.len() + 4);
@@ -64,6 +83,26 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(nearest(given, names), meant, "{given}");
+        }
+    }
+
+    #[test]
+    fn a_class_is_near_by_its_own_name() {
+        let names = [
+            "file-source",
+            "jdbc-sink",
+            "io.confluent.connect.jdbc.JdbcSinkConnector",
+            "org.apache.kafka.connect.file.FileStreamSinkConnector",
+        ];
+        for (given, meant) in [
+            ("io.confluent.connect.s3.S3SinkConnector", None),
+            ("io.confluent.connect.jdbc.JdbSinkConnector", Some(names[2])),
+            ("org.apache.kafka.connect.file.FileStramSinkConnector", Some(names[3])),
+            ("FileStreamSinkConnector", Some(names[3])),
+            ("file-sorce", Some("file-source")),
+            ("FileSource", Some("file-source")),
+        ] {
+            assert_eq!(nearest_class(given, names), meant, "{given}");
         }
     }
 }

@@ -6,14 +6,14 @@ use kafka_services::wire::{Operation, Resource};
 use kafka_services::{Broker, Cluster, Options, java_tool, kcat, poll_for, shared};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn records_come_back_as_kcat_wrote_them() {
     let broker = shared();
     let mut admin = broker.admin();
     admin.create_topic("there", 2, &[("cleanup.policy", "compact")]);
-    assert_eq!(admin.topic_configs("there")["cleanup.policy"], "compact");
+    poll_for(SOON, || (admin.topic_configs("there")["cleanup.policy"] == "compact").then_some(())).unwrap();
     broker.produce("there", &["k:one", "k:two"], &["-p", "1", "-K", ":", "-H", "a=b"]);
     let records = broker.wait_records("there", 2, SOON);
     let seen: Vec<_> = records.iter().map(|r| (r.partition, r.offset, r.key.as_deref().unwrap(), r.text())).collect();
@@ -24,11 +24,12 @@ fn records_come_back_as_kcat_wrote_them() {
         (2, 0, 0)
     );
     admin.alter_topic("there", &[("max.message.bytes", "1000")]);
-    assert_eq!(admin.topic_configs("there")["max.message.bytes"], "1000");
+    // Told to the controller; brokers hear of it a moment later.
+    poll_for(SOON, || (admin.topic_configs("there")["max.message.bytes"] == "1000").then_some(())).unwrap();
     admin.create_partitions("there", 3);
     poll_for(SOON, || (admin.leaders("there") == [1, 1, 1]).then_some(())).unwrap();
     admin.delete_topic("there");
-    assert!(!admin.topics().contains(&"there".to_owned()));
+    poll_for(SOON, || (!admin.topics().contains(&"there".to_owned())).then_some(())).unwrap();
     assert_eq!(admin.transaction_coordinator("any").address, broker.bootstrap());
     assert!(admin.committed("nobody").is_empty());
 }

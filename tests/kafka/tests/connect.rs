@@ -6,7 +6,7 @@ use kafka_services::{Connect, ConnectOptions, file_stream_sink, file_stream_sour
 use std::fs;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 #[test]
 fn a_file_goes_through_kafka_connect_and_its_topics_say_how_far() {

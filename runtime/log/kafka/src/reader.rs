@@ -43,6 +43,7 @@ pub(crate) struct KafkaReader {
     flights: JoinSet<Landed>,
     /// No look at assignments before this: the topic's name was not known.
     nameless_until: Option<Instant>,
+    search: Option<Search>,
     /// Opened for the first dead letter.
     letters: Option<Producer>,
 }
@@ -73,6 +74,7 @@ pub(crate) async fn open(shared: &Arc<Shared>, group: &str, member: &str, topics
         leaving: Vec::new(),
         flights: JoinSet::new(),
         nameless_until: None,
+        search: None,
         letters: None,
     }))
 }
@@ -106,11 +108,11 @@ impl KafkaReader {
         };
         match plan {
             Plan::Nothing => {
-                self.nameless_until = None;
+                (self.nameless_until, self.search) = (None, None);
                 Ok(None)
             }
             Plan::Revoke(shares) => {
-                self.nameless_until = None;
+                (self.nameless_until, self.search) = (None, None);
                 let named = shares.iter().filter_map(|share| self.partitions.of(*share)).map(|partition| (*partition.tp).clone());
                 let named: Vec<TopicPartition> = named.collect();
                 // No more of them is handed out.
@@ -122,30 +124,38 @@ impl KafkaReader {
                 if self.nameless_until.is_some_and(|until| Instant::now() < until) {
                     return Ok(None);
                 }
-                self.assign(&shares, withdrawn).await
+                self.assign(shares, withdrawn).await
             }
         }
     }
 
-    async fn assign(&mut self, shares: &[Share], withdrawn: u64) -> Result<Option<Fetch>> {
-        let names = name(&self.member, shares).await?;
-        let named: Vec<(TopicPartition, Uuid)> = shares
-            .iter()
-            .filter_map(|(id, partition)| Some((TopicPartition::new(names.get(id)?.name.clone(), *partition), *id)))
-            .collect();
-        self.nameless_until = (named.len() < shares.len()).then(|| Instant::now() + NAMELESS_PAUSE);
-        if named.is_empty() {
-            return Ok(None);
+    /// The search is a task: whoever drops this future again and again does not begin it again each time.
+    async fn assign(&mut self, shares: Vec<Share>, withdrawn: u64) -> Result<Option<Fetch>> {
+        if self.search.as_ref().is_none_or(|search| search.shares != shares || search.withdrawn != withdrawn) {
+            let (shared, member, letters) = (self.shared.clone(), self.member.clone(), self.letters.is_some());
+            let mut task = JoinSet::new();
+            let wanted = shares.clone();
+            #[allow(clippy::disallowed_methods, reason = "owned by the set, which ends it")]
+            task.spawn(async move { find(&shared, &member, &wanted, letters).await });
+            self.search = Some(Search { shares, withdrawn, task });
         }
-        let committed = self.committed(&named).await?;
-        let mut starts = positions::starts(&self.member, &named, &committed).await?;
-        if starts.len() < shares.len() {
-            self.nameless_until = Some(Instant::now() + NAMELESS_PAUSE);
+        let Some(search) = &mut self.search else { return Ok(None) };
+        let found = search.task.join_next().await;
+        // From here on nothing is awaited: whoever drops this future loses nothing.
+        let asked = self.search.take().map_or(0, |search| search.shares.len());
+        let found = match found {
+            Some(Ok(found)) => found?,
+            Some(Err(error)) => return Err(Error::fatal("kafka.assign", format!("the search for positions ended: {error}"))),
+            None => return Ok(None),
+        };
+        if let Some(letters) = found.letters {
+            self.letters.get_or_insert(letters);
         }
+        let mut starts = found.starts;
+        self.nameless_until = (starts.len() < asked).then(|| Instant::now() + NAMELESS_PAUSE);
         if starts.is_empty() {
             return Ok(None);
         }
-        // From here on nothing is awaited: whoever drops this future loses nothing.
         starts.sort_by(|a, b| (&a.position.topic, a.position.partition).cmp(&(&b.position.topic, b.position.partition)));
         let taken: Vec<Share> = starts.iter().map(|start| (start.position.topic_id, start.position.partition)).collect();
         if !self.member.state.lock().took(&taken, withdrawn) {
@@ -159,19 +169,6 @@ impl KafkaReader {
         }
         self.member.nudge();
         Ok(Some(Fetch::Assigned(assigned)))
-    }
-
-    /// A letter transaction that a killed process left open hides positions until the broker times it out; our producer's start ends it.
-    async fn committed(&mut self, named: &[(TopicPartition, Uuid)]) -> Result<Vec<LogPosition>> {
-        let (client, group) = (&self.member.client, &self.member.group);
-        let tps: Vec<TopicPartition> = named.iter().map(|(tp, _)| tp.clone()).collect();
-        if let Some(positions) = admin::stable_positions(client, group, &tps).await? {
-            return Ok(positions);
-        }
-        if self.letters.is_none() {
-            self.letters = Some(letter_producer(&self.shared, &self.member).await?);
-        }
-        admin::positions_of(client, group, &tps).await
     }
 
     /// Each broker is asked for all of its partitions at once, when everything of them is handed out; while the sink works on that, it answers.
@@ -265,6 +262,44 @@ impl KafkaReader {
             }
         }
     }
+}
+
+/// A look for where to begin with what the coordinator gave.
+struct Search {
+    shares: Vec<Share>,
+    withdrawn: u64,
+    task: JoinSet<Result<Found>>,
+}
+
+struct Found {
+    /// Without what has no name yet.
+    starts: Vec<Start>,
+    /// Opened on the way.
+    letters: Option<Producer>,
+}
+
+async fn find(shared: &Arc<Shared>, member: &Arc<Member>, shares: &[Share], has_letters: bool) -> Result<Found> {
+    let names = name(member, shares).await?;
+    let named: Vec<(TopicPartition, Uuid)> = shares
+        .iter()
+        .filter_map(|(id, partition)| Some((TopicPartition::new(names.get(id)?.name.clone(), *partition), *id)))
+        .collect();
+    if named.is_empty() {
+        return Ok(Found { starts: Vec::new(), letters: None });
+    }
+    let tps: Vec<TopicPartition> = named.iter().map(|(tp, _)| tp.clone()).collect();
+    let mut letters = None;
+    let committed = match admin::stable_positions(&member.client, &member.group, &tps).await? {
+        Some(positions) => positions,
+        None => {
+            // A letter transaction that a killed process left open hides positions until the broker times it out; our producer's start ends it.
+            if !has_letters {
+                letters = Some(letter_producer(shared, member).await?);
+            }
+            admin::positions_of(&member.client, &member.group, &tps).await?
+        }
+    };
+    Ok(Found { starts: positions::starts(member, &named, &committed).await?, letters })
 }
 
 /// The coordinator knows topics by their ids only.
@@ -366,6 +401,7 @@ impl LogReader for KafkaReader {
 
     async fn close(&mut self) -> Result<()> {
         self.flights = JoinSet::new();
+        self.search = None;
         self.letters = None;
         self.member.stop.cancel();
         let _ = timeout(CLOSE_MAX, self.member.gone.cancelled()).await;

@@ -121,7 +121,7 @@ async fn a_broker_that_comes_back_is_found_again() {
     drop(broker);
 }
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 /// Until it has something, or fails.
 async fn next(reader: &mut dyn LogReader) -> Result<Fetch, Error> {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 async fn open(broker: &Broker, group: &str) -> Arc<dyn Log> {
     KafkaLog::open(KafkaOptions::new(&broker.bootstrap(), group)).await.unwrap()

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 
 async fn open_with(bootstrap: &str, options: &[(&str, &str)]) -> Arc<dyn Log> {
     let mut kafka = KafkaOptions::new(bootstrap, &format!("producer-{:08x}", fastrand::u32(..)));
