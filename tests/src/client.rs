@@ -49,6 +49,7 @@ impl Answer {
 
 impl Client {
     pub fn new(base: impl Into<String>) -> Self {
+        http_services::install_crypto();
         let http = reqwest::blocking::Client::builder()
             .timeout(Duration::from_secs(60))
             .redirect(reqwest::redirect::Policy::none())

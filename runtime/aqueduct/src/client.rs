@@ -32,6 +32,8 @@ impl Remote {
             let why = format!("--url {base} is not a worker's address");
             return Err(Failure::usage(why).fix("http://HOST:PORT, such as http://127.0.0.1:8083"));
         }
+        // The HTTP connectors have TLS compiled into reqwest, which then wants a provider even where it speaks plain HTTP. An error: there is one.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         // A worker is near: a proxy for the internet would not know it.
         let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build();
         Ok(Api::Worker { base, http: http.map_err(|error| Failure::failed(error.to_string()))? })
