@@ -1,0 +1,345 @@
+//! Between requests and the task: what waits to be polled, what waits for its commit, and which events are known.
+//!
+//! The lock is held for a push or a take, never while a request waits: requests that arrive together share a commit.
+
+use crate::answer::Refusal;
+use crate::ids::{Id, Ids};
+use aqueduct_core::{Batch, BatchBuilder, Record, SourceOffset};
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::{Notify, oneshot};
+
+/// What a request costs beside its bytes: its place in the queue, its channel, its headers.
+const REQUEST_BYTES: usize = 512;
+/// What a record costs beside its bytes.
+const RECORD_BYTES: usize = 256;
+
+pub(crate) struct Intake {
+    state: Mutex<State>,
+    arrived: Notify,
+    memory: Arc<Memory>,
+    /// Of one poll, and so of one request: what is stored in one commit.
+    max_records: AtomicUsize,
+    pub(crate) counts: Counts,
+}
+
+struct State {
+    /// False once the task is closed: nothing is taken any more.
+    open: bool,
+    queue: VecDeque<Arrival>,
+    ids: Ids,
+    /// Events between their arrival and their commit, and who waits for them beside the request that brought them.
+    in_flight: HashMap<Id, Vec<oneshot::Sender<()>>>,
+}
+
+/// Of the connector's life in this process.
+#[derive(Default)]
+pub(crate) struct Counts {
+    pub(crate) stored: AtomicU64,
+    pub(crate) repeats: AtomicU64,
+    pub(crate) refused: AtomicU64,
+}
+
+/// A request's records, on their way to a commit.
+struct Arrival {
+    records: Vec<Record>,
+    settled: Settled,
+}
+
+/// What is done once a request is durable.
+pub(crate) struct Settled {
+    ids: Vec<Id>,
+    answer: oneshot::Sender<()>,
+    _held: Held,
+}
+
+/// The records of one body, with the id of each where it has one.
+pub(crate) struct Parsed {
+    pub(crate) records: Vec<(Record, Option<Id>)>,
+    /// Of the request as a whole, in place of its records'.
+    pub(crate) request_id: Option<Id>,
+}
+
+/// What a request waits for. An error means that the task ended: nobody knows whether the records are stored.
+pub(crate) struct Waiting(Vec<oneshot::Receiver<()>>);
+
+impl Waiting {
+    pub(crate) async fn durable(self, limit: Duration) -> Result<(), Refusal> {
+        let all = async {
+            for one in self.0 {
+                one.await.map_err(|_| Refusal::unavailable())?;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(limit, all).await.unwrap_or_else(|_| Err(Refusal::timeout()))
+    }
+}
+
+/// What one poll takes.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) batch: Batch,
+    pub(crate) settled: Vec<Settled>,
+    /// The changes of the known ids.
+    pub(crate) offsets: Vec<SourceOffset>,
+}
+
+impl Intake {
+    pub(crate) fn new(queue_bytes: usize, ids: Ids) -> Self {
+        let state = State { open: true, queue: VecDeque::new(), ids, in_flight: HashMap::new() };
+        let memory = Arc::new(Memory { used: AtomicUsize::new(0), limit: queue_bytes });
+        let max_records = AtomicUsize::new(usize::MAX);
+        Self { state: Mutex::new(state), arrived: Notify::new(), memory, max_records, counts: Counts::default() }
+    }
+
+    /// Room for one request; grows with its body.
+    pub(crate) fn hold(&self) -> Result<Held, Refusal> {
+        let mut held = Held { memory: self.memory.clone(), bytes: 0 };
+        held.grow(REQUEST_BYTES)?;
+        Ok(held)
+    }
+
+    /// Hands the records over, but for those whose event is known. All or none.
+    pub(crate) fn admit(&self, parsed: Parsed, mut held: Held) -> Result<Waiting, Refusal> {
+        let max = self.max_records.load(Relaxed);
+        if parsed.records.len() > max {
+            let message = format!("{} records in one body; at most {max} (aqueduct.batch.max.records)", parsed.records.len());
+            return Err(Refusal::too_large(message));
+        }
+        held.grow(parsed.records.len() * RECORD_BYTES)?;
+        let (answer, own) = oneshot::channel();
+        let (mut records, mut ids, mut waiting) = (Vec::with_capacity(parsed.records.len()), Vec::new(), Vec::new());
+        let now = now_seconds();
+        let mut state = self.state.lock();
+        if !state.open {
+            return Err(Refusal::unavailable());
+        }
+        let state = &mut *state;
+        let mut is_new = |id: Id, waiting: &mut Vec<_>| {
+            if let Some(others) = state.in_flight.get_mut(&id) {
+                // Others come and go: who hung up waits no more.
+                others.retain(|other| !other.is_closed());
+                let (other, receiver) = oneshot::channel();
+                others.push(other);
+                waiting.push(receiver);
+                return false;
+            }
+            let new = !state.ids.contains(&id, now);
+            if new {
+                state.in_flight.insert(id, Vec::new());
+                ids.push(id);
+            }
+            new
+        };
+        let all = parsed.records.len();
+        match parsed.request_id {
+            Some(id) if !is_new(id, &mut waiting) => {}
+            Some(_) => records.extend(parsed.records.into_iter().map(|(record, _)| record)),
+            None => {
+                let new = parsed.records.into_iter().filter(|(_, id)| id.is_none_or(|id| is_new(id, &mut waiting)));
+                records.extend(new.map(|(record, _)| record));
+            }
+        }
+        self.counts.repeats.fetch_add((all - records.len()) as u64, Relaxed);
+        if !records.is_empty() {
+            waiting.push(own);
+            state.queue.push_back(Arrival { records, settled: Settled { ids, answer, _held: held } });
+            self.arrived.notify_one();
+        }
+        Ok(Waiting(waiting))
+    }
+
+    /// Whole requests, as many as fit; at least one, unless there is none.
+    pub(crate) fn take(&self, max_records: usize, max_bytes: usize) -> Taken {
+        let mut builder = BatchBuilder::new();
+        let mut taken = Taken::default();
+        let now = now_seconds();
+        self.max_records.store(max_records, Relaxed);
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        while let Some(next) = state.queue.front() {
+            let records = next.records.len();
+            let full = builder.len() + records > max_records
+                || builder.bytes() + next.records.iter().map(size).sum::<usize>() > max_bytes;
+            if full && !builder.is_empty() {
+                break;
+            }
+            let Some(arrival) = state.queue.pop_front() else { break };
+            if records > max_records {
+                // It came before the bound was known: told to come again, and then why not.
+                arrival.settled.ids.iter().for_each(|id| drop(state.in_flight.remove(id)));
+                continue;
+            }
+            arrival.settled.ids.iter().for_each(|id| state.ids.add(*id, now));
+            arrival.records.into_iter().for_each(|record| builder.push(record));
+            taken.settled.push(arrival.settled);
+        }
+        taken.offsets = state.ids.take_changes();
+        taken.batch = builder.finish();
+        taken
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.state.lock().queue.is_empty()
+    }
+
+    /// Until something arrived since the last take, or now.
+    pub(crate) async fn arrived(&self) {
+        while self.is_empty() {
+            self.arrived.notified().await;
+        }
+    }
+
+    /// The log holds them: answers, also to those who brought the same events meanwhile.
+    pub(crate) fn settle(&self, settled: Vec<Settled>) {
+        let mut others = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for id in settled.iter().flat_map(|one| &one.ids) {
+                others.extend(state.in_flight.remove(id).unwrap_or_default());
+            }
+        }
+        self.counts.stored.fetch_add(settled.len() as u64, Relaxed);
+        // Whoever hung up hears nothing; the next try is a repeat.
+        for one in settled {
+            let _ = one.answer.send(());
+        }
+        for other in others {
+            let _ = other.send(());
+        }
+    }
+
+    /// Whoever waits hears that nobody knows.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.open = false;
+        state.queue.clear();
+        state.in_flight.clear();
+    }
+
+    pub(crate) fn used_bytes(&self) -> usize {
+        self.memory.used.load(Relaxed)
+    }
+
+    pub(crate) fn known_ids(&self) -> usize {
+        self.state.lock().ids.len()
+    }
+}
+
+/// In a batch, at most.
+fn size(record: &Record) -> usize {
+    let headers = record.headers.iter().map(|header| header.name.len() + header.value.size() + 64);
+    record.key.size() + record.value.size() + headers.sum::<usize>() + RECORD_BYTES
+}
+
+pub(crate) fn now_seconds() -> u32 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u32::try_from(since.as_secs()).unwrap_or(u32::MAX)
+}
+
+/// Invariant 6: bodies as far as they came, and what is not durable yet.
+struct Memory {
+    used: AtomicUsize,
+    limit: usize,
+}
+
+/// A share of it, given back when it is dropped.
+pub(crate) struct Held {
+    memory: Arc<Memory>,
+    bytes: usize,
+}
+
+impl Held {
+    /// # Errors
+    /// 429 when there is no room.
+    pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let before = self.memory.used.fetch_add(bytes, Relaxed);
+        self.bytes += bytes;
+        if before + bytes > self.memory.limit { Err(Refusal::no_room()) } else { Ok(()) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.memory.used.fetch_sub(self.bytes, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::id;
+
+    fn intake() -> Intake {
+        Intake::new(1 << 20, Ids::load(&[], 1000, 1000))
+    }
+
+    fn send(intake: &Intake, events: &[Option<u32>]) -> Result<Waiting, Refusal> {
+        let record = |n: &Option<u32>| (Record::new("t", format!("{n:?}")), n.map(|n| id("", &n.to_string())));
+        let parsed = Parsed { records: events.iter().map(record).collect(), request_id: None };
+        intake.hold().and_then(|held| intake.admit(parsed, held))
+    }
+
+    async fn told(waiting: Waiting) -> u16 {
+        waiting.durable(Duration::from_millis(1)).await.map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_repeat_waits_for_the_first_and_is_stored_once() {
+        let intake = intake();
+        let (first, repeat, other) =
+            (send(&intake, &[Some(1)]).unwrap(), send(&intake, &[Some(1)]).unwrap(), send(&intake, &[Some(1), Some(2)]).unwrap());
+        let taken = intake.take(100, 1 << 20);
+        assert_eq!((taken.batch.len(), taken.settled.len(), taken.offsets.len()), (2, 2, 1));
+        assert_eq!(told(send(&intake, &[Some(2)]).unwrap()).await, 504, "taken is not durable");
+        let mut settled = taken.settled;
+        let second = settled.split_off(1);
+        intake.settle(settled);
+        assert_eq!((told(first).await, told(repeat).await), (200, 200));
+        assert_eq!(told(send(&intake, &[Some(1)]).unwrap()).await, 200, "a repeat of what is durable");
+        intake.settle(second);
+        assert_eq!(told(other).await, 200);
+        assert!(intake.is_empty());
+        assert_eq!(intake.used_bytes(), 0);
+        assert_eq!(intake.counts.repeats.load(Relaxed), 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_event_twice_in_a_body_is_stored_once() {
+        let intake = intake();
+        let waiting = send(&intake, &[Some(1), Some(1), None, None]).unwrap();
+        let taken = intake.take(100, 1 << 20);
+        assert_eq!(taken.batch.len(), 3);
+        intake.settle(taken.settled);
+        assert_eq!(told(waiting).await, 200);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_when_the_task_ends_is_told_to_try_again() {
+        let intake = intake();
+        let (queued, repeat) = (send(&intake, &[Some(1)]).unwrap(), send(&intake, &[Some(1)]).unwrap());
+        intake.close();
+        assert_eq!((told(queued).await, told(repeat).await), (503, 503));
+        assert_eq!(send(&intake, &[Some(2)]).err().unwrap().status, 503);
+        assert_eq!(intake.used_bytes(), 0);
+    }
+
+    #[test]
+    fn polls_take_whole_requests_and_memory_is_bounded() {
+        let intake = intake();
+        for _ in 0..3 {
+            send(&intake, &[None; 3]).map(|_| ()).unwrap();
+        }
+        assert_eq!(intake.take(7, 1 << 20).batch.len(), 6);
+        assert_eq!(intake.take(7, 1 << 20).batch.len(), 3);
+        assert_eq!(send(&intake, &[None; 8]).err().unwrap().status, 413);
+        let full = (0..10_000).find_map(|_| send(&intake, &[None]).err()).expect("a bound");
+        assert_eq!(full.status, 429);
+        assert!(intake.used_bytes() <= 1 << 20);
+        let mut held = intake.hold();
+        assert!(held.is_err() || held.as_mut().unwrap().grow(1 << 20).is_err());
+    }
+}

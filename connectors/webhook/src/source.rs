@@ -1,0 +1,148 @@
+//! The task: what arrived becomes a batch, and its commit the answers.
+
+use crate::config::{Config, Settings};
+use crate::ids::{Ids, count_of, count_offset};
+use crate::intake::{Intake, Settled, Taken};
+use crate::listener::{self, Place};
+use aqueduct_config::SourceConnector;
+use aqueduct_config::options::invalid;
+use aqueduct_core::{Error, Issue, Measure, Polled, Report, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
+use async_trait::async_trait;
+use serde_json::json;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+pub struct WebhookSource;
+
+#[async_trait]
+impl SourceConnector for WebhookSource {
+    type Config = Config;
+    type Task = WebhookSourceTask;
+    const NAME: &'static str = "webhook-source";
+    const SUMMARY: &'static str = "Takes HTTP requests and answers 2xx only after the log holds them.";
+
+    fn validate(config: &Config) -> Vec<Issue> {
+        config.settings().map_or_else(|issues| issues, |(_, warnings)| warnings)
+    }
+
+    /// One listener, one task: a port has one owner, and requests are served by all threads whatever the number of tasks.
+    async fn plan(config: &Config, _tasks_max: u32) -> Result<Vec<TaskSpec>> {
+        config.settings().map_err(|issues| invalid(&issues))?;
+        Ok(vec![TaskSpec::new()])
+    }
+
+    async fn open(config: Config, _task: TaskSpec, resume: Vec<SourceOffset>) -> Result<WebhookSourceTask> {
+        let (settings, _) = config.settings().map_err(|issues| invalid(&issues))?;
+        WebhookSourceTask::open(settings, &resume).await
+    }
+}
+
+/// A poll whose commit is awaited.
+struct Pending {
+    count: u64,
+    settled: Vec<Settled>,
+}
+
+pub struct WebhookSourceTask {
+    intake: Arc<Intake>,
+    /// Its paths on the listener; given up when it is dropped.
+    place: Option<Place>,
+    url: String,
+    /// Requests that were handed over, in all the connector's life.
+    count: u64,
+    pending: VecDeque<Pending>,
+}
+
+/// While a commit is awaited nothing is gained by a batch of the first request that comes: it could not be durable before that commit anyway. So what
+/// arrives meanwhile is gathered, until the worker calls (a commit resolved) or this time is over.
+const GATHER_MAX: Duration = Duration::from_millis(5);
+
+impl WebhookSourceTask {
+    async fn open(settings: Settings, resume: &[SourceOffset]) -> Result<Self> {
+        let ttl = u32::try_from(settings.ids_ttl.as_secs()).unwrap_or(u32::MAX);
+        let intake = Arc::new(Intake::new(settings.queue_bytes, Ids::load(resume, settings.ids_max, ttl)));
+        let count = resume.iter().filter_map(count_of).max().unwrap_or(0);
+        let url = format!("{}{}", settings.address, settings.paths.join(", "));
+        let place = listener::open(Arc::new(settings), intake.clone()).await?;
+        tracing::info!("listening on {url}");
+        Ok(Self { intake, place: Some(place), url, count, pending: VecDeque::new() })
+    }
+
+    fn take(&mut self, cx: &TaskContext) -> Polled {
+        let Taken { batch, settled, offsets } = self.intake.take(cx.max_records, cx.max_bytes);
+        if settled.is_empty() {
+            return Polled::default();
+        }
+        self.count += settled.len() as u64;
+        let mut resume = vec![count_offset(self.count)];
+        resume.extend(offsets);
+        self.pending.push_back(Pending { count: self.count, settled });
+        Polled { batch, resume }
+    }
+}
+
+#[async_trait]
+impl SourceTask for WebhookSourceTask {
+    async fn poll(&mut self, cx: &TaskContext) -> Result<Polled> {
+        if self.place.as_ref().is_some_and(Place::is_lost) {
+            return Err(Error::retriable("webhook.listener_lost", format!("the listener of {} ended", self.url)));
+        }
+        let gathering = !self.pending.is_empty();
+        tokio::select! {
+            biased;
+            () = cx.interrupt.cancelled() => {}
+            () = async { if gathering { std::future::pending().await } else { self.intake.arrived().await } } => {}
+            () = tokio::time::sleep(if gathering { GATHER_MAX.min(cx.wait_max) } else { cx.wait_max }) => {}
+        }
+        Ok(self.take(cx))
+    }
+
+    /// Invariant 1: only here a request hears that it is stored.
+    async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {
+        let Some(count) = durable.iter().filter_map(count_of).max() else { return Ok(()) };
+        let mut settled = Vec::new();
+        while self.pending.front().is_some_and(|pending| pending.count <= count) {
+            settled.extend(self.pending.pop_front().into_iter().flat_map(|pending| pending.settled));
+        }
+        self.intake.settle(settled);
+        Ok(())
+    }
+
+    fn report(&self) -> Report {
+        let counts = &self.intake.counts;
+        let (stored, repeats, refused) =
+            (counts.stored.load(Relaxed), counts.repeats.load(Relaxed), counts.refused.load(Relaxed));
+        let (used, ids) = (self.intake.used_bytes(), self.intake.known_ids());
+        let connections = self.place.as_ref().map_or(0, Place::connections);
+        let detail = json!({
+            "requests_stored": stored, "repeats": repeats, "refused": refused, "queue_bytes": used, "known_ids": ids, "connections": connections,
+        });
+        let gauge = |name: &'static str, help: &'static str, value: f64| Measure::new(name, help, value);
+        Report {
+            summary: format!("{}: {stored} requests stored, {repeats} repeats, {refused} refused", self.url),
+            detail: detail.as_object().cloned().unwrap_or_default(),
+            gauges: vec![
+                gauge("webhook_refused", "Requests that were not answered with 2xx, since the task started.", refused as f64),
+                gauge("webhook_repeats", "Records that were known already, since the task started.", repeats as f64),
+                gauge("webhook_queue_bytes", "What waits in memory.", used as f64),
+                gauge("webhook_connections", "Open connections of the listener.", connections as f64),
+            ],
+        }
+    }
+
+    async fn close(&mut self) -> Result<()> {
+        self.place = None;
+        self.intake.close();
+        Ok(())
+    }
+}
+
+impl Drop for WebhookSourceTask {
+    fn drop(&mut self) {
+        // The paths first, so that no request comes to a closed door.
+        self.place = None;
+        self.intake.close();
+    }
+}
