@@ -10,7 +10,7 @@ use postgres_services::{Options, PASSWORD, Server, shared};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(90);
 const GAP: Duration = Duration::from_millis(2);
 
 /// What the status of a connector says of its task.
@@ -286,7 +286,15 @@ fn columns_change_in_every_order() {
         site.log_tail(20)
     );
     site.stop();
-    from.psql_in(&source, &format!("select pg_drop_replication_slot('{source}')"));
+    // The server lets go of it when it has noticed that its reader is gone.
+    let free = format!(
+        "select pg_drop_replication_slot(slot_name) from pg_replication_slots where slot_name = '{source}' and not active"
+    );
+    let left = format!("select count(*) from pg_replication_slots where slot_name = '{source}'");
+    wait_until(SOON, "the slot is let go", || {
+        from.psql_in(&source, &free);
+        (from.psql(&left) == "0").then_some(())
+    });
 }
 
 /// A connector that cannot be: the status says what stands in the way, and the statement that mends it.

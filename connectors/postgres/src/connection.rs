@@ -1,5 +1,9 @@
 //! How the source, the snapshot and the sink reach a server, and what its refusals mean.
 
+mod key;
+
+pub use key::read as client_key;
+
 use aqueduct_config::types::Secret;
 use aqueduct_core::{Class, Error, Result};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgDatabaseError, PgSslMode};
@@ -23,6 +27,8 @@ pub struct Connect {
     /// Shown in `pg_stat_activity`.
     pub application: String,
     pub tcp_keep_alive: bool,
+    /// What every ordinary session begins with.
+    pub initial: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -31,7 +37,10 @@ pub struct Ssl {
     /// PEM. Beside the system's roots.
     pub root: Option<PathBuf>,
     pub cert: Option<PathBuf>,
+    /// PEM or DER.
     pub key: Option<PathBuf>,
+    /// Of the key, where it is encrypted.
+    pub key_password: Option<Secret>,
 }
 
 /// libpq's `sslmode`. `Require` with a root certificate verifies as `VerifyCa` does, as in libpq.
@@ -75,15 +84,31 @@ impl Connect {
     }
 
     async fn attempt(&self, mode: PgSslMode) -> Result<PgConnection> {
-        let options = self.options(mode);
-        match tokio::time::timeout(self.timeout, options.connect()).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(failed)) => Err(self.error("connect", failed)),
-            Err(_) => Err(self.unreachable(format!("no answer within {} ms", self.timeout.as_millis()))),
-        }
+        let key = key::read(self).await?;
+        let options = self.options(mode, key);
+        let mut connection = match tokio::time::timeout(self.timeout, options.connect()).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(failed)) => return Err(self.error("connect", failed)),
+            Err(_) => return Err(self.unreachable(format!("no answer within {} ms", self.timeout.as_millis()))),
+        };
+        self.begin(&mut connection).await?;
+        Ok(connection)
     }
 
-    fn options(&self, mode: PgSslMode) -> PgConnectOptions {
+    /// The user's own statements, and then ours again: how values look is not for others to say.
+    async fn begin(&self, connection: &mut PgConnection) -> Result<()> {
+        if self.initial.is_empty() {
+            return Ok(());
+        }
+        let ours = SESSION.iter().map(|(name, value)| format!("SET {name} = {}", literal(value)));
+        for sql in self.initial.iter().cloned().chain(ours) {
+            let run = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut *connection).await;
+            run.map_err(|error| self.error("run the statements that a session begins with", error))?;
+        }
+        Ok(())
+    }
+
+    fn options(&self, mode: PgSslMode, key: Option<key::Pem>) -> PgConnectOptions {
         let mut options = PgConnectOptions::new_without_pgpass()
             .port(self.port)
             .database(&self.database)
@@ -100,8 +125,8 @@ impl Connect {
         if let Some(cert) = &self.ssl.cert {
             options = options.ssl_client_cert(cert);
         }
-        if let Some(key) = &self.ssl.key {
-            options = options.ssl_client_key(key);
+        if let Some(key) = key {
+            options = options.ssl_client_key_from_pem(key.as_bytes());
         }
         options.disable_statement_logging()
     }
@@ -314,6 +339,7 @@ mod tests {
             timeout: Duration::from_secs(1),
             application: "aqueduct".into(),
             tcp_keep_alive: true,
+            initial: Vec::new(),
         }
     }
 

@@ -14,7 +14,8 @@
 //!
 //! | What | Debezium | Here | Why |
 //! |---|---|---|---|
-//! | an update of a table whose replica identity is an index that does not have the key | a delete of the key 0, and a create | an update | no key changed. (A delete has the key 0 here too, and a warning: its key is not known) |
+//! | an update of a table whose replica identity is an index that does not have the key | a delete of the key 0, and a create | an update | no key changed |
+//! | a delete there | the key 0, and a tombstone for it | the key null, no tombstone, and a warning with the statement that mends it | a sink would delete row 0 |
 //! | arrays of more than one dimension | `[null,null]` | all elements, row by row | the values were lost; the schema has one dimension |
 //! | `NaN`, `Infinity` in a Decimal; what else its schema cannot say | null, with a line in its log | null, and the header `__aqueduct.unconverted` tells column and value; in a column that cannot be null, an error | not in silence |
 //! | `infinity` in a `date` | in a snapshot numbers of no meaning, in the stream the years 5877611 and -5877611 | the latter always: beyond every date that Postgres has, and in order; `infinity` with `isostring` | one value, one number |
@@ -54,7 +55,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use event::{Message, Snapshot, SourceInfo};
+pub(crate) use event::{Message, Origin, Snapshot, SourceInfo};
 pub(crate) use table::{Change, TableModel};
 pub(crate) use transaction::Transaction;
 

@@ -105,6 +105,8 @@ pub trait Encode: Send {
 
 /// In the stream's offset while an initial snapshot is under way: what its view has seen.
 const SEEN: &str = "aqueduct.snapshot_seen";
+/// In the stream's offset while `pause-snapshot` holds.
+const PAUSED: &str = "aqueduct.snapshot_paused";
 /// Rows of the first chunk, when nothing is known of their size.
 const FIRST_CHUNK_ROWS: u32 = 1024;
 /// Signals that ask for a blocking snapshot wait in a queue of the stored states; this bounds what one signal may ask for.
@@ -148,6 +150,8 @@ pub struct Snapshots {
     /// See [`Wanted::barrier`]; of tables that joined.
     barrier: u64,
     paused: bool,
+    /// Since the stream's offset was made last.
+    paused_changed: bool,
     /// What the initial snapshot's view has seen, for the offset.
     seen: Option<String>,
     begun: Option<Instant>,
@@ -201,7 +205,8 @@ impl Snapshots {
             running: None,
             limits: BTreeMap::new(),
             barrier: 0,
-            paused: false,
+            paused: offset.as_ref().is_some_and(|offset| offset.get(PAUSED) == Some(&json!(true))),
+            paused_changed: false,
             seen,
             begun: None,
             rows: 0,
@@ -395,8 +400,21 @@ impl Snapshots {
         std::mem::take(&mut self.moved).iter().map(|name| self.states.offset(prefix, name)).collect()
     }
 
-    /// Adds what Debezium's offset has while an initial snapshot is under way.
+    /// Whether something is still to be stored.
+    pub fn has_moved(&self) -> bool {
+        !self.moved.is_empty() || self.paused_changed
+    }
+
+    /// Whether the stream's offset has to be stored for what [`Snapshots::decorate`] adds.
+    pub fn take_paused_changed(&mut self) -> bool {
+        std::mem::take(&mut self.paused_changed)
+    }
+
+    /// Adds what Debezium's offset has while an initial snapshot is under way, and that snapshots are paused.
     pub fn decorate(&self, offset: &mut JsonMap) {
+        if self.paused {
+            offset.insert(PAUSED.into(), json!(true));
+        }
         let Some(seen) = &self.seen else { return };
         offset.insert("snapshot".into(), json!("INITIAL"));
         offset.insert("last_snapshot_record".into(), json!(false));
@@ -603,12 +621,12 @@ impl Snapshots {
                 Ok(())
             }
             Request::Pause => {
-                self.paused = true;
+                (self.paused, self.paused_changed) = (true, true);
                 self.chunks.drop_chunk();
                 Ok(())
             }
             Request::Resume => {
-                self.paused = false;
+                (self.paused, self.paused_changed) = (false, true);
                 Ok(())
             }
             Request::Log(message) => {

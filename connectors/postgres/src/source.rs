@@ -10,6 +10,7 @@ mod pgoutput;
 pub(crate) mod position;
 mod publication;
 mod shape;
+mod signals;
 mod slot;
 mod stream;
 mod task;

@@ -117,3 +117,8 @@ update altered set f = 'sad' where id = 8;
 alter table text_key alter v type text using v::text;
 update text_key set v = 'now text';
 --
+-- What came by replication from elsewhere, and what did not.
+select pg_replication_origin_create('upstream'); select pg_replication_origin_session_setup('upstream');
+begin; select pg_replication_origin_xact_setup('0/ABCD', '2024-01-01 00:00:00+00'); insert into empty_table values (60, 'from elsewhere'); update empty_table set v = 'too' where id = 60; commit;
+select pg_replication_origin_session_reset(); insert into empty_table values (61, 'from here');
+--

@@ -38,8 +38,15 @@ impl Snapshot {
     }
 }
 
+/// Where a change was made first, if it came to the database by logical replication: the origin's name, and the LSN of the commit there.
+#[derive(Debug)]
+pub(crate) struct Origin {
+    pub(crate) name: String,
+    pub(crate) lsn: u64,
+}
+
 /// Where a change came from.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct SourceInfo {
     /// When the transaction committed, or the snapshot was taken: microseconds since the epoch.
     pub(crate) commit_us: i64,
@@ -50,6 +57,7 @@ pub(crate) struct SourceInfo {
     pub(crate) lsn: Option<u64>,
     pub(crate) tx_id: Option<u32>,
     pub(crate) xmin: Option<i64>,
+    pub(crate) origin: Option<Arc<Origin>>,
     /// The clock: nanoseconds since the epoch.
     pub(crate) now_ns: i64,
 }
@@ -106,9 +114,8 @@ impl SourceInfo {
             number(self.tx_id.filter(|_| streamed).map(i64::from)),
             number(self.lsn.filter(|_| streamed).map(|lsn| lsn as i64)),
             number(self.xmin.filter(|_| streamed)),
-            // Of changes that came to the database by logical replication themselves: not told.
-            Data::Null,
-            Data::Null,
+            self.origin.as_ref().map_or(Data::Null, |origin| text(&origin.name)),
+            number(self.origin.as_ref().map(|origin| origin.lsn as i64)),
         ])
     }
 
@@ -126,19 +133,17 @@ impl SourceInfo {
 
 fn sequence_part(out: &mut String, lsn: Option<u64>) {
     let Some(mut lsn) = lsn else { return out.push_str("null") };
-    // 20 digits are the most that 64 bits have.
-    let (mut digits, mut at) = ([0u8; 20], 20);
+    // 20 digits are the most that 64 bits have, and two quotes.
+    let (mut text, mut at) = ([b'"'; 22], 21);
     loop {
         at -= 1;
-        digits[at] = b'0' + (lsn % 10) as u8;
+        text[at] = b'0' + (lsn % 10) as u8;
         lsn /= 10;
         if lsn == 0 {
             break;
         }
     }
-    out.push('"');
-    out.extend(digits[at..].iter().map(|digit| *digit as char));
-    out.push('"');
+    out.push_str(std::str::from_utf8(&text[at - 1..]).unwrap_or_default());
 }
 
 /// One moment in the three fields of an event.

@@ -123,17 +123,9 @@ const VARIABLE_LENGTH: i32 = 131_089;
 /// `None`: the column is left out, as Debezium does with types that it does not know.
 pub(crate) fn typed(column: &Column, types: &Types, modes: &Modes) -> Option<Typed> {
     let declared = types.get(&column.type_oid);
-    let (mut oid, mut modifier) = (column.type_oid, column.modifier);
-    // A domain comes down to its base type, with the first modifier on the way. Bounded: `types` has no cycles, and a wrong one must not hang us.
-    for _ in 0..32 {
-        let Some(TypeKind::Domain(base, own)) = types.get(&oid).map(|found| &found.kind) else { break };
-        if modifier == -1 {
-            modifier = *own;
-        }
-        oid = *base;
-    }
-    let base = element_of(oid, types).unwrap_or(oid);
-    let (length, scale) = (length(base, modifier), scale(base, modifier));
+    let (oid, modifier) = base(column.type_oid, column.modifier, types);
+    let element = element_of(oid, types).unwrap_or(oid);
+    let (length, scale) = (length(element, modifier), scale(element, modifier));
     let resolver = Resolver { types, modes, length, scale };
     let (schema, decoder) = resolver.of(oid, true).or_else(|| {
         // Debezium has these array types still to do, and leaves them out even so.
@@ -159,6 +151,27 @@ pub(crate) fn typed(column: &Column, types: &Types, modes: &Modes) -> Option<Typ
     let name = declared.or_else(|| types.get(&oid)).map_or("", |found| found.name.as_str());
     let unchanged = unchanged(oid, types, &decoder, modes);
     Some(Typed { schema, decoder, length, scale, name: serial.unwrap_or(name).to_owned(), unchanged })
+}
+
+/// A domain comes down to its base type, with the first modifier on the way.
+fn base(mut oid: u32, mut modifier: i32, types: &Types) -> (u32, i32) {
+    // Bounded: `types` has no cycles, and a wrong one must not hang us.
+    for _ in 0..32 {
+        let Some(TypeKind::Domain(base, own)) = types.get(&oid).map(|found| &found.kind) else { break };
+        if modifier == -1 {
+            modifier = *own;
+        }
+        oid = *base;
+    }
+    (oid, modifier)
+}
+
+/// The labels of an enum, or of a domain over one.
+pub(crate) fn labels(oid: u32, types: &Types) -> Option<&[String]> {
+    match &types.get(&base(oid, -1, types).0)?.kind {
+        TypeKind::Enum(labels) => Some(labels),
+        _ => None,
+    }
 }
 
 fn element_of(oid: u32, types: &Types) -> Option<u32> {

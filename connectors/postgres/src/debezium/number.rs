@@ -146,6 +146,38 @@ impl<'a> Decimal<'a> {
     }
 }
 
+/// Whether a text is already what [`Decimal::plain`] makes of it at this scale, as Postgres' own texts are: `-12.30` at 2.
+pub(crate) fn is_plain(text: &[u8], scale: i32) -> bool {
+    plain_parts(text, scale).is_some()
+}
+
+/// The digits before and behind the point.
+fn plain_parts(text: &[u8], scale: i32) -> Option<(bool, &[u8], &[u8])> {
+    let (negative, digits) = text.strip_prefix(b"-").map_or((false, text), |digits| (true, digits));
+    let scale = usize::try_from(scale).ok()?;
+    let (whole, fraction) = match scale {
+        0 => (digits, &[][..]),
+        scale => {
+            let (whole, fraction) = digits.split_at_checked(digits.len().checked_sub(scale + 1)?)?;
+            (whole, fraction.strip_prefix(b".")?)
+        }
+    };
+    let plain = whole.first().is_some_and(|first| *first != b'0' || whole.len() == 1)
+        && whole.iter().chain(fraction).all(u8::is_ascii_digit);
+    // There is no negative zero.
+    let zero = negative && whole.iter().chain(fraction).all(|digit| *digit == b'0');
+    (plain && !zero).then_some((negative, whole, fraction))
+}
+
+/// [`Decimal::unscaled`] of what fits 64 bits and has this scale already; `None`: not sure.
+pub(crate) fn small(text: &[u8], scale: i32) -> Option<Bytes> {
+    let (negative, whole, fraction) = plain_parts(text, scale)?;
+    (whole.len() + fraction.len() <= 18).then(|| {
+        let value = whole.iter().chain(fraction).fold(0i64, |sum, digit| sum * 10 + i64::from(digit - b'0'));
+        Bytes::copy_from_slice(minimal(&if negative { -value } else { value }.to_be_bytes()))
+    })
+}
+
 /// Drops octets that only repeat the sign.
 fn minimal(bytes: &[u8]) -> &[u8] {
     let redundant = bytes.windows(2).take_while(|pair| matches!((pair[0], pair[1] >> 7), (0, 0) | (0xff, 1))).count();
@@ -179,6 +211,29 @@ pub(crate) fn money(text: &[u8]) -> Option<Vec<u8>> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn short_ways_lead_to_the_same(text in "-?(0|[0-9]{1,19})(\\.[0-9]{1,4})?", scale in 0i32..5) {
+            let slow = Decimal::parse(text.as_bytes()).and_then(|number| number.with_scale(scale));
+            if is_plain(text.as_bytes(), scale) {
+                prop_assert_eq!(slow.as_ref().map(Decimal::plain), Some(text.clone()));
+            }
+            if let Some(unscaled) = small(text.as_bytes(), scale) {
+                prop_assert_eq!(slow.map(|number| number.unscaled()), Some(unscaled));
+            }
+        }
+    }
+
+    #[test]
+    fn postgres_texts_are_plain() {
+        for (text, scale) in [("0.00", 2), ("-12.30", 2), ("7", 0), ("1234567.1", 1)] {
+            assert!(is_plain(text.as_bytes(), scale) && small(text.as_bytes(), scale).is_some(), "{text}");
+        }
+        for (text, scale) in [("1.5", 2), ("1.50", 1), ("NaN", 0), ("-0.00", 2), (".50", 2), ("", 0), ("5", 1), ("01.50", 2)] {
+            assert!(!is_plain(text.as_bytes(), scale), "{text}");
+        }
+    }
 
     #[test]
     fn unscaled_integers_are_javas() {

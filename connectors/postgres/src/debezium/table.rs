@@ -12,8 +12,8 @@ use crate::table::{Cell, Column, Table};
 use aqueduct_core::record::Header;
 use aqueduct_core::schema::Kind;
 use aqueduct_core::{Data, Error, Payload, Record, Result, Schema, Topic};
+use rustc_hash::FxHashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 /// What happened to a row, in the order of the table's columns.
 #[derive(Clone, Copy, Debug)]
@@ -64,8 +64,8 @@ pub(crate) struct TableModel {
     operations: Operations,
     failure: ConvertFailureMode,
     context: Arc<Context>,
-    /// That deletes do not tell the key.
-    warned: AtomicBool,
+    /// Columns that are enums, with the labels that their schema tells.
+    labels: Vec<(usize, FxHashSet<Vec<u8>>)>,
 }
 
 /// Values that could not be said: `column=text`, in a header.
@@ -124,7 +124,18 @@ impl TableModel {
             operations: model.operations,
             failure: model.failure,
             context: model.context.clone(),
-            warned: AtomicBool::new(false),
+            labels: (table.columns.iter().enumerate())
+                .filter_map(|(index, column)| Some((index, kind::labels(column.type_oid, types)?)))
+                .map(|(index, labels)| (index, labels.iter().map(|label| label.clone().into_bytes()).collect()))
+                .collect(),
+        })
+    }
+
+    /// Labels in this row that the schema of their enum does not tell, with the columns' places. Nothing to do for a table without enums.
+    pub(crate) fn new_labels<'a>(&self, row: &'a [Cell<'a>]) -> impl Iterator<Item = (usize, &'a [u8])> {
+        self.labels.iter().filter_map(|(index, labels)| match row.get(*index) {
+            Some(Cell::Text(label)) if !labels.contains(*label) => Some((*index, *label)),
+            _ => None,
         })
     }
 
@@ -163,16 +174,12 @@ impl TableModel {
             }
             Change::Update(old, new) => self.update(old, new, info, &mut place, out)?,
             Change::Delete(old) if self.wants(Operation::D) => {
-                if !self.knows_key(old) && !self.warned.swap(true, Ordering::Relaxed) {
-                    let fix = "set message.key.columns to the columns of the replica identity, or REPLICA IDENTITY DEFAULT";
-                    tracing::warn!(
-                        table = &*self.name,
-                        fix,
-                        "deletes do not tell the key: it is not part of the replica identity"
-                    );
-                }
                 self.push(out, info, place(), ('d', Some(old), None), None)?;
-                self.tombstone(out);
+                match self.knows_key(old) {
+                    true => self.tombstone(out),
+                    // Whoever reads it must see that the row is not known; a tombstone without a key says nothing at all.
+                    false => out.last_mut().into_iter().for_each(|delete| delete.key = Payload::Null),
+                }
             }
             Change::Truncate if self.wants(Operation::T) => {
                 self.push(out, info, place(), ('t', None, None), None)?;
@@ -234,6 +241,11 @@ impl TableModel {
             }
             _ => self.push(out, info, place(), ('u', old, Some(new)), None),
         }
+    }
+
+    /// Columns of the key that are not part of the replica identity: what `identifies` says no of. Deletes do not tell them.
+    pub(crate) fn key_beyond<'a>(&'a self, identifies: impl Fn(usize) -> bool + 'a) -> impl Iterator<Item = &'a str> {
+        self.key.iter().filter(move |field| !identifies(field.index)).map(|field| &*field.column)
     }
 
     /// With `REPLICA IDENTITY USING INDEX` an old row has the columns of that index, which need not be the key's.

@@ -134,6 +134,7 @@ const INFO: SourceInfo = SourceInfo {
     lsn: Some(24_023_128),
     tx_id: Some(555),
     xmin: None,
+    origin: None,
     now_ns: 1_700_000_001_000_000_123,
 };
 

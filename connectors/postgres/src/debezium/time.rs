@@ -150,6 +150,26 @@ pub(crate) fn timestamp(text: &[u8], zoned: bool) -> Option<Bound<Stamp>> {
     Some(Bound::Finite(Stamp { seconds, micros: (micros % MICROS_PER_SECOND) as u32 }))
 }
 
+/// `2024-01-02 03:04:05.678+00`, which is how our sessions print a `timestamptz`, as [`Stamp::iso`] has it; `None`: the long way must do.
+pub(crate) fn iso_at_utc(text: &[u8]) -> Option<String> {
+    const FORM: &[u8; 19] = b"0000-00-00 00:00:00";
+    let stamp = text.strip_suffix(b"+00")?;
+    let (whole, fraction) = stamp.split_first_chunk::<19>()?;
+    let same = whole.iter().zip(FORM).all(|(byte, form)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form });
+    let (last, digits) = match fraction {
+        [] => (b'1', &[][..]),
+        [b'.', digits @ .., last] if digits.len() < 6 => (*last, digits),
+        _ => return None,
+    };
+    if !same || !(b'1'..=b'9').contains(&last) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let mut out = stamp.to_vec();
+    out[10] = b'T';
+    out.push(b'Z');
+    String::from_utf8(out).ok()
+}
+
 /// Microseconds of the day.
 pub(crate) fn time(text: &[u8]) -> Option<i64> {
     let mut scan = Scan(text);
@@ -376,6 +396,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_printed_so_goes_the_long_way() {
+        for text in [
+            "2024-01-02 03:04:05+02",
+            "2024-01-02 03:04:05.50+00",
+            "2024-01-02 03:04:05.+00",
+            "12024-01-02 03:04:05+00",
+            "infinity",
+            "0044-03-15 12:00:00+00 BC",
+        ] {
+            assert_eq!(iso_at_utc(text.as_bytes()), None, "{text}");
+        }
+    }
+
+    #[test]
     fn times() {
         assert_eq!(time(b"24:00:00"), Some(86_400_000_000));
         assert_eq!(time(b"03:04:05.5"), Some(11_045_500_000));
@@ -419,6 +453,9 @@ mod tests {
             let iso = Stamp { seconds, micros }.iso(Some(6));
             let text = iso.replace('T', " ").replace('Z', "+00");
             prop_assert_eq!(timestamp(text.as_bytes(), true), Some(Bound::Finite(Stamp { seconds, micros })));
+            let short = Stamp { seconds, micros }.iso(None);
+            let printed = short.replace('T', " ").replace('Z', "+00");
+            prop_assert_eq!(iso_at_utc(printed.as_bytes()), Some(short));
             let mut day = String::new();
             write_date(&mut day, seconds.div_euclid(86_400));
             prop_assert_eq!(date(day.as_bytes()), Some(Bound::Finite(seconds.div_euclid(86_400) as i32)));

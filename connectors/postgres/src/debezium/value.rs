@@ -97,9 +97,10 @@ impl Decoder {
             Decoder::Float32 => Data::Float32(parsed(text)?),
             Decoder::Float64 => Data::Float64(parsed(text)?),
             Decoder::Text => Data::String(string(text)?),
-            Decoder::Decimal(scale) => {
-                Data::Bytes(Decimal::parse(text).and_then(|number| number.with_scale(*scale)).ok_or(Unfit)?.unscaled())
-            }
+            Decoder::Decimal(scale) => match number::small(text, *scale) {
+                Some(unscaled) => Data::Bytes(unscaled),
+                None => Data::Bytes(Decimal::parse(text).and_then(|number| number.with_scale(*scale)).ok_or(Unfit)?.unscaled()),
+            },
             Decoder::VariableDecimal => {
                 let number = Decimal::parse(text).ok_or(Unfit)?.stripped();
                 Data::Struct(vec![Data::Int32(number.scale()), Data::Bytes(number.unscaled())])
@@ -108,6 +109,8 @@ impl Decoder {
                 b"NaN" => "NAN".to_owned(),
                 b"Infinity" => "POSITIVE_INFINITY".to_owned(),
                 b"-Infinity" => "NEGATIVE_INFINITY".to_owned(),
+                // As Postgres prints what has this scale.
+                text if scale.is_some_and(|scale| number::is_plain(text, scale)) => string(text)?,
                 text => match scale.and_then(|scale| Decimal::parse(text)?.with_scale(scale)) {
                     Some(number) => number.plain(),
                     None => string(text)?,
@@ -146,7 +149,10 @@ impl Decoder {
             Decoder::TimeTz => Data::String(iso_time(time::time_tz(text).ok_or(Unfit)?)),
             Decoder::Timestamp(unit) => Data::Int64(instant(time::timestamp(text, false).ok_or(Unfit)?, *unit)?),
             Decoder::TimestampIso => Data::String(iso(text, false, None)?),
-            Decoder::TimestampTz(width) => Data::String(iso(text, true, *width)?),
+            Decoder::TimestampTz(width) => Data::String(match width.is_none().then(|| time::iso_at_utc(text)).flatten() {
+                Some(text) => text,
+                None => iso(text, true, *width)?,
+            }),
             Decoder::IntervalMicros => Data::Int64(Interval::parse(text).ok_or(Unfit)?.micros()),
             Decoder::IntervalIso => Data::String(Interval::parse(text).ok_or(Unfit)?.iso()),
             other => other.composite(text)?,

@@ -51,6 +51,7 @@ pub(super) fn parse(text: &str) -> Result<Url, String> {
             timeout: CONNECT_TIMEOUT,
             application: "aqueduct-postgres-sink".to_owned(),
             tcp_keep_alive: true,
+            initial: Vec::new(),
         },
         search_path: None,
         ignored: Vec::new(),

@@ -81,7 +81,8 @@ impl Context<'_> {
         NewColumn {
             name: self.column_name(field),
             type_name: schema.map_or_else(|| guess(data).to_owned(), |schema| column_type(schema, self.extensions)),
-            required: schema.is_some_and(|schema| !schema.optional),
+            // The source may drop the column, or let it be null, later: with `auto.evolve` the table takes that too.
+            required: !self.settings.auto_evolve && schema.is_some_and(|schema| !schema.optional),
             default,
             key,
         }

@@ -37,7 +37,6 @@ pub struct Reading {
     at: usize,
     /// Where the last row of the block begins: it is held back until it is known whether it is the table's last.
     last: usize,
-
     announced: bool,
     /// Sent in this session.
     pub rows: u64,
@@ -123,8 +122,9 @@ impl Snapshot {
 
     async fn take(&mut self, message: Message, encode: &mut dyn Encode, out: &mut BatchBuilder, cx: &TaskContext) -> Result<()> {
         match message {
-            Message::Begin { index, facts, cut } => {
+            Message::Begin { index, table, facts, cut } => {
                 let reading = &mut self.tables[index];
+                reading.table = table;
                 encode.table(&reading.table).await?;
                 (reading.facts, reading.cut, reading.moved) = (facts, cut, true);
                 if reading.progress == Progress::Waiting {
@@ -139,7 +139,6 @@ impl Snapshot {
                 (reading.block, reading.at) = (bytes, 0);
                 self.draining = Some(index);
             }
-
             Message::End { index } => {
                 self.drain(index, encode, out, cx, Some(true))?;
                 let reading = &mut self.tables[index];
@@ -229,7 +228,6 @@ impl Reading {
             block: Vec::new(),
             at: 0,
             last: 0,
-
             announced: resumes,
             rows: 0,
             progress: if resumes { progress } else { Progress::Waiting },

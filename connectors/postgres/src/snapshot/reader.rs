@@ -4,6 +4,7 @@ use super::copy::{self, Places};
 use super::query::{self, BEGIN, Bounds, Chunk, Cut, UNHURRIED};
 use super::visibility::Visible;
 use crate::connection::{Connect, close, literal, qualified};
+use crate::source::catalog;
 use crate::source::position::parse_lsn;
 use crate::table::Table;
 use aqueduct_core::{Error, Result};
@@ -52,6 +53,8 @@ pub enum Message {
     /// The reading begins.
     Begin {
         index: usize,
+        /// As the view has it.
+        table: Arc<Table>,
         facts: Facts,
         cut: Cut,
     },
@@ -60,7 +63,6 @@ pub enum Message {
         index: usize,
         bytes: Vec<u8>,
     },
-
     End {
         index: usize,
     },
@@ -216,6 +218,10 @@ fn again(error: Error) -> Error {
     }
 }
 
+fn renamed(table: &Table) -> Error {
+    Error::fatal("postgres.table_missing", format!("the table {}.{} is not what it was", table.schema, table.name))
+}
+
 /// `None` for a table that the session does not see: it was made later.
 ///
 /// # Errors
@@ -330,7 +336,7 @@ impl Reader {
         self.sender.send(Ok(message)).await.map_err(|_| Gone)
     }
 
-    async fn table(&mut self, job: Job) -> Result<(), Stop> {
+    async fn table(&mut self, mut job: Job) -> Result<(), Stop> {
         let index = job.index;
         if self.lock {
             lock(&self.connect, &mut self.session, &job.table).await?;
@@ -339,10 +345,16 @@ impl Reader {
         let Some(facts) = facts.filter(|facts| !facts.rewritten) else {
             return Ok(self.send(Message::Rewritten { index }).await?);
         };
+        // The job's table was looked up before the view was taken: a column that was added in between is in no event of the stream for the rows that are
+        // there already.
+        match catalog::table(&self.connect, &mut self.session, job.table.oid).await? {
+            Some(seen) if (&seen.schema, &seen.name) == (&job.table.schema, &job.table.name) => job.table = Arc::new(seen),
+            _ => return Err(again(renamed(&job.table)).into()),
+        }
         let cut = cut(&job, &facts, self.version);
         let only = !facts.partitioned;
         let (blocks, file) = (facts.blocks, facts.file);
-        self.send(Message::Begin { index, facts, cut: cut.clone() }).await?;
+        self.send(Message::Begin { index, table: job.table.clone(), facts, cut: cut.clone() }).await?;
         let chunk = Chunk {
             table: &job.table,
             only,
@@ -364,7 +376,8 @@ impl Reader {
     }
 
     async fn by_key(&mut self, job: &Job, chunk: Chunk<'_>, columns: &[usize]) -> Result<(), Stop> {
-        let mut after = job.after.clone();
+        // Of another key, it says nothing.
+        let mut after = job.after.clone().filter(|key| key.len() == columns.len());
         loop {
             let bounds = Bounds::Key { columns, after: after.as_deref(), until: None, limit: self.chunk_rows };
             let (rows, last) = self.copy(job.index, &Chunk { bounds, ..chunk.clone() }, Some(columns)).await?;
@@ -384,7 +397,6 @@ impl Reader {
             let to = from + RANGE_BLOCKS;
             let bounds = Bounds::Blocks { from, to: (to < blocks).then_some(to), after: after.take() };
             self.copy(index, &Chunk { bounds, ..chunk.clone() }, None).await?;
-
             from = to;
         }
         Ok(())

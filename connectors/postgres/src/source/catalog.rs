@@ -2,7 +2,7 @@
 //! NOT NULL, defaults, the primary key.
 
 use super::pgoutput::Relation;
-use crate::connection::Connect;
+use crate::connection::{Connect, identifier};
 use crate::table::{Column, ReplicaIdentity, Table, Type, TypeKind};
 use aqueduct_core::Result;
 use rustc_hash::FxHashMap;
@@ -80,6 +80,29 @@ pub fn identity(letter: u8) -> ReplicaIdentity {
         b'i' => ReplicaIdentity::Index,
         _ => ReplicaIdentity::Default,
     }
+}
+
+/// What follows `REPLICA IDENTITY` for what a table has now: `FULL`, `USING INDEX "name"`; `None` if it is gone.
+///
+/// # Errors
+/// As [`Connect::error`].
+pub async fn identity_now(connect: &Connect, connection: &mut PgConnection, oid: u32) -> Result<Option<String>> {
+    let row: Option<(String, Option<String>)> = sqlx::query_as(
+        "SELECT c.relreplident::text, (SELECT x.relname::text FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class x ON x.oid = i.indexrelid \
+         WHERE i.indrelid = c.oid AND i.indisreplident) FROM pg_catalog.pg_class c WHERE c.oid = $1::int8::oid",
+    )
+    .bind(i64::from(oid))
+    .fetch_optional(connection)
+    .await
+    .map_err(|error| connect.error(&format!("read the replica identity of the table {oid}"), error))?;
+    Ok(row.map(|(letter, index)| match (identity(letter.bytes().next().unwrap_or(b'd')), index) {
+        (ReplicaIdentity::Full, _) => "FULL".to_owned(),
+        (ReplicaIdentity::Nothing, _) => "NOTHING".to_owned(),
+        (ReplicaIdentity::Index, Some(index)) => format!("USING INDEX {}", identifier(&index)),
+        // An index that was dropped identifies nothing: it is set anew.
+        (ReplicaIdentity::Index, None) => String::new(),
+        (ReplicaIdentity::Default, _) => "DEFAULT".to_owned(),
+    }))
 }
 
 /// The oids of all ordinary and partitioned tables outside of the system's schemas, with their names, in the order of their names.

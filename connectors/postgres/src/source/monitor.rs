@@ -58,7 +58,7 @@ impl Monitor {
     pub fn of(connect: &Connect, options: &Options, tables: BTreeSet<u32>) -> Self {
         let watched = Watched {
             slot: options.slot.clone(),
-            interval: options.heartbeat().unwrap_or(LOOK_EVERY),
+            interval: looks_every(options),
             emit: options.heartbeat().is_some() && !options.read_only,
             filters: (options.publication_mode == PublicationMode::Filtered).then(|| Filters::new(options)),
             tables,
@@ -112,8 +112,23 @@ impl Monitor {
         self.seen.borrow().tables_changed
     }
 
+    /// `catalog_xmin` of the slot, where it is asked for.
+    pub fn xmin(&self, options: &Options) -> Option<i64> {
+        let seen = self.seen.borrow();
+        seen.slot.as_ref()?.catalog_xmin.filter(|_| !options.xmin_interval.duration().is_zero())
+    }
+
     pub fn slot(&self) -> Option<Slot> {
         self.seen.borrow().slot.clone()
+    }
+}
+
+/// As often as a heartbeat, or `source.xmin`, wants it.
+fn looks_every(options: &Options) -> Duration {
+    let heartbeat = options.heartbeat().unwrap_or(LOOK_EVERY);
+    match options.xmin_interval.duration() {
+        Duration::ZERO => heartbeat,
+        xmin => heartbeat.min(xmin),
     }
 }
 

@@ -12,7 +12,7 @@ use super::stream::{Start, Stream};
 use super::wire::Wire;
 use crate::connection::{self, Connect, Ssl, SslMode, qualified};
 use crate::snapshot::{Before, Given, Snapshots};
-use crate::table::{ReplicaIdentity, Table};
+use crate::table::Table;
 use aqueduct_config::Millis;
 use aqueduct_core::{Error, Result, SourceOffset};
 use sqlx::postgres::PgConnection;
@@ -257,26 +257,23 @@ async fn set_identities(connect: &Connect, session: &mut PgConnection, options: 
     for (oid, (schema, table)) in captured {
         let name = format!("{schema}.{table}");
         let Some((_, identity)) = wanted.iter().find(|(pattern, _)| pattern.is_match(&name)) else { continue };
-        let Some(now) = catalog::table(connect, session, *oid).await? else { continue };
-        let same = match now.identity {
-            ReplicaIdentity::Default => identity == "DEFAULT",
-            ReplicaIdentity::Full => identity == "FULL",
-            ReplicaIdentity::Nothing => identity == "NOTHING",
-            ReplicaIdentity::Index => false,
-        };
-        if !same {
-            let sql = format!("ALTER TABLE {} REPLICA IDENTITY {identity}", qualified(schema, table));
-            let altered = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone())).execute(&mut *session).await;
-            altered.map_err(|error| {
-                connect
-                    .error(&format!("set the replica identity of {name}"), error)
-                    .fix(format!("As the owner of the table run: {sql};"))
-            })?;
-            tracing::info!(table = name, identity, "replica identity set");
+        let Some(now) = catalog::identity_now(connect, session, *oid).await? else { continue };
+        if now == *identity {
+            continue;
         }
+        let sql = format!("ALTER TABLE {} REPLICA IDENTITY {identity}", qualified(schema, table));
+        // Nobody waits behind us while we wait behind a long transaction.
+        let limited = format!("BEGIN; SET LOCAL lock_timeout = {IDENTITY_PATIENCE_MS}; {sql}; COMMIT");
+        if let Err(error) = sqlx::raw_sql(sqlx::AssertSqlSafe(limited)).execute(&mut *session).await {
+            let error = connect.error(&format!("set the replica identity of {name}"), error);
+            return Err(error.fix(format!("As the owner of the table run: {sql};")));
+        }
+        tracing::info!(table = name, identity, "replica identity set");
     }
     Ok(())
 }
+
+const IDENTITY_PATIENCE_MS: u32 = 10_000;
 
 async fn tables(
     connect: &Connect,
@@ -309,9 +306,16 @@ pub fn connect(options: &Options) -> Connect {
         database: options.dbname.clone(),
         user: options.user.clone(),
         password: options.password.clone(),
-        ssl: Ssl { mode, root: path(&options.sslrootcert), cert: path(&options.sslcert), key: path(&options.sslkey) },
+        ssl: Ssl {
+            mode,
+            root: path(&options.sslrootcert),
+            cert: path(&options.sslcert),
+            key: path(&options.sslkey),
+            key_password: options.sslpassword.clone(),
+        },
         timeout: options.connect_timeout.duration(),
         application: format!("aqueduct {}", options.topic_prefix),
         tcp_keep_alive: options.tcp_keepalive,
+        initial: options.initial_statements(),
     }
 }

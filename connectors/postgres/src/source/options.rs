@@ -43,11 +43,11 @@ pub struct Options {
     #[serde(rename = "database.sslcert", default)]
     #[schemars(extend("x-group" = "Connection"))]
     pub(crate) sslcert: Option<String>,
-    /// A PEM file with its private key.
+    /// A file with its private key: PEM, or PKCS #8 as DER (what pgjdbc reads).
     #[serde(rename = "database.sslkey", default)]
     #[schemars(extend("x-group" = "Connection"))]
     pub(crate) sslkey: Option<String>,
-    /// Not there yet: the private key must not be encrypted.
+    /// The password of that key, where it is encrypted (PKCS #8).
     #[serde(rename = "database.sslpassword", default)]
     #[schemars(extend("x-group" = "Connection"))]
     pub(crate) sslpassword: Option<Secret>,
@@ -59,7 +59,7 @@ pub struct Options {
     #[serde(rename = "database.tcpKeepAlive", default = "yes")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Connection"))]
     pub(crate) tcp_keepalive: bool,
-    /// Not there yet: set what a connection begins with for the role, `ALTER ROLE … SET …`.
+    /// SQL statements that each ordinary session begins with (not the stream's), apart by `;`. A semicolon within one is written `;;`.
     #[serde(rename = "database.initial.statements", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Connection"))]
     pub(crate) initial_statements: Option<String>,
@@ -121,7 +121,8 @@ pub struct Options {
     #[serde(rename = "publish.via.partition.root", default)]
     #[schemars(extend("x-group" = "Replication"))]
     pub(crate) via_root: bool,
-    /// Not there yet: run `ALTER TABLE … REPLICA IDENTITY …` by hand.
+    /// `ALTER TABLE … REPLICA IDENTITY …` for captured tables at the start, where it is another: `schema.table:FULL` with an expression over the name, and
+    /// DEFAULT, FULL, NOTHING or `INDEX name`. Needs ownership of the tables.
     #[serde(rename = "replica.identity.autoset.values", default)]
     #[schemars(extend("x-group" = "Replication", "x-example" = "public\\..*:FULL"))]
     pub(crate) autoset_identity: Option<List<String>>,
@@ -129,7 +130,7 @@ pub struct Options {
     #[serde(rename = "status.update.interval.ms", default = "ten_seconds")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) status_interval: Millis,
-    /// Without effect: the field `source.xmin` stays null.
+    /// How often `source.xmin`, the slot's `catalog_xmin`, is looked up; 0: it stays null.
     #[serde(rename = "xmin.fetch.interval.ms", default)]
     #[schemars(extend("x-importance" = "low", "x-group" = "Replication"))]
     pub(crate) xmin_interval: Millis,
@@ -219,15 +220,15 @@ pub struct Options {
     #[serde(rename = "signal.data.collection", default)]
     #[schemars(extend("x-group" = "Signals", "x-example" = "public.debezium_signal"))]
     pub(crate) signal_table: Option<String>,
-    /// Where signals come from: `source`, the signal table. The REST API always works; `file` is not there yet.
+    /// Where signals come from: `source`, the signal table; `file`, see `signal.file`. The REST API always works.
     #[serde(rename = "signal.enabled.channels", default = "source_channel")]
     #[schemars(extend("x-group" = "Signals"))]
     pub(crate) signal_channels: List<String>,
-    /// Without effect: signals are seen as they come.
+    /// How often the file of signals is looked at. Others are seen as they come.
     #[serde(rename = "signal.poll.interval.ms", default = "five_seconds")]
     #[schemars(range(min = 1), extend("x-importance" = "low", "x-group" = "Signals"))]
     pub(crate) signal_interval: Millis,
-    /// Without effect: see `signal.enabled.channels`.
+    /// With the channel `file`: a file of signals, one a line, as JSON: `{"id":"1","type":"execute-snapshot","data":{…}}`. It is taken away when it is read.
     #[serde(rename = "signal.file", default = "signal_file")]
     #[schemars(extend("x-importance" = "low", "x-group" = "Signals"))]
     pub(crate) signal_file: String,

@@ -30,6 +30,8 @@ pub enum Message<'a> {
         time: i64,
     },
     Origin {
+        /// Of the commit there.
+        lsn: u64,
         name: &'a str,
     },
     Relation(Relation<'a>),
@@ -150,8 +152,8 @@ pub fn decode(bytes: &[u8], streamed: bool) -> Result<Message<'_>> {
             Message::Commit { lsn: input.u64()?, end_lsn: input.u64()?, time: input.time()? }
         }
         b'O' => {
-            input.u64()?;
-            Message::Origin { name: input.text()? }
+            let lsn = input.u64()?;
+            Message::Origin { lsn, name: input.text()? }
         }
         b'R' => Message::Relation(relation(&mut input)?),
         b'Y' => {

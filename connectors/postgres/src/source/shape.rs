@@ -4,8 +4,8 @@ use super::catalog::{self, Types};
 use super::options::Options;
 use super::pgoutput::Relation;
 use super::position::Kind;
-use crate::connection::Connect;
-use crate::debezium::{Change, Message, Model, Snapshot, SourceInfo, TableModel, Transaction};
+use crate::connection::{Connect, qualified};
+use crate::debezium::{Change, Message, Model, Origin, Snapshot, SourceInfo, TableModel, Transaction};
 use crate::snapshot::{Encode, Mark, ReadRow};
 use crate::table::{Cell, Table};
 use aqueduct_core::{Record, Result};
@@ -33,9 +33,20 @@ pub struct Known {
     model: Option<Arc<TableModel>>,
     /// Its rows are signals.
     pub signals: bool,
+    /// Labels of its enums that the catalog was asked for and does not have: renamed since, or gone with the type.
+    strange: Vec<Vec<u8>>,
 }
 
+/// Of one relation: beyond that, its schema keeps the labels that it has (invariant 6).
+const STRANGE_LABELS_MAX: usize = 64;
+
 impl Known {
+    /// Whether a row has a label that its enum did not have when the relation was described.
+    pub fn has_new_label(&self, row: &[Cell<'_>]) -> bool {
+        let strange = |label: &[u8]| self.strange.len() >= STRANGE_LABELS_MAX || self.strange.iter().any(|known| known == label);
+        self.model.as_ref().is_some_and(|model| model.new_labels(row).any(|(_, label)| !strange(label)))
+    }
+
     pub fn is_captured(&self) -> bool {
         self.model.is_some()
     }
@@ -50,6 +61,10 @@ pub struct Shape {
     model: Model,
     /// Of tables whose rows are read.
     read: FxHashMap<u32, (Arc<Table>, Arc<TableModel>)>,
+    /// Of the open transaction.
+    origin: Option<Arc<Origin>>,
+    /// The slot's `catalog_xmin`, where it is asked for.
+    pub xmin: Option<i64>,
     /// The open transaction, with `provide.transaction.metadata`.
     transaction: Option<Transaction>,
     /// How often a heartbeat record is sent, and when the last one was.
@@ -71,6 +86,8 @@ impl Shape {
             types: Types::default(),
             signal_table: options.signal_table.clone(),
             read: FxHashMap::default(),
+            origin: None,
+            xmin: None,
             transaction: None,
             heartbeat,
             last_commit: None,
@@ -99,7 +116,12 @@ impl Shape {
         let captured = self.model.captures(relation.schema, relation.name);
         let signals = self.signal_table.as_ref().is_some_and(|name| *name == format!("{}.{}", relation.schema, relation.name));
         if !captured {
-            return Ok(Known { table: Arc::new(catalog::of_relation(relation, None)), model: None, signals });
+            return Ok(Known {
+                table: Arc::new(catalog::of_relation(relation, None)),
+                model: None,
+                signals,
+                strange: Vec::new(),
+            });
         }
         let mut session = self.take_session().await?;
         // An error drops the session: the next look opens another.
@@ -107,11 +129,40 @@ impl Shape {
         self.session = Some(session);
         let table = Arc::new(catalog::of_relation(relation, now.as_ref()));
         let model = self.make(&table).await?;
-        Ok(Known { table, model: Some(model), signals })
+        let identifies = |index: usize| relation.columns.get(index).is_some_and(|column| column.key);
+        let unknown: Vec<&str> = model.key_beyond(identifies).collect();
+        if !unknown.is_empty() && relation.columns.iter().any(|column| column.key) {
+            tracing::warn!(
+                table = &*model.name,
+                columns = unknown.join(","),
+                "columns of the key are not in the replica identity: deletes do not tell them, and come without a key. \
+                 As the table's owner run: ALTER TABLE {} REPLICA IDENTITY FULL; or set message.key.columns to columns of the replica identity",
+                qualified(relation.schema, relation.name),
+            );
+        }
+        Ok(Known { table, model: Some(model), signals, strange: Vec::new() })
     }
 
+    /// It is read again for the next description of a table.
     pub fn forget_type(&mut self, oid: u32) {
         self.types.remove(&oid);
+        self.read.clear();
+    }
+
+    /// `ALTER TYPE … ADD VALUE` describes no relation anew: the first row with the label tells of it, as with Debezium.
+    ///
+    /// # Errors
+    /// As [`Shape::describe`].
+    pub async fn relabel(&mut self, known: &mut Known, row: &[Cell<'_>]) -> Result<()> {
+        let Some(model) = &known.model else { return Ok(()) };
+        let columns: Vec<usize> = model.new_labels(row).map(|(column, _)| column).collect();
+        for column in columns {
+            self.forget_type(known.table.columns[column].type_oid);
+        }
+        let model = self.make(&known.table).await?;
+        known.strange.extend(model.new_labels(row).map(|(_, label)| label.to_vec()));
+        known.model = Some(model);
+        Ok(())
     }
 
     async fn make(&mut self, table: &Table) -> Result<Arc<TableModel>> {
@@ -158,6 +209,15 @@ impl Shape {
         out.extend(self.model.message(Message { prefix, content }, &info, self.transaction.as_mut()));
     }
 
+    /// The open transaction came from another server.
+    pub fn came_from(&mut self, name: &str, lsn: u64) {
+        self.origin = Some(Arc::new(Origin { name: name.to_owned(), lsn }));
+    }
+
+    pub fn no_origin(&mut self) {
+        self.origin = None;
+    }
+
     pub fn begin(&mut self, xid: u32, at: &At, out: &mut Vec<Record>) {
         if self.model.tells_transactions() {
             let transaction = Transaction::new(xid);
@@ -195,7 +255,8 @@ impl Shape {
             last_commit_lsn: at.last_commit,
             lsn: Some(at.lsn),
             tx_id: at.xid,
-            xmin: None,
+            xmin: self.xmin,
+            origin: self.origin.clone(),
             now_ns: self.now_ns,
         }
     }
@@ -235,6 +296,7 @@ impl Encode for Shape {
             lsn: Some(row.lsn),
             tx_id: row.xid.map(|xid| xid as u32),
             xmin: None,
+            origin: None,
             now_ns: self.now_ns,
         };
         model.change(Change::Read(cells), &info, None, out)

@@ -17,6 +17,7 @@ pub struct Slot {
     pub active_pid: Option<i64>,
     pub confirmed: u64,
     pub restart: Option<u64>,
+    pub catalog_xmin: Option<i64>,
     /// `reserved`, `extended`, `unreserved`, `lost`; empty before 13.
     pub wal_status: String,
     /// 17 and later: why it is of no use any more.
@@ -55,6 +56,7 @@ fn parse(row: &Value) -> Slot {
         active_pid: row.get("active_pid").and_then(Value::as_i64),
         confirmed: lsn("confirmed_flush_lsn").unwrap_or(0),
         restart: lsn("restart_lsn"),
+        catalog_xmin: text("catalog_xmin").and_then(|text| text.parse().ok()),
         wal_status: text("wal_status").unwrap_or_default(),
         invalidation: text("invalidation_reason"),
         retained: bytes("retained"),

@@ -160,6 +160,7 @@ impl Stream {
             // Who asks for heartbeats wants to see offsets that move, as Debezium's do.
             self.offsets.moved = true;
         }
+        self.offsets.moved |= desk.snapshots.take_paused_changed();
         let mut resume = desk.snapshots.take_offsets();
         let (bare, now) = (out.batch.is_empty() && resume.is_empty(), Instant::now());
         if self.offsets.moved && (!bare || now - self.offsets.last >= BARE_OFFSET_EVERY) {
@@ -254,7 +255,15 @@ impl Stream {
                             }
                             self.relations.insert(relation.oid, known);
                         }
-                        message => self.apply(lsn, message, desk)?,
+                        message => {
+                            if let Message::Insert { relation, new } | Message::Update { relation, new, .. } = &message
+                                && let Some(known) = self.relations.get_mut(relation)
+                                && known.has_new_label(new)
+                            {
+                                desk.shape.relabel(known, new).await?;
+                            }
+                            self.apply(lsn, message, desk)?;
+                        }
                     }
                     for record in self.scratch.drain(..) {
                         out.batch.push(record);
@@ -282,6 +291,7 @@ impl Stream {
         match message {
             Message::Begin { final_lsn, time, xid } => {
                 self.transaction = Some(Transaction { xid, time });
+                desk.shape.no_origin();
                 let new = self.tracker.begin(lsn, final_lsn, xid);
                 if self.tracker.follows() {
                     let at = self.at(lsn);
@@ -316,7 +326,8 @@ impl Stream {
             }
             // An enum may have new labels: it is read again for the Relation that follows.
             Message::Type { oid } => desk.shape.forget_type(oid),
-            Message::Origin { .. } | Message::Relation(_) => {}
+            Message::Origin { lsn, name } => desk.shape.came_from(name, lsn),
+            Message::Relation(_) => {}
             Message::StreamStart { .. } | Message::StreamStop | Message::StreamCommit { .. } | Message::StreamAbort { .. } => {
                 return Err(self.malformed(&pgoutput::Malformed::Unknown(b'S')));
             }

@@ -6,6 +6,7 @@ use super::options::Options;
 use super::options::modes::SnapshotMode;
 use super::position;
 use super::shape::Shape;
+use super::signals::SignalFile;
 use super::stream::{Desk, Stream};
 use crate::connection::{self, Connect};
 use crate::snapshot::Snapshots;
@@ -53,6 +54,7 @@ pub struct PostgresSourceTask {
     shape: Shape,
     snapshots: Snapshots,
     monitor: Monitor,
+    signals: Option<SignalFile>,
     phase: Phase,
     /// What the worker was given to store last, for each partition: from there it goes on when tables join.
     given: BTreeMap<String, SourceOffset>,
@@ -76,8 +78,10 @@ impl PostgresSourceTask {
         let (opened, snapshots) = Opened::open(&options, &connect, &shape, resume).await?;
         let monitor = Monitor::of(&connect, &options, opened.tables().clone());
         let durable = opened.confirmed();
-        let mut task =
-            Self { connect, options, shape, snapshots, monitor, phase: Phase::Before(Box::new(opened)), given, durable };
+        let signals =
+            options.signals_by_file().then(|| SignalFile::new(&options.signal_file, options.signal_interval.duration()));
+        let phase = Phase::Before(Box::new(opened));
+        let mut task = Self { connect, options, shape, snapshots, monitor, signals, phase, given, durable };
         // What cannot be streamed is told at the start.
         task.go_on().await?;
         Ok(task)
@@ -98,9 +102,9 @@ impl PostgresSourceTask {
     }
 
     /// Tables joined or went: the publication and the snapshots have to know. Everything that was handed over stays as it is; the stream begins again
-    /// where it stood.
-    async fn open_again(&mut self) -> Result<()> {
-        let Phase::Streaming(stream) = std::mem::replace(&mut self.phase, Phase::Done) else { return Ok(()) };
+    /// where it stood. Returns what is to be stored.
+    async fn open_again(&mut self) -> Result<Vec<SourceOffset>> {
+        let Phase::Streaming(stream) = std::mem::replace(&mut self.phase, Phase::Done) else { return Ok(Vec::new()) };
         tracing::info!("the captured tables changed");
         let mut offsets = self.snapshots.take_offsets();
         offsets.push(stream.offset(&self.snapshots));
@@ -112,7 +116,8 @@ impl PostgresSourceTask {
         std::mem::replace(&mut self.snapshots, snapshots).close().await;
         self.monitor = Monitor::of(&self.connect, &self.options, opened.tables().clone());
         self.phase = Phase::Before(Box::new(opened));
-        self.go_on().await
+        self.go_on().await?;
+        Ok(offsets)
     }
 
     fn give(&mut self, offsets: &[SourceOffset]) {
@@ -128,8 +133,7 @@ impl PostgresSourceTask {
         self.go_on().await?;
         let between = matches!(&self.phase, Phase::Streaming(stream) if stream.is_between());
         if between && self.monitor.tables_changed() {
-            self.open_again().await?;
-            return Ok(Polled::default());
+            return Ok(Polled { resume: self.open_again().await?, ..Polled::default() });
         }
         if between && self.snapshots.wants_to_block() {
             self.snapshots.begin_blocking().await?;
@@ -166,14 +170,24 @@ impl PostgresSourceTask {
 impl SourceTask for PostgresSourceTask {
     async fn poll(&mut self, cx: &TaskContext) -> Result<Polled> {
         self.monitor.judge(&self.connect, &self.options).await?;
+        self.shape.xmin = self.monitor.xmin(&self.options);
+        if let Some(signals) = &mut self.signals {
+            signals.look(&mut self.snapshots).await?;
+        }
         let polled = self.poll_once(cx).await?;
         self.give(&polled.resume);
+        if let Some(signals) = &mut self.signals {
+            signals.sent(&polled.resume, self.snapshots.has_moved()).await;
+        }
         Ok(polled)
     }
 
     async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {
         if let Phase::Streaming(stream) = &mut self.phase {
             self.durable = stream.commit(durable).unwrap_or(self.durable);
+        }
+        if let Some(signals) = &mut self.signals {
+            signals.durable(durable).await;
         }
         Ok(())
     }

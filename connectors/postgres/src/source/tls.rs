@@ -1,6 +1,6 @@
 //! TLS for the replication connection, in the modes of libpq (sqlx does its own for ordinary connections, by the same rules).
 
-use crate::connection::{Connect, SslMode};
+use crate::connection::{Connect, SslMode, client_key};
 use aqueduct_core::{Error, Result};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use std::path::Path;
@@ -53,10 +53,10 @@ async fn config(connect: &Connect) -> Result<ClientConfig> {
         };
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyName { chain, provider }))
     };
-    match (&connect.ssl.cert, &connect.ssl.key) {
+    match (&connect.ssl.cert, client_key(connect).await?) {
         (Some(cert), Some(key)) => {
             let chain = certificates(connect, cert).await?;
-            let key = PrivateKeyDer::from_pem_slice(&read(connect, key).await?).map_err(|error| refuse(&error))?;
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| refuse(&error))?;
             builder.with_client_auth_cert(chain, key).map_err(|error| refuse(&error))
         }
         _ => Ok(builder.with_no_client_auth()),

@@ -21,6 +21,11 @@ use tokio_rustls::client::TlsStream;
 /// One row of a simple query, in text.
 pub type Row = Vec<Option<String>>;
 
+/// A server that accepts within this time is in the same place: a fixed buffer is no limit there.
+const NEAR: Duration = Duration::from_millis(5);
+/// Linux gives at most `net.core.rmem_max`.
+const RECEIVE_BYTES: usize = 2 << 20;
+
 /// A walsender that waits for commands.
 pub struct Wire {
     pub(super) connect: Connect,
@@ -345,8 +350,14 @@ impl Socket {
             let path = format!("{}/.s.PGSQL.{}", connect.host, connect.port);
             return Ok(Socket::Unix(UnixStream::connect(path).await.map_err(unreachable)?));
         }
+        let began = tokio::time::Instant::now();
         let mut tcp = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
+        if began.elapsed() < NEAR {
+            // A walsender sends each message by itself, and Linux counts some hundred bytes for each, so that the usual 128 KiB are full in less than
+            // `feed::GATHER`. Without the rights to have more there is less. Over longer ways the kernel itself finds the size.
+            let _ = socket2::SockRef::from(&tcp).set_recv_buffer_size(RECEIVE_BYTES);
+        }
         if connect.tcp_keep_alive {
             socket2::SockRef::from(&tcp).set_keepalive(true).map_err(unreachable)?;
         }

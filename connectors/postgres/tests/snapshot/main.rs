@@ -7,7 +7,6 @@
 mod harness;
 mod requests;
 mod rig;
-mod speed;
 
 use aqueduct_core::Options;
 use harness::{options, with};
@@ -258,6 +257,31 @@ async fn a_truncated_or_rewritten_table_is_read_as_it_is_now() {
     );
     rig.catch_up(&SERVER, &database).await;
     compare(&rig, &database, &tables);
+}
+
+/// The catalog is looked at before the slot's view is taken; what the rows hold of a column that comes in between is in no event.
+#[tokio::test]
+async fn a_column_that_is_added_just_before_the_view_is_in_every_row() {
+    let database = SERVER.database();
+    make(&database, &TABLES[..1], 20);
+    SERVER.psql_in(&database, &format!("create publication {database} for table by_int, mark"));
+    let mut other = SERVER.session(&database);
+    other.run("begin; alter table by_int add column late int default 7");
+    let waiting = format!(
+        "select count(*) from pg_stat_activity where datname = '{database}' and query like 'CREATE_REPLICATION_SLOT%' and wait_event_type = 'Lock'"
+    );
+    let until = std::time::Instant::now() + harness::DEADLINE;
+    let commit = async {
+        while SERVER.psql(&waiting) != "1" {
+            assert!(std::time::Instant::now() < until, "nobody makes a slot");
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        other.run("commit");
+    };
+    let (mut rig, ()) = tokio::join!(Rig::start(snapshot_options(&database)), commit);
+    rig.catch_up(&SERVER, &database).await;
+    compare(&rig, &database, &TABLES[..1]);
+    assert!(rig.copy.rows["by_int"].values().all(|row| row["late"] == 7), "{:?}", rig.copy.rows["by_int"].first_key_value());
 }
 
 #[tokio::test]

@@ -75,6 +75,20 @@ async fn the_signal_table_conditions_and_a_stop() {
         rig.poll().await;
     }
     assert_eq!(rig.copy.reads["by_text"], 100, "paused");
+    let until = std::time::Instant::now() + crate::harness::DEADLINE;
+    while !rig
+        .stored()
+        .iter()
+        .any(|one| one.offset.as_ref().is_some_and(|offset| offset.contains_key("aqueduct.snapshot_paused")))
+    {
+        assert!(std::time::Instant::now() < until, "{:?}", rig.stored());
+        rig.poll().await;
+    }
+    rig.crash().await;
+    for _ in 0..5 {
+        rig.poll().await;
+    }
+    assert_eq!(rig.copy.reads["by_text"], 100, "paused before the crash");
     assert!(rig.task().task.report().summary.ends_with("paused"));
     signal(&mut rig, "stop-snapshot", Value::Null).await.unwrap();
     signal(&mut rig, "resume-snapshot", Value::Null).await.unwrap();
@@ -137,4 +151,42 @@ async fn nothing_is_written_where_nothing_may_be() {
         }
     }
     panic!("{:?} {:?}", rig.copy.reads, rig.stored());
+}
+
+#[tokio::test]
+async fn signals_come_from_a_file() {
+    let database = SERVER.database();
+    make(&database, &TABLES[..2], 50);
+    let file = SERVER.dir().join(format!("{database}.signals"));
+    let path = file.display().to_string();
+    let more = [
+        ("snapshot.mode", "no_data"),
+        ("signal.enabled.channels", "source,file"),
+        ("signal.file", path.as_str()),
+        ("signal.poll.interval.ms", "50"),
+    ];
+    let mut rig = Rig::start(with(snapshot_options(&database), &more)).await;
+    rig.poll().await;
+    let line = |table: &str| {
+        let data = json!({"data-collections": [table], "type": "INCREMENTAL"});
+        json!({"id": "1", "type": "execute-snapshot", "data": data}).to_string()
+    };
+    let taken = SERVER.dir().join(format!("{database}.signals.taken"));
+    std::fs::write(&file, format!("no signal\n{}\n\n", line("public.by_int"))).unwrap();
+    // Lost with the process before it was stored: it is there again.
+    while !taken.exists() {
+        let _ = rig.task().poll_only(1000).await.unwrap();
+    }
+    rig.crash().await;
+    let until = std::time::Instant::now() + crate::harness::DEADLINE;
+    while rig.copy.reads.get("by_int") != Some(&50) || taken.exists() {
+        assert!(std::time::Instant::now() < until, "{:?} {}", rig.copy.reads, taken.exists());
+        rig.poll().await;
+    }
+    std::fs::write(&file, line("public.by_text")).unwrap();
+    while rig.copy.reads.get("by_text") != Some(&50) || taken.exists() || file.exists() {
+        assert!(std::time::Instant::now() < until, "{:?} {}", rig.copy.reads, taken.exists());
+        rig.poll().await;
+    }
+    assert_eq!(rig.copy.reads["by_int"], 50, "once");
 }

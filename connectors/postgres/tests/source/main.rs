@@ -2,6 +2,6 @@
 
 mod harness;
 mod restart;
+mod settings;
 mod slot;
-mod speed;
 mod stream;

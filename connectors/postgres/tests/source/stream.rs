@@ -134,22 +134,105 @@ async fn columns_of_old_events_are_those_of_their_time() {
     source.close().await;
 }
 
+/// Of this process, in MiB, now.
+fn rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("status");
+    let line = status.lines().find(|line| line.starts_with("VmRSS")).expect("VmRSS");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") / 1024
+}
+
+/// `ROWS=10000000 cargo test -p aqueduct-connector-postgres --test source -- a_large_transaction --nocapture` for a really large one (some 4 GB of
+/// disk in /var/tmp).
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_transaction_comes_in_pieces() {
+    let rows: u64 = std::env::var("ROWS").map_or(100_000, |rows| rows.parse().expect("ROWS is a number"));
     let server = shared();
     let db = server.database();
     server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY, pad text)");
     let mut source = open(&options(&server, &db), Vec::new()).await.unwrap();
-    server.psql_in(&db, "INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 100000) i");
-    let (mut next, mut inside) = (1, 0);
-    while next <= 100_000 {
-        for record in source.poll(5000).await.unwrap() {
-            assert_eq!(record.after("id"), next);
+    server.psql_in(&db, &format!("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, {rows}) i"));
+    let (mut next, mut inside, mut peak, before) = (1, 0, 0, rss());
+    let until = std::time::Instant::now() + DEADLINE + std::time::Duration::from_millis(rows);
+    while next <= rows {
+        assert!(std::time::Instant::now() < until, "{next} of {rows} rows in time");
+        let polled = source.poll_only(5000).await.unwrap();
+        for record in polled.batch.iter() {
+            let aqueduct_core::PayloadRef::Data(value) = record.key() else { panic!("{record:?}") };
+            assert_eq!(value.data, aqueduct_core::Data::Struct(vec![aqueduct_core::Data::Int32(next as i32)]));
             next += 1;
         }
-        inside += usize::from(streams(&source.stored).get("messageType").is_some_and(|kind| kind == "INSERT"));
+        source.keep(&polled).await.unwrap();
+        inside += u64::from(streams(&source.stored).get("messageType").is_some_and(|kind| kind == "INSERT"));
+        peak = peak.max(rss());
     }
     assert!(inside > 15, "{inside} positions within the transaction");
+    println!("{rows} rows in one transaction: {inside} positions within it, RSS {before} MiB before, {peak} MiB at most");
+    // Tests beside it grow too; the rows alone would be gigabytes.
+    assert!(peak < before + 300, "{before} MiB before, {peak} MiB at most");
+    source.close().await;
+}
+
+/// What the schema of each record's `after` allows in this field.
+async fn allowed(source: &mut Running, field: &str, count: usize) -> Vec<String> {
+    let (mut all, until) = (Vec::new(), std::time::Instant::now() + DEADLINE);
+    while all.len() < count {
+        assert!(std::time::Instant::now() < until, "{all:?}");
+        let polled = source.poll_only(100).await.expect("poll");
+        for record in polled.batch.iter() {
+            let aqueduct_core::PayloadRef::Data(value) = record.value() else { continue };
+            let schema = value.schema.as_ref().expect("an envelope has one");
+            let after = &schema.fields[schema.field_index("after").expect("of every envelope")].schema;
+            all.push(after.fields[after.field_index(field).expect("a column")].schema.parameters["allowed"].clone());
+        }
+        source.keep(&polled).await.expect("commit");
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_label_that_is_added_to_an_enum_shows_with_its_first_row() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(
+        &db,
+        "CREATE TYPE mood AS ENUM ('a'); CREATE DOMAIN fine AS mood; CREATE TABLE t (id int PRIMARY KEY, m mood); CREATE TABLE u (id int PRIMARY KEY, m fine)",
+    );
+    let mut source = open(&options(&server, &db), Vec::new()).await.unwrap();
+    server.psql_in(&db, "INSERT INTO t VALUES (1, 'a'); INSERT INTO u VALUES (1, 'a')");
+    assert_eq!(allowed(&mut source, "m", 2).await, ["a", "a"]);
+    server.psql_in(&db, "ALTER TYPE mood ADD VALUE 'b'; INSERT INTO t VALUES (2, 'a'), (3, 'b'), (4, 'a'); UPDATE u SET m = 'b'; ALTER TYPE mood RENAME VALUE 'b' TO 'c'");
+    assert_eq!(allowed(&mut source, "m", 4).await, ["a", "a,c", "a,c", "a,c"]);
+    server.psql_in(&db, "ALTER TYPE mood ADD VALUE 'd'; INSERT INTO u VALUES (5, 'd')");
+    assert_eq!(allowed(&mut source, "m", 1).await, ["a,c,d"]);
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_change_was_made_first_and_the_slots_xmin_are_told() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY)");
+    let mut source = open(&with(options(&server, &db), &[("xmin.fetch.interval.ms", "100")]), Vec::new()).await.unwrap();
+    server.psql_in(
+        &db,
+        &format!(
+            "SELECT pg_replication_origin_create('{db}'); SELECT pg_replication_origin_session_setup('{db}'); \
+             BEGIN; SELECT pg_replication_origin_xact_setup('0/ABCD', now()); INSERT INTO t VALUES (1); COMMIT; \
+             SELECT pg_replication_origin_session_reset(); INSERT INTO t VALUES (2); SELECT pg_replication_origin_drop('{db}')"
+        ),
+    );
+    let got = source.records(2).await;
+    let origin = |record: &Got| (record.value["source"]["origin"].clone(), record.value["source"]["origin_lsn"].clone());
+    assert_eq!(origin(&got[0]), (db.as_str().into(), 0xABCD.into()));
+    assert_eq!(origin(&got[1]), (serde_json::Value::Null, serde_json::Value::Null));
+    let until = std::time::Instant::now() + DEADLINE;
+    for id in 3.. {
+        assert!(std::time::Instant::now() < until, "no xmin");
+        server.psql_in(&db, &format!("INSERT INTO t VALUES ({id})"));
+        if source.records(1).await[0].value["source"]["xmin"].as_i64().is_some_and(|xmin| xmin > 0) {
+            break;
+        }
+    }
     source.close().await;
 }
 

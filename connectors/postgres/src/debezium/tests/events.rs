@@ -87,6 +87,27 @@ fn an_identity_without_the_key() {
     let records = events(&model(&[]), &keyed(), Change::Update(Some(&old), &new));
     assert_eq!((records.len(), part(&records[0], "op")), (1, &text("u")));
     assert_eq!(part(&records[0], "before"), &Data::Struct(vec![Data::Int32(0), text("old")]));
+    // Nobody can delete row 0 for it.
+    let records = events(&model(&[]), &keyed(), Change::Delete(&old));
+    assert_eq!((records.len(), part(&records[0], "op"), records[0].key.is_null()), (1, &text("d"), true));
+    let shaped = model(&[]).table(&keyed(), &types()).unwrap();
+    assert_eq!(shaped.key_beyond(|index| index == 1).collect::<Vec<_>>(), ["id"]);
+    assert_eq!(shaped.key_beyond(|index| index == 0).count(), 0);
+}
+
+#[test]
+fn labels_that_an_enum_did_not_have_are_seen() {
+    let mut types = types();
+    types.insert(7, Type { oid: 7, name: "fine".into(), schema: "public".into(), kind: TypeKind::Domain(90020, -1) });
+    let fine = Column { type_oid: 7, ..column("fine", "mood", -1) };
+    let shaped =
+        model(&[]).table(&table(vec![column("id", "int4", -1), column("mood", "mood", -1), fine], vec![0]), &types).unwrap();
+    let new = |mood: Cell<'_>, fine: Cell<'_>| {
+        shaped.new_labels(&[Cell::Text(b"1"), mood, fine]).map(|(index, _)| index).collect::<Vec<_>>()
+    };
+    assert_eq!(new(Cell::Text(b"sad"), Cell::Null), Vec::<usize>::new());
+    assert_eq!(new(Cell::Text(b"new"), Cell::Text(b"ok")), [1]);
+    assert_eq!(new(Cell::Unchanged, Cell::Text(b"new")), [2]);
 }
 
 #[test]
@@ -177,7 +198,6 @@ fn options_that_cannot_be() {
         ("snapshot.select.statement.overrides", "a.b", "config.missing"),
         ("max.queue.size", "5", "postgres.no_effect"),
         ("snapshot.isolation.mode", "read_committed", "postgres.no_effect"),
-        ("database.initial.statements", "SET x = 1", "postgres.unsupported"),
         ("unavailable.value.placeholder", "hex:1", "postgres.hex"),
     ] {
         assert_eq!(codes(&[(key, value)]), [code], "{key}");
@@ -188,6 +208,10 @@ fn options_that_cannot_be() {
     assert!(codes(&[("replica.identity.autoset.values", "a:HALF")]).contains(&"postgres.replica_identity".to_owned()));
     let shown: Vec<&str> = identities.iter().map(|(_, identity)| identity.as_str()).collect();
     assert_eq!(shown, ["FULL", "USING INDEX \"b_key\""]);
+    assert_eq!(codes(&[("replica.identity.autoset.values", "a.b:FULL"), ("read.only", "true")]), ["postgres.read_only"]);
+    let statements = options(&[("database.initial.statements", "SET a = 'x;;y';; ; SELECT 1;")]).initial_statements();
+    assert_eq!(statements, ["SET a = 'x;y';", "SELECT 1"]);
+    assert_eq!(codes(&[("signal.enabled.channels", "source,file"), ("signal.file", "/x")]), Vec::<String>::new());
     assert!(options(&[]).heartbeat().is_some() && !options(&[]).heartbeat_records());
     assert_eq!(options(&[("heartbeat.interval.ms", "0")]).heartbeat(), None);
     assert_eq!(options(&[("snapshot.mode", "never")]).snapshot_mode, crate::source::options::modes::SnapshotMode::NoData);

@@ -176,6 +176,14 @@ impl Options {
         {
             issues.push(Issue::error("flush.lsn.source", "postgres.flush", "contradicts lsn.flush.mode").fix("remove it"));
         }
+        if self.read_only && self.autoset_identity.is_some() {
+            let issue = Issue::error(
+                "replica.identity.autoset.values",
+                "postgres.read_only",
+                "writes to the database, and read.only is set",
+            );
+            issues.push(issue.fix("run ALTER TABLE … REPLICA IDENTITY … by hand, and remove it"));
+        }
         if let Some(hex) = self.unavailable.strip_prefix("hex:")
             && crate::debezium::text::hex(hex.as_bytes()).is_none()
         {
@@ -215,13 +223,20 @@ impl Options {
                 "retriable.restart.connector.wait.ms",
                 "the worker restarts tasks: restart.*",
             ),
-            (millis(self.xmin_interval) == 0, "xmin.fetch.interval.ms", "source.xmin stays null"),
             (millis(self.snapshot_delay) == 0, "snapshot.delay.ms", "a snapshot begins at once"),
             (millis(self.streaming_delay) == 0, "streaming.delay.ms", "the stream follows at once"),
             (self.batch_size == 2048, "max.batch.size", "batches are bounded by the worker"),
             (self.refresh == RefreshMode::ColumnsDiff, "schema.refresh.mode", "the stream itself tells when a table has changed"),
-            (millis(self.signal_interval) == 5000, "signal.poll.interval.ms", "signals are seen as they come"),
-            (self.signal_file == "file-signals.txt", "signal.file", "signals come by REST or through the table"),
+            (
+                millis(self.signal_interval) == 5000 || self.signals_by_file(),
+                "signal.poll.interval.ms",
+                "signals are seen as they come, but for those of a file",
+            ),
+            (
+                self.signal_file == "file-signals.txt" || self.signals_by_file(),
+                "signal.file",
+                "signal.enabled.channels does not have `file`",
+            ),
             (
                 self.tables_max_action == LimitAction::Warn,
                 "guardrail.collections.limit.action",
@@ -236,24 +251,6 @@ impl Options {
         ] {
             if !idle {
                 issues.push(Issue::warning(option, "postgres.no_effect", format!("has no effect: {why}")));
-            }
-        }
-        for (given, option, fix) in [
-            (self.initial_statements.is_some(), "database.initial.statements", "set them for the role: ALTER ROLE … SET …"),
-            (
-                self.sslpassword.is_some(),
-                "database.sslpassword",
-                "give an unencrypted key: openssl pkey -in key.pem -out plain.pem",
-            ),
-            (self.autoset_identity.is_some(), "replica.identity.autoset.values", "run ALTER TABLE … REPLICA IDENTITY … by hand"),
-            (
-                self.signal_channels.iter().any(|channel| channel == "file"),
-                "signal.enabled.channels",
-                "send signals by REST, or through the table",
-            ),
-        ] {
-            if given {
-                issues.push(Issue::error(option, "postgres.unsupported", "is not there yet").fix(fix));
             }
         }
     }
@@ -295,6 +292,18 @@ impl Options {
 
     pub(crate) fn confirms(&self) -> bool {
         self.flush_mode.map_or(self.flush_lsn_source != Some(false), |mode| mode != FlushMode::Manual)
+    }
+
+    pub(crate) fn signals_by_file(&self) -> bool {
+        self.signal_channels.iter().any(|channel| channel == "file")
+    }
+
+    /// `database.initial.statements`, one by one. As Debezium's: `;;` is a semicolon within one.
+    pub(crate) fn initial_statements(&self) -> Vec<String> {
+        const SEMICOLON: &str = "\0";
+        let text = self.initial_statements.as_deref().unwrap_or_default().replace(";;", SEMICOLON);
+        let statements = text.split(';').map(|one| one.trim().replace(SEMICOLON, ";"));
+        statements.filter(|statement| !statement.is_empty()).collect()
     }
 
     /// `(expression over the table, what follows REPLICA IDENTITY)`, in order.
