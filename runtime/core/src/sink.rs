@@ -1,7 +1,10 @@
 //! What a sink is to the worker.
 
-use crate::{Batch, LogPosition, Rejects, Result, TaskContext, TopicPartition};
+use crate::{Batch, LogPosition, Record, Rejects, Report, Result, TaskContext, TopicPartition};
 use async_trait::async_trait;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
 
 /// What `put` promises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +23,16 @@ pub enum Delivery {
     AtLeastOnce(String),
 }
 
+/// The end of one partition's records in a batch: it belongs together with what may follow, and so waits for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    pub partition: Arc<TopicPartition>,
+    /// The offset of the first record that waits.
+    pub from: i64,
+    /// For so long after the partition's last record was read, then it is put as it is.
+    pub wait: Duration,
+}
+
 /// One task of a sink connector.
 ///
 /// The worker commits a log position only after `Durable` or a `flush` (invariant 2), and then stores [`SinkTask::metadata`] with it, in the
@@ -27,6 +40,11 @@ pub enum Delivery {
 /// state (such as a file's length) as metadata, and on `assigned` bring the target back to it.
 #[async_trait]
 pub trait SinkTask: Send {
+    /// Called once, before all others: the id of the cluster (or of the embedded log) that it reads.
+    fn reads_from(&mut self, cluster: &str) {
+        let _ = cluster;
+    }
+
     /// These partitions are this task's from now on (not: all that it has). Returns where to start, for those partitions where the target
     /// itself knows; the others start at the position given.
     async fn assigned(&mut self, partitions: &[LogPosition]) -> Result<Vec<LogPosition>> {
@@ -40,11 +58,36 @@ pub trait SinkTask: Send {
         Ok(())
     }
 
+    /// What of a batch is not whole yet, for sinks that show what belongs together in one piece (a transaction of the source). Asked with what was
+    /// read, before transforms; what is named is put with the next records of its partition, or when its `wait` is over, or when all that waits
+    /// exceeds `aqueduct.buffer.bytes`. Until then its position is not committed. Pure, and cheap: it is asked for each batch.
+    fn unfinished(&self, batch: &Batch) -> Vec<Unfinished> {
+        let _ = batch;
+        Vec::new()
+    }
+
+    /// So many records are worth one `put`: the worker gathers up to that, while earlier ones are put, from what the log has at once, within
+    /// `aqueduct.buffer.bytes`. It never waits for more.
+    fn put_records(&self) -> usize {
+        1
+    }
+
+    /// A put is given no more records than this, so that a slow sink returns in time all the same (`aqueduct.stall.timeout.ms`). Asked before each.
+    fn put_records_max(&self) -> usize {
+        usize::MAX
+    }
+
     /// Writes a batch, in its order. Records that the target cannot take go to `rejects` and the call goes on.
     ///
     /// # Errors
     /// `Retriable`: the task is closed and reopened from the committed positions: what was put after them is put again.
     async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, cx: &TaskContext) -> Result<Ack>;
+
+    /// Records that came of the last put: receipts, answers. With bytes alone, for any topics (which are created if they are missing); the worker
+    /// writes them in the commit that passes what was put, so that there is one exactly for each that is not put again. Asked after each put.
+    fn take_letters(&mut self) -> Vec<Record> {
+        Vec::new()
+    }
 
     /// Makes all that was put durable. Called before each commit that follows a `Buffered` (`offset.flush.interval.ms`).
     async fn flush(&mut self) -> Result<()>;
@@ -52,6 +95,11 @@ pub trait SinkTask: Send {
     /// What to keep with this partition's position in the commit that follows a `Durable` or `flush`.
     fn metadata(&self, partition: &TopicPartition) -> Option<String> {
         let _ = partition;
+        None
+    }
+
+    /// What it tells of itself, at any time, also while a put is under way. Asked once.
+    fn reports(&self) -> Option<watch::Receiver<Report>> {
         None
     }
 

@@ -16,7 +16,7 @@ pub struct Polled {
     pub resume: Vec<SourceOffset>,
 }
 
-/// What a source tells of itself beside the worker's counters. Never a secret (invariant 9).
+/// What a task tells of itself beside the worker's counters. Never a secret (invariant 9).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// One line for people: `snapshot of public.orders: 12,000 of about 40,000 rows, about 3 min left`. Empty: nothing to tell.
@@ -30,7 +30,7 @@ pub struct Report {
     pub gauges: Vec<Measure>,
 }
 
-/// One gauge: `/metrics` shows it as `aqueduct_source_<name>{connector, task, …labels}`.
+/// One gauge: `/metrics` shows it as `aqueduct_source_<name>{connector, task, …labels}`, of a sink as `aqueduct_sink_<name>`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measure {
     /// `[a-z0-9_]`, with the unit: `lag_bytes`.
