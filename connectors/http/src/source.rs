@@ -28,6 +28,7 @@ use reqwest::StatusCode;
 use reqwest::header::{self, HeaderMap};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 /// For the list of built-ins.
@@ -244,25 +245,20 @@ impl HttpSourceTask {
         let place = &mut self.place;
         match (loaded.next, self.settings.resume) {
             (Next::Page(token), _) => {
-                *place = Place {
-                    properties: std::mem::take(&mut place.properties),
-                    base: std::mem::take(&mut place.base),
-                    token: Some(token),
-                    ..Place::default()
-                };
+                place.turn_to(Some(token));
                 self.due = Instant::now();
+                return;
+            }
+            // Whether it is the end of the feed nobody says; from the start again it would be met again.
+            (Next::Later(token), Resume::Start) => {
+                place.turn_to(Some(token));
+                self.due = Instant::now() + self.settings.interval.min(EMPTY_PAGE_PAUSE);
                 return;
             }
             // What is new will stand behind what was handed over.
             (Next::End(None), Resume::Last) => (place.etag, place.modified) = (loaded.etag, loaded.modified),
-            (Next::End(token), Resume::Last) => {
-                *place = Place {
-                    properties: std::mem::take(&mut place.properties),
-                    base: std::mem::take(&mut place.base),
-                    token,
-                    ..Place::default()
-                };
-            }
+            (Next::Later(token), Resume::Last) => place.turn_to(Some(token)),
+            (Next::End(token), Resume::Last) => place.turn_to(token),
             (Next::End(_), Resume::Start) => {
                 // The tag of one page says nothing about others.
                 let (etag, modified) =
@@ -287,6 +283,8 @@ impl HttpSourceTask {
     }
 }
 
+/// Between a page without records and the next.
+const EMPTY_PAGE_PAUSE: Duration = Duration::from_secs(1);
 /// Smaller pages are read in less than a millisecond.
 const READ_HERE_BYTES: usize = 256 << 10;
 
@@ -373,7 +371,7 @@ fn is_turned(page: &Page, settings: &Settings) -> Result<bool> {
         config::Order::Desc => Ok(true),
         config::Order::Implicit if settings.timestamp.is_some() && page.len() > 1 => {
             let at = |index: usize| record::record(&page.record(index), settings).map(|record| record.timestamp);
-            Ok(at(0)? > at(page.len() - 1)?)
+            Ok(at(0)?.zip(at(page.len() - 1)?).is_some_and(|(first, last)| first > last))
         }
         config::Order::Implicit => Ok(false),
     }

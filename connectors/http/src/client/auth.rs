@@ -2,12 +2,13 @@
 
 use super::failure::Failure;
 use super::options::{ApiKeyIn, AuthType, ClientAuth, ClientOptions, Settings};
+use super::template::ENCODED;
 use super::{body, shown};
 use aqueduct_config::Secret;
 use aqueduct_core::{Error, Issue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{StatusCode, Url};
 use std::time::Duration;
@@ -245,7 +246,7 @@ async fn fetch(http: &reqwest::Client, settings: &Settings, client: &OAuth2) -> 
         fields.extend([("client_id", client.id.as_str()), ("client_secret", client.secret.expose())]);
     }
     fields.extend(client.params.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let encode = |text: &str| utf8_percent_encode(text, ENCODED).to_string();
     let form: Vec<String> = fields.iter().map(|(name, value)| format!("{}={}", encode(name), encode(value))).collect();
     let mut request = http
         .post(client.url.clone())

@@ -4,11 +4,12 @@ use super::failure::Failure;
 use super::shown;
 use brotli_decompressor::DecompressorWriter;
 use bytes::Bytes;
-use flate2::write::{MultiGzDecoder, ZlibDecoder};
+use flate2::write::MultiGzDecoder;
 use reqwest::{Response, Url, header};
 use std::io::{self, Write};
+use zstd::stream::{raw, zio};
 
-/// What is asked for; what is understood beside it is `deflate`.
+/// What is asked for, and understood.
 pub(super) const ENCODINGS: &str = "gzip, br, zstd";
 
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,10 @@ pub(super) async fn read(mut response: Response, bounds: Bounds, url: &Url) -> R
             sink.write_all(piece).map_err(|error| refused(&mut sink, &error, url, bounds))?;
         }
     }
+    // No content has no encoding, whatever the header says.
+    if sink.bottom().sent == 0 {
+        return Ok(Bytes::new());
+    }
     match sink.finish() {
         Ok(bytes) => Ok(Bytes::from(bytes)),
         Err((Some(Over::Bytes), _)) => Err(too_large(url, bounds)),
@@ -52,12 +57,15 @@ fn codings(response: &Response, url: &Url) -> Result<Vec<Coding>, Failure> {
     let names: Vec<String> = values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
     let coding = |name: &String| match name.as_str() {
         "gzip" | "x-gzip" => Ok(Coding::Gzip),
-        "deflate" => Ok(Coding::Deflate),
         "br" => Ok(Coding::Brotli),
         "zstd" => Ok(Coding::Zstd),
         other => {
             let text = format!("{} answers in the encoding {other:?}", shown(url));
-            Err(Failure::fatal("http.encoding", text, "gzip, br, zstd and deflate are understood; set Accept-Encoding: identity"))
+            Err(Failure::fatal(
+                "http.encoding",
+                text,
+                "gzip, br and zstd are understood; ask for one by http.request.header.Accept-Encoding",
+            ))
         }
     };
     let found: Vec<Coding> =
@@ -94,7 +102,6 @@ fn refused(sink: &mut Coder, error: &io::Error, url: &Url, bounds: Bounds) -> Fa
 #[derive(Clone, Copy, Debug)]
 enum Coding {
     Gzip,
-    Deflate,
     Brotli,
     Zstd,
 }
@@ -103,22 +110,20 @@ enum Coding {
 enum Coder {
     Plain(Bounded),
     Gzip(Box<MultiGzDecoder<Coder>>),
-    Deflate(Box<ZlibDecoder<Coder>>),
     Brotli(Box<DecompressorWriter<Coder>>),
-    Zstd(Box<zstd::stream::write::Decoder<'static, Coder>>),
+    Zstd(Box<zio::Writer<Coder, raw::Decoder<'static>>>),
 }
 
 impl Coder {
     fn around(inner: Coder, coding: &Coding) -> Coder {
         match coding {
             Coding::Gzip => Coder::Gzip(Box::new(MultiGzDecoder::new(inner))),
-            Coding::Deflate => Coder::Deflate(Box::new(ZlibDecoder::new(inner))),
             Coding::Brotli => Coder::Brotli(Box::new(DecompressorWriter::new(inner, 16 << 10))),
             Coding::Zstd => {
-                let mut decoder = zstd::stream::write::Decoder::new(inner).expect("a decoder without a dictionary can be made");
+                let mut decoder = raw::Decoder::new().expect("a decoder without a dictionary can be made");
                 // 8 MiB, what RFC 9659 allows on the web: a frame may announce gigabytes.
-                decoder.window_log_max(23).expect("a window of 8 MiB is allowed");
-                Coder::Zstd(Box::new(decoder))
+                decoder.set_parameter(raw::DParameter::WindowLogMax(23)).expect("a window of 8 MiB is allowed");
+                Coder::Zstd(Box::new(zio::Writer::new(inner, decoder)))
             }
         }
     }
@@ -127,9 +132,8 @@ impl Coder {
         match self {
             Coder::Plain(bounded) => bounded,
             Coder::Gzip(coder) => coder.get_mut().bottom(),
-            Coder::Deflate(coder) => coder.get_mut().bottom(),
             Coder::Brotli(coder) => coder.get_mut().bottom(),
-            Coder::Zstd(coder) => coder.get_mut().bottom(),
+            Coder::Zstd(coder) => coder.writer_mut().bottom(),
         }
     }
 
@@ -148,17 +152,13 @@ impl Coder {
                 coder.try_finish()?;
                 coder.get_mut().end()
             }
-            Coder::Deflate(coder) => {
-                coder.try_finish()?;
-                coder.get_mut().end()
-            }
             Coder::Brotli(coder) => {
                 coder.close()?;
                 coder.get_mut().end()
             }
             Coder::Zstd(coder) => {
-                coder.flush()?;
-                coder.get_mut().end()
+                coder.finish()?;
+                coder.writer_mut().end()
             }
         }
     }
@@ -169,7 +169,6 @@ impl Write for Coder {
         match self {
             Coder::Plain(bounded) => bounded.write(bytes),
             Coder::Gzip(coder) => coder.write(bytes),
-            Coder::Deflate(coder) => coder.write(bytes),
             Coder::Brotli(coder) => coder.write(bytes),
             Coder::Zstd(coder) => coder.write(bytes),
         }

@@ -37,7 +37,7 @@ mod tls;
 pub(crate) use auth::Credentials;
 pub(crate) use failure::{Codes, Failure};
 pub(crate) use options::{ApiKeyIn, AuthType, ClientAuth, ClientOptions, Settings, defaults, with_client_options};
-pub(crate) use template::{Refused, Template, Value};
+pub(crate) use template::{ENCODED, Refused, Template, Value};
 
 use aqueduct_core::{Error, Result};
 use bytes::Bytes;

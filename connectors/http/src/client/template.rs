@@ -69,7 +69,7 @@ impl fmt::Display for Refused {
 }
 
 /// Unreserved characters of RFC 3986 stay.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
 impl Template {
     /// `https://host/path?query`; the scheme stands in the template itself.

@@ -60,6 +60,8 @@ impl fmt::Display for Token {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     Page(Token),
+    /// That one, and nothing stands in this: the end of a feed that always names a next, or a page whose records are all filtered out.
+    Later(Token),
     /// This was the last; the records to come will stand in this page, or in the page that is named.
     End(Option<Token>),
 }
@@ -117,7 +119,8 @@ impl Paging {
         Ok(match next {
             // The same page again: an API that names its end so.
             Some(next) if current == Some(&next) => Next::End(None),
-            Some(next) if said == Some(false) || (empty && said.is_none()) => Next::End(Some(next)),
+            Some(next) if said == Some(false) => Next::End(Some(next)),
+            Some(next) if empty && said.is_none() => Next::Later(next),
             Some(next) => Next::Page(next),
             None => Next::End(None),
         })
@@ -287,7 +290,7 @@ mod tests {
             assert_eq!(next(&cursor, None, 3, None, end).unwrap(), Next::End(None), "{end}");
         }
         assert_eq!(next(&cursor, Some(text("x")), 3, None, r#"{"c":"x"}"#).unwrap(), Next::End(None), "the same again");
-        assert_eq!(next(&cursor, Some(text("x")), 0, None, r#"{"c":"y"}"#).unwrap(), Next::End(Some(text("y"))), "an empty page");
+        assert_eq!(next(&cursor, Some(text("x")), 0, None, r#"{"c":"y"}"#).unwrap(), Next::Later(text("y")), "an empty page");
         let broken = next(&cursor, None, 0, None, "{");
         assert!(broken.unwrap_err().is_retriable());
     }

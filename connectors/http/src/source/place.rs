@@ -37,6 +37,12 @@ impl Place {
         found.offset.as_ref().map(Self::of)
     }
 
+    /// To the beginning of another page.
+    pub(crate) fn turn_to(&mut self, token: Option<Token>) {
+        let (properties, base) = (std::mem::take(&mut self.properties), std::mem::take(&mut self.base));
+        *self = Self { properties, base, token, ..Self::default() };
+    }
+
     pub(crate) fn offset(&self, endpoint: &str) -> SourceOffset {
         let partition = JsonMap::from_iter([("endpoint".to_owned(), Value::from(endpoint))]);
         SourceOffset { partition, offset: Some(self.to_json()) }

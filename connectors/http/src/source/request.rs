@@ -4,7 +4,7 @@ use super::config::{Settings, TOKEN};
 use super::paging::{Mode, Next, Token};
 use super::place::Place;
 use super::record::plain_text;
-use crate::client::{Credentials, Refused, Request, Template, Value};
+use crate::client::{Credentials, ENCODED, Refused, Request, Template, Value};
 use aqueduct_core::{Error, Result};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderValue};
@@ -68,7 +68,7 @@ pub(super) fn build(settings: &Settings, place: &Place) -> Result<Request> {
 }
 
 fn encode(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    percent_encoding::utf8_percent_encode(text, ENCODED).to_string()
 }
 
 /// Behind a query that may be there.
@@ -133,6 +133,7 @@ pub(super) fn without_secret(next: Next, auth: &Credentials) -> Next {
     };
     match next {
         Next::Page(token) => Next::Page(strip(token)),
+        Next::Later(token) => Next::Later(strip(token)),
         Next::End(token) => Next::End(token.map(strip)),
     }
 }

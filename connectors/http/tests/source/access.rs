@@ -90,10 +90,10 @@ async fn oauth2_fetches_a_token_once_and_another_when_it_is_refused() {
     source.read(3).await.unwrap();
     assert_eq!(tokens.load(Ordering::Acquire), 1);
     let request = api.requests().remove(0);
-    assert_eq!(request.header("authorization"), Some("Basic bWUlMjAlMjYlMjB5b3U6Y2FuYXJ5JTJEN2MxZA=="));
+    assert_eq!(request.header("authorization"), Some("Basic bWUlMjAlMjYlMjB5b3U6Y2FuYXJ5LTdjMWQ="));
     let form = request.text();
     assert!(
-        form.contains("grant_type=client%5Fcredentials")
+        form.contains("grant_type=client_credentials")
             && form.contains("scope=read%20write")
             && form.contains("audience=https%3A%2F%2Fapi"),
         "{form}"
@@ -122,7 +122,7 @@ async fn oauth2_replaces_a_token_before_it_ends() {
     assert!(tokens.load(Ordering::Acquire) >= 3);
     let request = api.requests().remove(0);
     assert_eq!(request.header("authorization"), None);
-    assert!(request.text().contains(&format!("client_secret={}", SECRET.replace('-', "%2D"))));
+    assert!(request.text().contains(&format!("client_secret={SECRET}")));
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn errors_show_no_secret_of_a_url() {
     assert!(!error.trace().contains(SECRET), "{}", error.trace());
     drop(api);
     let error = found.fails().await;
-    assert_eq!(error.code(), "http.connect");
+    assert!(["http.connect", "http.broken"].contains(&error.code()), "{error}");
     assert!(!error.trace().contains(SECRET) && !found.report().contains(SECRET), "{}", error.trace());
 }
 
@@ -182,7 +182,9 @@ async fn tls() {
     let api = Api::start_tls(&ours, false, |_| one());
     let path = |path: std::path::PathBuf| path.display().to_string();
     let (ca, other) = (path(ours.authority()), path(theirs.authority()));
-    let trusting = |location| [("https.ssl.truststore.location", location)];
+    fn trusting(location: &str) -> [(&str, &str); 1] {
+        [("https.ssl.truststore.location", location)]
+    }
     source(&api.url("/x"), &trusting(&ca)).read(1).await.unwrap();
     let refused = source(&api.url("/x"), &trusting(&other)).fails().await;
     assert_eq!((refused.code(), refused.is_retriable()), ("http.tls", false), "{refused}");

@@ -42,7 +42,10 @@ async fn what_passes_is_tried_again_and_each_record_comes_once() {
     for fault in faults {
         api.fault("/items", fault);
     }
-    let mut source = cursor(&api.url("/items"), &[("max.retries", "50"), ("http.client.request.timeout.millis", "1500")]);
+    let mut source = cursor(
+        &api.url("/items"),
+        &[("max.retries", "50"), ("retry.backoff.max.ms", "50"), ("http.client.request.timeout.millis", "1500")],
+    );
     source.read(200).await.unwrap();
     source.asked(&api, 2).await.unwrap();
     source.each_once(200);
@@ -121,7 +124,7 @@ async fn what_does_not_pass_is_refused_with_what_to_do() {
 
 #[tokio::test]
 async fn a_bomb_is_told_by_its_ratio() {
-    for coding in ["gzip", "zstd", "deflate"] {
+    for coding in ["gzip", "zstd"] {
         let body = bomb(coding, 32 << 20);
         let api = api(move |_| Answer::json(200, body.clone()).header("content-encoding", coding));
         let error = cursor(&api.url("/items"), &[]).fails().await;
@@ -132,7 +135,7 @@ async fn a_bomb_is_told_by_its_ratio() {
 
 #[tokio::test]
 async fn every_encoding_is_understood() {
-    for coding in ["gzip", "br", "zstd", "deflate", "identity"] {
+    for coding in ["gzip", "br", "zstd", "identity"] {
         let feed = Feed::new();
         feed.add(3000);
         let plain = feed.clone();
@@ -152,7 +155,7 @@ async fn every_encoding_is_understood() {
 
 #[tokio::test]
 async fn what_is_cut_off_within_its_encoding_is_not_taken_for_all() {
-    for coding in ["gzip", "br", "deflate"] {
+    for coding in ["gzip", "br", "zstd"] {
         let whole = compressed(coding, br#"{"items": [{"id": 0}], "cursor": null}"#);
         let cut = whole[..whole.len() - 1].to_vec();
         let api = api(move |_| Answer::json(200, cut.clone()).header("content-encoding", coding));
