@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 const CORE: &str = "aqueduct-core";
 const CONFIG: &str = "aqueduct-config";
 /// Real services for tests: below everything, so that any crate's tests may name them (as a dev-dependency).
-const SERVICES: [&str; 2] = ["kafka-services", "postgres-services"];
+const SERVICES: [&str; 4] = ["kafka-services", "postgres-services", "http-services", "mqtt-services"];
 
 /// The workspace crates that each may name. A connector crate may name core and config; the binary every one but tests and xtask.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -24,12 +24,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("aqueduct-tests", &SERVICES),
     (SERVICES[0], &[]),
     (SERVICES[1], &[]),
+    (SERVICES[2], &[]),
+    (SERVICES[3], &[]),
     ("xtask", &[]),
 ];
 
 /// Crates that only some may name: axum is REST's and the binary's (it serves the router), the runtime does not know a Kafka client or wasmtime, core does no I/O.
 const FOREIGN: &[(&str, &[&str])] = &[
-    ("axum", &["aqueduct-rest", "aqueduct"]),
+    ("axum", &["aqueduct-rest", "aqueduct", "aqueduct-tests"]),
     ("wasmtime", &["aqueduct-plugin-host"]),
     ("rdkafka", &["aqueduct-log-kafka", "aqueduct-connector-kafka"]),
     ("krafka", &["aqueduct-log-kafka", "aqueduct-connector-kafka"]),

@@ -18,7 +18,11 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("mariadb-install-db", "mariadb-server", "connectors/sql/tests"),
     ("openssl", "openssl", "tests/kafka/make-certs.sh"),
     ("flock", "util-linux", "tests/kafka/*.sh"),
+    ("mosquitto", "mosquitto", "tests/mqtt"),
+    ("mosquitto_sub", "mosquitto-clients", "tests/mqtt (the witness)"),
+    ("nginx", "nginx", "tests/tests/webhook.rs (the reverse proxy)"),
     ("curl", "curl", "tests/kafka/start-connect.sh"),
+    ("python3", "python3", "config/scenarios/stock-ticker (its exchange)"),
 ];
 
 pub(crate) fn status() -> Result<()> {
@@ -52,6 +56,12 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
         no_main_cluster(sh)?;
         packages.push("postgresql");
     }
+    if packages.contains(&"mosquitto") {
+        no_service(sh, "mosquitto")?;
+    }
+    if packages.contains(&"nginx") {
+        no_service(sh, "nginx")?;
+    }
     if !packages.is_empty() {
         apt(sh, &packages)?;
     }
@@ -76,6 +86,13 @@ fn no_main_cluster(sh: &Sh) -> Result<()> {
         && echo 'create_main_cluster = false' > /etc/postgresql-common/createcluster.d/aqueduct.conf";
     let mut command = as_root(sh, "sh");
     sh.run(command.args(["-c", script]))
+}
+
+/// The same, of a package that knows no such setting: systemd is told that the service shall not start.
+fn no_service(sh: &Sh, name: &str) -> Result<()> {
+    let script = format!("mkdir -p /etc/systemd/system && ln -sfn /dev/null /etc/systemd/system/{name}.service");
+    let mut command = as_root(sh, "sh");
+    sh.run(command.args(["-c", &script]))
 }
 
 fn as_root(sh: &Sh, program: &str) -> Command {
