@@ -134,7 +134,7 @@ impl Batch {
         }
     }
 
-    /// The records `range` (by index over the whole batch), sharing the buffers.
+    /// The records `range` (by index over the whole batch), sharing the buffers: each part counts its share of their bytes.
     pub fn slice(&self, range: std::ops::Range<usize>) -> Batch {
         let mut out = Batch::new();
         let mut first = 0;
@@ -142,7 +142,8 @@ impl Batch {
             let (from, to) = (range.start.max(first), range.end.min(first + chunk.len()));
             if from < to {
                 let entries = chunk.entries[from - first..to - first].to_vec();
-                out.push_chunk(Chunk { entries, ..chunk.clone() });
+                let bytes = chunk.bytes * entries.len() / chunk.len();
+                out.push_chunk(Chunk { entries, bytes, ..chunk.clone() });
             }
             first += chunk.len();
         }

@@ -72,6 +72,8 @@ pub enum Command {
 #[derive(Clone)]
 pub struct Plane {
     pub log: Arc<dyn Log>,
+    /// The cluster's id.
+    pub cluster: Arc<str>,
     /// The data plane.
     pub data: tokio::runtime::Handle,
     pub shutdown_timeout: Duration,
@@ -296,6 +298,7 @@ impl Supervisor {
             id: TaskId::new(self.name.clone(), index as u32),
             spec: slot.spec.clone(),
             log: self.plane.log.clone(),
+            cluster: self.plane.cluster.clone(),
             stats: slot.stats.clone(),
             active_topics: self.active_topics.clone(),
             stop: stop.clone(),

@@ -1,8 +1,9 @@
 //! Dead letters of a sink, from their batch to the commit that takes them along.
 
-use aqueduct_core::{Batch, Error, Payload, Record, Result};
+use aqueduct_core::{Batch, Error, Payload, Record, Result, Topic};
 use aqueduct_log::{EncodedBatch, RecordLimit};
 use bytes::Bytes;
+use std::collections::BTreeSet;
 
 /// Those that no commit has taken yet.
 pub(crate) struct Letters {
@@ -36,6 +37,10 @@ impl Letters {
         if !letters.is_empty() {
             self.batch.append(letters.into_records().map(own).collect());
         }
+    }
+
+    pub(crate) fn topics(&self) -> BTreeSet<Topic> {
+        self.batch.chunks().iter().map(|chunk| chunk.topic.clone()).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -243,17 +243,18 @@ impl TaskMetrics {
     }
 }
 
-/// What sources measure themselves: one family for each name.
+/// What tasks measure themselves: one family for each name.
 fn reported_metrics(registry: &mut Registry, worker: &Worker) {
     let mut families: BTreeMap<String, Measures> = BTreeMap::new();
-    for (connector, view, ..) in worker.views() {
+    for (connector, view, kind, ..) in worker.views() {
+        let of = if kind == ConnectorType::Source { "source" } else { "sink" };
         for (task, view) in view.tasks.iter().enumerate() {
             for measure in view.stats.report().map(|report| report.gauges).unwrap_or_default() {
                 if !measure.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
                     continue;
                 }
                 let family = families
-                    .entry(format!("source_{}", measure.name))
+                    .entry(format!("{of}_{}", measure.name))
                     .or_insert_with_key(|name| register(registry, name, &measure.help));
                 let own = [("connector".to_owned(), connector.clone()), ("task".to_owned(), task.to_string())];
                 let labels: Vec<_> = own.into_iter().chain(measure.labels).collect();

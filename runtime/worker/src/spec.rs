@@ -68,6 +68,8 @@ pub struct TaskParts {
     pub id: TaskId,
     pub spec: TaskSpec,
     pub log: Arc<dyn Log>,
+    /// The cluster's id.
+    pub cluster: Arc<str>,
     pub stats: Arc<TaskStats>,
     pub active_topics: Arc<ActiveTopics>,
     pub stop: CancellationToken,
@@ -175,7 +177,7 @@ impl ConnectorSpec {
             flush_interval: settings.limits.flush_interval,
         };
         parts.log.configure(&parts.id.connector, log_options(settings, &resolved.options)).await?;
-        let TaskParts { id, spec, log, stats, active_topics, stop } = parts;
+        let TaskParts { id, spec, log, cluster, stats, active_topics, stop } = parts;
         Ok(TaskRun {
             id,
             role: self.role()?,
@@ -190,6 +192,7 @@ impl ConnectorSpec {
                 settings::Role::Source(source) if source.exactly_once == settings::ExactlyOnce::Required
             ),
             log,
+            cluster,
             stats,
             active_topics,
             stop,

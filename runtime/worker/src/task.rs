@@ -34,6 +34,8 @@ pub struct TaskRun {
     /// `exactly.once.support: required`
     pub exactly_once_required: bool,
     pub log: Arc<dyn Log>,
+    /// The cluster's id.
+    pub cluster: Arc<str>,
     pub stats: Arc<TaskStats>,
     pub active_topics: Arc<ActiveTopics>,
     pub stop: CancellationToken,

@@ -191,8 +191,12 @@ impl Worker {
         // 64 commands: an operator's restarts; more of them at once are refused.
         let (commands, commands_rx) = mpsc::channel(64);
         let active_topics = Arc::new(ActiveTopics::default());
-        let plane =
-            Plane { log: inner.log.clone(), data: inner.options.data.clone(), shutdown_timeout: inner.options.shutdown_timeout };
+        let plane = Plane {
+            log: inner.log.clone(),
+            cluster: inner.options.cluster_id.as_str().into(),
+            data: inner.options.data.clone(),
+            shutdown_timeout: inner.options.shutdown_timeout,
+        };
         let supervisor = Supervisor::new(name.into(), plane, wanted_rx, commands_rx, view_tx, active_topics.clone(), former);
         let ended = CancellationToken::new();
         let ends = ended.clone().drop_guard();
