@@ -24,12 +24,16 @@ fn sources(plugin: &str) -> Vec<(&'static str, usize)> {
         ],
         "file-source" => vec![("file: WORLD/in/a.log\ntopic: t", 40), ("file: WORLD/in/*.log\ntopic: t\nbatch.size: 5", 120)],
         "FileStreamSource" => vec![("file: WORLD/in/a.log\ntopic: t\nbatch.size: 5", 40)],
+        // With an API: tests/http.rs.
+        "http-source" => vec![],
         // With a broker: tests/kafka.rs.
         "kafka-source" => vec![],
         // With a server: tests/postgres.rs.
         "postgres-source" => vec![],
         // With a database: tests/sql.rs.
         "sql-source" => vec![],
+        // With a client: tests/webhook.rs.
+        "webhook-source" => vec![],
         other => panic!("no conformance case for the source {other}"),
     }
 }

@@ -124,10 +124,10 @@ impl SourceTask for WebhookSourceTask {
             summary: format!("{}: {stored} requests stored, {repeats} repeats, {refused} refused", self.url),
             detail: detail.as_object().cloned().unwrap_or_default(),
             gauges: vec![
-                gauge("webhook_refused", "Requests that were not answered with 2xx, since the task started.", refused as f64),
-                gauge("webhook_repeats", "Records that were known already, since the task started.", repeats as f64),
-                gauge("webhook_queue_bytes", "What waits in memory.", used as f64),
-                gauge("webhook_connections", "Open connections of the listener.", connections as f64),
+                gauge("webhook_refused", "Requests that were not answered with 2xx, since the task started", refused as f64),
+                gauge("webhook_repeats", "Records that were known already, since the task started", repeats as f64),
+                gauge("webhook_queue_bytes", "Bytes of requests that wait in memory", used as f64),
+                gauge("webhook_connections", "Open connections of the listener", connections as f64),
             ],
         }
     }
