@@ -46,6 +46,7 @@ mod state;
 mod visibility;
 
 pub use incremental::Room;
+pub use initial::BATCH_BYTES;
 pub use plan::Before;
 pub use state::States;
 
@@ -508,7 +509,7 @@ impl Snapshots {
                 }
                 Event::Sent { name, key, until, rows, last, estimate, row_bytes } => {
                     self.sent(name, key, until, rows, last, estimate, row_bytes);
-                    if out.len() >= room.records || out.bytes() >= room.bytes {
+                    if room.is_full(out) {
                         return Ok(());
                     }
                 }

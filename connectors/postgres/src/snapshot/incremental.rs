@@ -90,6 +90,12 @@ pub struct Room {
     pub records: usize,
 }
 
+impl Room {
+    pub fn is_full(self, out: &BatchBuilder) -> bool {
+        out.bytes() >= self.bytes || out.len() >= self.records
+    }
+}
+
 impl Chunks {
     pub fn new(connect: Connect) -> Self {
         Self { connect, session: None, stage: Stage::Idle, scratch: Vec::new(), identity: None }
@@ -207,7 +213,7 @@ impl Chunks {
         encode.table(&window.table).await?;
         let table = window.table.clone();
         let mut rows = 0;
-        while out.is_empty() || (out.bytes() < room.bytes && out.len() < room.records) {
+        while out.is_empty() || !room.is_full(out) {
             let Some(cells) = window.next_row() else { break };
             encode.read(&table, &cells, &ReadRow { mark: Mark::Incremental, ..*at }, &mut self.scratch)?;
             self.scratch.drain(..).for_each(|record| out.push(record));

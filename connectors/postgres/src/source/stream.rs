@@ -8,7 +8,7 @@ use super::shape::{At, Known, Shape};
 use super::slot;
 use super::wire::Wire;
 use crate::connection::Connect;
-use crate::snapshot::{Mark, ReadRow, Room, Snapshots};
+use crate::snapshot::{BATCH_BYTES, Mark, ReadRow, Room, Snapshots};
 use crate::source::options::Options;
 use crate::table::Cell;
 use aqueduct_core::{BatchBuilder, Error, JsonMap, Polled, Record, Result, SourceOffset, TaskContext};
@@ -135,7 +135,8 @@ impl Stream {
             return Err(error);
         }
         let deadline = Instant::now() + cx.wait_max;
-        let mut out = Gather { batch: BatchBuilder::new(), max_bytes: cx.max_bytes, max_records: cx.max_records };
+        let mut out =
+            Gather { batch: BatchBuilder::new(), max_bytes: cx.max_bytes.min(BATCH_BYTES), max_records: cx.max_records };
         while !out.is_full() {
             let outcome = match self.next_block(&out, deadline, cx, desk).await {
                 Ok(true) => self.consume(&mut out, desk).await,
