@@ -22,8 +22,8 @@ use crate::client::Client;
 use aqueduct_config::SinkConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::{
-    Ack, Batch, Delivery, Error, Issue, LogPosition, Plugin, Record, RecordRef, Rejects, Report, Result, SinkTask, Stage, TaskContext,
-    TaskSpec, TopicPartition, Unfinished,
+    Ack, Batch, Delivery, Error, Issue, LogPosition, Plugin, Record, RecordRef, Rejects, Report, Result, SinkTask, Stage,
+    TaskContext, TaskSpec, TopicPartition, Unfinished,
 };
 use async_trait::async_trait;
 use batch::Prepared;
@@ -32,10 +32,10 @@ use config::Settings;
 use flight::Flight;
 use identity::{Identity, Place};
 use ledger::{Ledger, Refusal};
+use rustc_hash::FxHashMap;
 use status::Status;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use rustc_hash::FxHashMap;
 use tokio::sync::watch;
 
 const NAME: &str = "http-sink";
@@ -53,7 +53,8 @@ impl SinkConnector for HttpSinkConnector {
     const NAME: &'static str = NAME;
     const ALIASES: &'static [&'static str] =
         &["io.aiven.kafka.connect.http.HttpSinkConnector", "io.confluent.connect.http.HttpSinkConnector", "HttpSinkConnector"];
-    const SUMMARY: &'static str = "Calls a web API for each record or batch of records, in the order of each key, with idempotency keys.";
+    const SUMMARY: &'static str =
+        "Calls a web API for each record or batch of records, in the order of each key, with idempotency keys.";
 
     fn validate(config: &Config) -> Vec<Issue> {
         config.settings().err().unwrap_or_default()
@@ -198,7 +199,8 @@ impl SinkTask for HttpSink {
         }
         let now = Instant::now();
         for chunk in batch.chunks() {
-            let (Some(partition), Some((_, from))) = (&chunk.origin, chunk.iter().next().and_then(|record| record.origin())) else {
+            let (Some(partition), Some((_, from))) = (&chunk.origin, chunk.iter().next().and_then(|record| record.origin()))
+            else {
                 return Vec::new();
             };
             if !lingering.contains_key(partition) {
@@ -211,7 +213,10 @@ impl SinkTask for HttpSink {
         if lingering.values().any(|(_, since)| wait(*since) < MOMENT) {
             lingering.clear();
         }
-        lingering.iter().map(|(partition, (from, since))| Unfinished { partition: partition.clone(), from: *from, wait: wait(*since) }).collect()
+        lingering
+            .iter()
+            .map(|(partition, (from, since))| Unfinished { partition: partition.clone(), from: *from, wait: wait(*since) })
+            .collect()
     }
 
     fn take_letters(&mut self) -> Vec<Record> {
@@ -243,7 +248,10 @@ impl SinkTask for HttpSink {
 
     fn delivery(&self) -> Delivery {
         Delivery::AtLeastOnce(match self.0.settings.key_header {
-            Some(_) => "a request may be sent again after a crash or a time-out; the receiver can tell a repeat by its Idempotency-Key".to_owned(),
+            Some(_) => {
+                "a request may be sent again after a crash or a time-out; the receiver can tell a repeat by its Idempotency-Key"
+                    .to_owned()
+            }
             None => "a request may be sent again after a crash or a time-out, and idempotency.key.enabled is false".to_owned(),
         })
     }

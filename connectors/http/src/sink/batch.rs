@@ -4,8 +4,8 @@ use super::SinkParts;
 use super::config::{Call, NullValues, Settings};
 use super::fields::{self, Fields};
 use super::identity::{Identity, Place};
-use super::ledger::Refusal;
 use super::json;
+use super::ledger::Refusal;
 use super::plan::{Item, Limits};
 use crate::client::{Request, Template};
 use aqueduct_core::{Batch, Error, PayloadRef, RecordRef, Result};
@@ -122,7 +122,13 @@ impl<'a> Prepared<'a> {
 
     /// # Errors
     /// The job has to be cut otherwise.
-    pub(super) fn request(&self, job: &[u32], settings: &Settings, identity: &Identity, connector: &str) -> Result<Request, Unfit> {
+    pub(super) fn request(
+        &self,
+        job: &[u32],
+        settings: &Settings,
+        identity: &Identity,
+        connector: &str,
+    ) -> Result<Request, Unfit> {
         let first = self.items[job[0] as usize];
         let target = &self.targets[first.target as usize];
         let body = if matches!(target.method, Method::GET | Method::DELETE) { Bytes::new() } else { self.body(job, settings)? };
@@ -177,7 +183,8 @@ impl<'a> Prepared<'a> {
 fn element(record: RecordRef<'_>, template: Option<&Template>, plain: bool, out: &mut Vec<u8>) -> Result<(), String> {
     if let Some(template) = template {
         let fields = Fields::new(record);
-        let rendered = template.render_bytes(|name| fields.get(name)).map_err(|refused| format!("http.body.template: {refused}"))?;
+        let rendered =
+            template.render_bytes(|name| fields.get(name)).map_err(|refused| format!("http.body.template: {refused}"))?;
         out.extend_from_slice(&rendered);
         return Ok(());
     }
@@ -257,7 +264,8 @@ impl<'a> Preparing<'_, 'a> {
         let url = Url::parse(&url).map_err(|error| format!("{option} is no URL: {error}"))?;
         let mut map = HeaderMap::with_capacity(headers.len() + 2);
         for (name, value) in headers {
-            let value = HeaderValue::try_from(value).map_err(|_| format!("the header {name} would have a value that no header may have"))?;
+            let value = HeaderValue::try_from(value)
+                .map_err(|_| format!("the header {name} would have a value that no header may have"))?;
             map.append(name.clone(), value);
         }
         let number = self.done.targets.len() as u32;

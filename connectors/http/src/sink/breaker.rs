@@ -58,7 +58,9 @@ impl Breaker {
 
     pub(super) fn failed(&mut self, now: Instant) {
         self.state = match self.state {
-            State::Closed(failures) if self.threshold == 0 || failures + 1 < self.threshold => State::Closed(failures.saturating_add(1)),
+            State::Closed(failures) if self.threshold == 0 || failures + 1 < self.threshold => {
+                State::Closed(failures.saturating_add(1))
+            }
             State::Closed(_) | State::HalfOpen => {
                 self.opened += 1;
                 State::Open(now + self.open_for)

@@ -291,7 +291,8 @@ impl Config {
         });
         let headers = self.headers(&client, &content_type, &mut issues);
         let body = self.body(&content_type, &mut issues);
-        let fatal = Codes::parse(&self.fatal).map_err(|reason| issues.push(Issue::error("fail.on.status.codes", "http_sink.codes", reason)));
+        let fatal = Codes::parse(&self.fatal)
+            .map_err(|reason| issues.push(Issue::error("fail.on.status.codes", "http_sink.codes", reason)));
         let mapping = self.mapping(&mut issues);
         let key_header = self.key_header(&mut issues);
         let receipts = Receipts {
@@ -343,7 +344,9 @@ impl Config {
         }
         if matches!(self.method, Verb::Get | Verb::Delete) {
             let message = "GET and DELETE have no body";
-            issues.push(Issue::error("http.body.template", "http_sink.body", message).fix("leave it away, or choose another http.method"));
+            issues.push(
+                Issue::error("http.body.template", "http_sink.body", message).fix("leave it away, or choose another http.method"),
+            );
         }
         let parsed = if content_type.contains("json") { Template::json(&self.body) } else { Template::body(&self.body) };
         template(parsed, "http.body.template", issues)
@@ -397,13 +400,21 @@ impl Config {
 
     fn mapping(&self, issues: &mut Vec<Issue>) -> Option<Mapping> {
         let mut pointer = |option: &str, text: &str| {
-            Pointer::parse(text).map_err(|reason| issues.push(Issue::error(option, "http_sink.pointer", reason).fix("write it as /field/field"))).ok()
+            Pointer::parse(text)
+                .map_err(|reason| issues.push(Issue::error(option, "http_sink.pointer", reason).fix("write it as /field/field")))
+                .ok()
         };
         let status = pointer("batch.response.status", &self.result_status);
         let error = pointer("batch.response.error", &self.result_error);
-        let index = self.result_index.as_deref().filter(|text| !text.is_empty()).map(|text| pointer("batch.response.index", text));
+        let index =
+            self.result_index.as_deref().filter(|text| !text.is_empty()).map(|text| pointer("batch.response.index", text));
         let results = pointer("batch.response.results", self.results.as_deref().filter(|text| !text.is_empty())?);
-        Some(Mapping { results: results?, status: status?, error: error?, index: index.map_or(Some(None), |index| index.map(Some))? })
+        Some(Mapping {
+            results: results?,
+            status: status?,
+            error: error?,
+            index: index.map_or(Some(None), |index| index.map(Some))?,
+        })
     }
 
     fn key_header(&self, issues: &mut Vec<Issue>) -> Option<KeyHeader> {

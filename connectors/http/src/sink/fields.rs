@@ -103,7 +103,9 @@ fn field<'a>(payload: PayloadRef<'a>, parsed: &OnceCell<Option<serde_json::Value
             match found {
                 serde_json::Value::Null => None,
                 serde_json::Value::String(text) => Some(Value::from(text.clone())),
-                serde_json::Value::Array(_) | serde_json::Value::Object(_) => Some(Value::Raw(found.to_string().into_bytes().into())),
+                serde_json::Value::Array(_) | serde_json::Value::Object(_) => {
+                    Some(Value::Raw(found.to_string().into_bytes().into()))
+                }
                 scalar => Some(Value::from(scalar.to_string())),
             }
         }
@@ -172,7 +174,8 @@ mod tests {
 
     #[test]
     fn a_record_has_names() {
-        let url = Template::url("http://h/${topic}/${partition}/${offset}/${timestamp}/${key}/${header.tenant}/${value.a.b}").unwrap();
+        let url =
+            Template::url("http://h/${topic}/${partition}/${offset}/${timestamp}/${key}/${header.tenant}/${value.a.b}").unwrap();
         let json = record(r#"{"a": {"b": "x y", "n": null, "l": [1, {"z": true}]}}"#.to_owned());
         assert_eq!(render(&url, json.clone()).unwrap(), "http://h/rides/3/42/99/k%2F1/acme/x%20y");
         let body = Template::json(r#"{"l": ${value.a.l}, "z": ${value.a.l.1.z}, "all": ${value}, "k": "${key}"}"#).unwrap();
@@ -181,7 +184,9 @@ mod tests {
         assert_eq!(parsed["z"], true);
         assert_eq!(parsed["l"][0], 1);
         assert_eq!(parsed["all"]["a"]["b"], "x y");
-        assert!(render(&Template::body("${value.a.n}").unwrap(), json.clone()).unwrap_err().contains("${value.a.n} has no value"));
+        assert!(
+            render(&Template::body("${value.a.n}").unwrap(), json.clone()).unwrap_err().contains("${value.a.n} has no value")
+        );
         assert_eq!(render(&Template::body("${value.none!-}").unwrap(), json).unwrap(), "-");
     }
 

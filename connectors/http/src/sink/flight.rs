@@ -110,7 +110,8 @@ impl<'a> Flight<'a> {
 
     /// When there is something to begin that cannot begin now. `None`: only answers are waited for.
     fn alarm(&self) -> Option<Instant> {
-        let held = if self.plan.ready.is_empty() { None } else { self.paused.into_iter().chain(self.parts.breaker.probe_at()).max() };
+        let held =
+            if self.plan.ready.is_empty() { None } else { self.paused.into_iter().chain(self.parts.breaker.probe_at()).max() };
         let next = self.waiting.peek().map(|Reverse((at, _))| *at);
         held.into_iter().chain(next).min()
     }
@@ -205,7 +206,8 @@ impl<'a> Flight<'a> {
         if self.parts.settings.receipts.results.is_none() {
             return;
         }
-        let key = self.parts.settings.key_header.is_some().then(|| self.batch.key(records, &self.parts.identity, &self.task.connector));
+        let key =
+            self.parts.settings.key_header.is_some().then(|| self.batch.key(records, &self.parts.identity, &self.task.connector));
         let key = key.as_ref().and_then(|key| key.to_str().ok());
         let of: Vec<_> = records.iter().map(|record| self.batch.records[*record as usize]).collect();
         let letter = receipt::of_answer(&self.parts.settings.receipts, &of, reply.status.as_u16(), &reply.body, key);
@@ -263,14 +265,19 @@ impl<'a> Flight<'a> {
         }
         let left = until.saturating_duration_since(Instant::now()).as_secs();
         let message = format!("the receiver is to be left alone for {left} s: {why}");
-        Err(Error::retriable("http_sink.told_to_wait", message).fix("ask its operator for a higher rate; until then nothing is lost"))
+        Err(Error::retriable("http_sink.told_to_wait", message)
+            .fix("ask its operator for a higher rate; until then nothing is lost"))
     }
 
     fn give_up(&mut self, job: u32, tries: u32, error: &Error) -> Result<()> {
         let why = format!("given up after {tries} tries: {}", error.message());
         if self.parts.settings.exhausted == Exhausted::Fail {
             let hint = error.hint().unwrap_or("see what is wrong at the receiver; the worker tries again by itself");
-            let code = if matches!(self.parts.breaker.state(), State::Open(_)) { "http_sink.circuit_open" } else { "http_sink.exhausted" };
+            let code = if matches!(self.parts.breaker.state(), State::Open(_)) {
+                "http_sink.circuit_open"
+            } else {
+                "http_sink.exhausted"
+            };
             return Err(Error::retriable(code, why).fix(hint).because(copy(error)));
         }
         for record in self.plan.jobs[job as usize].records.clone() {

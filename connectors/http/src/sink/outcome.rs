@@ -37,9 +37,17 @@ impl Pointer {
 pub(super) enum Verdict {
     Done,
     /// By their place in the request: refused, and to be tried again. The others are done.
-    Each { refused: Vec<(usize, String)>, again: Vec<usize>, error: Option<Error> },
+    Each {
+        refused: Vec<(usize, String)>,
+        again: Vec<usize>,
+        error: Option<Error>,
+    },
     /// The same once more.
-    Again { after: Option<Duration>, broken: bool, error: Error },
+    Again {
+        after: Option<Duration>,
+        broken: bool,
+        error: Error,
+    },
     /// Something is wrong with what was sent.
     Refused(String),
     /// Something is wrong with every request.
@@ -61,14 +69,18 @@ impl Reading {
     /// `count`: the records of the request.
     pub(super) fn judge(&self, answer: &Result<Reply, Failure>, count: usize, batches: bool) -> Verdict {
         match answer {
-            Ok(reply) if !reply.status.is_success() => {
-                Verdict::Fail(Error::fatal("http_sink.answer", format!("the receiver answered {}", reply.status)).fix("see what it means there"))
-            }
+            Ok(reply) if !reply.status.is_success() => Verdict::Fail(
+                Error::fatal("http_sink.answer", format!("the receiver answered {}", reply.status))
+                    .fix("see what it means there"),
+            ),
             Ok(reply) if batches => match &self.mapping {
                 Some(mapping) => self.each(mapping, &reply.body, count),
                 None if reply.status.as_u16() == 207 => Verdict::Fail(
-                    Error::fatal("http_sink.multi_status", "the receiver answered 207: what became of each record stands in the body")
-                        .fix("say where: batch.response.results, batch.response.status"),
+                    Error::fatal(
+                        "http_sink.multi_status",
+                        "the receiver answered 207: what became of each record stands in the body",
+                    )
+                    .fix("say where: batch.response.results, batch.response.status"),
                 ),
                 None => Verdict::Done,
             },
@@ -106,7 +118,11 @@ impl Reading {
         let Some(results) = mapping.results.of(&answer).and_then(Value::as_array) else {
             // Where only failures are listed, no list means none.
             let none = mapping.index.is_some() && matches!(mapping.results.of(&answer), None | Some(Value::Null));
-            return if none { Verdict::Done } else { unread("the answer to a batch has no array at batch.response.results".to_owned()) };
+            return if none {
+                Verdict::Done
+            } else {
+                unread("the answer to a batch has no array at batch.response.results".to_owned())
+            };
         };
         if mapping.index.is_none() && results.len() != count {
             return unread(format!("the answer to a batch of {count} records has {} results", results.len()));
@@ -138,7 +154,9 @@ impl Reading {
             return Verdict::Done;
         }
         again.sort_unstable();
-        let error = why.map(|why| Error::retriable("http_sink.busy", format!("the receiver puts off {} of {count} records: {why}", again.len())));
+        let error = why.map(|why| {
+            Error::retriable("http_sink.busy", format!("the receiver puts off {} of {count} records: {why}", again.len()))
+        });
         Verdict::Each { refused, again, error }
     }
 
@@ -181,7 +199,9 @@ const GOOD: [&str; 10] = ["ok", "success", "succeeded", "created", "updated", "a
 
 /// An operator has to look: the records may have been taken.
 fn unread(message: String) -> Verdict {
-    Verdict::Fail(Error::fatal("http_sink.results", message).fix("correct batch.response.*, or leave batch.response.results away"))
+    Verdict::Fail(
+        Error::fatal("http_sink.results", message).fix("correct batch.response.*, or leave batch.response.results away"),
+    )
 }
 
 fn reason(status: &str, error: Option<&Value>) -> String {
@@ -220,7 +240,12 @@ mod tests {
 
     fn reading(index: Option<&str>) -> Reading {
         let pointer = |text: &str| Pointer::parse(text).unwrap();
-        let mapping = Mapping { results: pointer("/results"), status: pointer("/status"), error: pointer("/error"), index: index.map(pointer) };
+        let mapping = Mapping {
+            results: pointer("/results"),
+            status: pointer("/status"),
+            error: pointer("/error"),
+            index: index.map(pointer),
+        };
         Reading { fatal: codes("401-403"), retry: codes("429,500-"), mapping: Some(mapping), own_url: false }
     }
 
@@ -230,7 +255,8 @@ mod tests {
     }
 
     fn failure(status: u16) -> Failure {
-        let error = if matches!(status, 429 | 500..) { Error::retriable("http.status", "x") } else { Error::fatal("http.status", "x") };
+        let error =
+            if matches!(status, 429 | 500..) { Error::retriable("http.status", "x") } else { Error::fatal("http.status", "x") };
         let mut failure = Failure::from(error);
         failure.status = StatusCode::from_u16(status).ok();
         failure
@@ -294,13 +320,20 @@ mod tests {
     #[test]
     fn failures_alone_may_be_listed() {
         let reading = reading(Some("/at"));
-        assert_eq!(each(&reading, r#"{"results": [{"at": 2, "status": 400}, {"at": 2, "status": 500}, {"at": 0, "error": "x"}]}"#, 3).0.len(), 2);
+        assert_eq!(
+            each(&reading, r#"{"results": [{"at": 2, "status": 400}, {"at": 2, "status": 500}, {"at": 0, "error": "x"}]}"#, 3)
+                .0
+                .len(),
+            2
+        );
         assert_eq!(each(&reading, "{}", 3), Default::default());
     }
 
     #[test]
     fn an_answer_that_is_not_understood_is_no_consent() {
-        for (body, index) in [("", None), ("{}", None), (r#"{"results": [{}]}"#, None), (r#"{"results": [{"at": 3}]}"#, Some("/at"))] {
+        for (body, index) in
+            [("", None), ("{}", None), (r#"{"results": [{}]}"#, None), (r#"{"results": [{"at": 3}]}"#, Some("/at"))]
+        {
             let judged = reading(index).judge(&Ok(reply(200, body)), 3, true);
             assert!(matches!(&judged, Verdict::Fail(error) if error.code() == "http_sink.results"), "{judged:?}");
         }

@@ -46,7 +46,11 @@ pub(super) struct Plan {
 impl Plan {
     pub(super) fn new(items: &[Item], limits: Limits) -> Self {
         let mut plan = Self::default();
-        if limits.records_max <= 1 { plan.singles(items, limits) } else { plan.batches(items, limits) }
+        if limits.records_max <= 1 {
+            plan.singles(items, limits)
+        } else {
+            plan.batches(items, limits)
+        }
         plan
     }
 
@@ -149,7 +153,10 @@ mod tests {
     }
 
     fn items(orders: &[u64]) -> Vec<Item> {
-        orders.iter().map(|order| Item { order: order.wrapping_mul(0x9e37_79b9_7f4a_7c15), target: 0, bytes: 1, alone: false }).collect()
+        orders
+            .iter()
+            .map(|order| Item { order: order.wrapping_mul(0x9e37_79b9_7f4a_7c15), target: 0, bytes: 1, alone: false })
+            .collect()
     }
 
     /// As the sink works them off, with the ready ones taken from either end.

@@ -9,7 +9,13 @@ use std::sync::Arc;
 const BODY_MAX: usize = 64 << 10;
 
 /// What a request was answered.
-pub(super) fn of_answer(receipts: &Receipts, records: &[RecordRef<'_>], status: u16, body: &Bytes, key: Option<&str>) -> Option<Record> {
+pub(super) fn of_answer(
+    receipts: &Receipts,
+    records: &[RecordRef<'_>],
+    status: u16,
+    body: &Bytes,
+    key: Option<&str>,
+) -> Option<Record> {
     let topic = receipts.results.as_ref()?;
     let body = body.slice(..body.len().min(BODY_MAX));
     let mut letter = letter(topic, records, Payload::Bytes(body));

@@ -16,7 +16,14 @@ pub(super) struct Status {
 
 impl Status {
     pub(super) fn new() -> Self {
-        Self { sender: watch::Sender::new(Report::default()), circuit: "closed", opened: 0, tried_again: 0, refused: 0, last: None }
+        Self {
+            sender: watch::Sender::new(Report::default()),
+            circuit: "closed",
+            opened: 0,
+            tried_again: 0,
+            refused: 0,
+            last: None,
+        }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Report> {

@@ -96,7 +96,12 @@ async fn a_batch_that_is_refused_is_halved() {
     let rejects = rig.put(records(16, 1)).await.unwrap();
     assert_eq!(rejects.len(), 1);
     assert_eq!(rejects[0].record.origin.as_ref().unwrap().offset, 3);
-    let good: Vec<String> = receiver.seen().into_iter().filter(|seen| !seen.body.contains("k0:3\"")).flat_map(|seen| seen.body.lines().map(str::to_owned).collect::<Vec<_>>()).collect();
+    let good: Vec<String> = receiver
+        .seen()
+        .into_iter()
+        .filter(|seen| !seen.body.contains("k0:3\""))
+        .flat_map(|seen| seen.body.lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect();
     let expected: Vec<String> = (0..16).filter(|n| *n != 3).map(|n| format!("\"k0:{n}\"")).collect();
     assert_eq!(good, expected, "in order, each once");
 }
@@ -131,8 +136,14 @@ async fn an_answer_tells_of_each_record() {
 #[tokio::test]
 async fn the_circuit_opens_and_one_request_probes() {
     let begin = Instant::now();
-    let receiver = Receiver::start(move |_, number| if (1..30).contains(&number) { Reply::status(503) } else { Reply::ok() }).await;
-    let options = [("circuit.breaker.failures", "4"), ("circuit.breaker.open.ms", "20"), ("max.in.flight.requests", "8"), ("max.retries", "1000")];
+    let receiver =
+        Receiver::start(move |_, number| if (1..30).contains(&number) { Reply::status(503) } else { Reply::ok() }).await;
+    let options = [
+        ("circuit.breaker.failures", "4"),
+        ("circuit.breaker.open.ms", "20"),
+        ("max.in.flight.requests", "8"),
+        ("max.retries", "1000"),
+    ];
     let mut rig = Rig::new(&receiver.url, &options).await;
     let mut reports = rig.task.reports().unwrap();
     let watching = async {
@@ -181,7 +192,8 @@ async fn a_long_retry_after_outlives_the_task() {
 /// Of what a failed task had sent nothing is sent again by its successor in this process; an operator's reset sends all.
 #[tokio::test]
 async fn a_successor_goes_on_where_the_task_failed() {
-    let receiver = Receiver::start(|seen, number| if seen.body == "k1:2" && number < 30 { Reply::status(500) } else { Reply::ok() }).await;
+    let receiver =
+        Receiver::start(|seen, number| if seen.body == "k1:2" && number < 30 { Reply::status(500) } else { Reply::ok() }).await;
     let options = [("max.retries", "2"), ("max.in.flight.requests", "4"), ("reporter.result.topic.name", "answers")];
     let mut rig = Rig::new(&receiver.url, &options).await;
     Rig::all_good(rig.put(records(4, 2)).await);
@@ -220,7 +232,11 @@ async fn a_successor_goes_on_where_the_task_failed() {
 #[tokio::test]
 async fn a_task_that_is_to_stop_does_not_sit_out_its_pauses() {
     let receiver = Receiver::start(|_, _| Reply::status(503)).await;
-    let mut rig = Rig::new(&receiver.url, &[("retry.backoff.ms", "3600000"), ("retry.backoff.max.ms", "3600000"), ("retry.timeout.ms", "3600000")]).await;
+    let mut rig = Rig::new(
+        &receiver.url,
+        &[("retry.backoff.ms", "3600000"), ("retry.backoff.max.ms", "3600000"), ("retry.timeout.ms", "3600000")],
+    )
+    .await;
     rig.cx.interrupt.cancel();
     let begin = Instant::now();
     failed_any(rig.put(records(4, 4)).await);

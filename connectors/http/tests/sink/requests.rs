@@ -29,7 +29,8 @@ async fn a_record_is_a_request() {
 #[tokio::test]
 async fn values_are_sent_as_they_are() {
     let receiver = Receiver::start(|_, _| Reply::ok()).await;
-    let mut rig = Rig::new(&receiver.url, &[("http.headers.content.type", "text/plain"), ("idempotency.key.enabled", "false")]).await;
+    let mut rig =
+        Rig::new(&receiver.url, &[("http.headers.content.type", "text/plain"), ("idempotency.key.enabled", "false")]).await;
     let structured = Payload::data(None, Data::object([("a", Data::Int32(1))]));
     let text = Payload::data(None, Data::String("plain".to_owned()));
     let put = vec![record(0, "", "line\n"), record(1, "", structured), record(2, "", text)];
@@ -82,12 +83,17 @@ async fn batches_are_bounded_and_one_target_each() {
     assert!(seen.iter().all(|seen| seen.body.lines().all(|line| line.contains(&seen.path[1..]))));
     let lines: Vec<String> = seen.iter().flat_map(|seen| seen.body.lines().map(str::to_owned)).collect();
     assert_eq!(lines.len(), 10);
-    assert!(lines.iter().enumerate().all(|(n, line)| line.contains(&format!("\"n\": {n}"))), "without keys the partition's order holds: {lines:?}");
+    assert!(
+        lines.iter().enumerate().all(|(n, line)| line.contains(&format!("\"n\": {n}"))),
+        "without keys the partition's order holds: {lines:?}"
+    );
 }
 
 #[tokio::test]
 async fn tombstones_have_a_rule() {
-    for (rule, expected, refused) in [("ignore", vec!["POST"], 0), ("delete", vec!["POST", "DELETE"], 0), ("fail", vec!["POST"], 1)] {
+    for (rule, expected, refused) in
+        [("ignore", vec!["POST"], 0), ("delete", vec!["POST", "DELETE"], 0), ("fail", vec!["POST"], 1)]
+    {
         let receiver = Receiver::start(|_, _| Reply::ok()).await;
         let url = format!("{}/${{key}}", receiver.url);
         let mut rig = Rig::new(&url, &[("behavior.on.null.values", rule)]).await;
@@ -164,7 +170,8 @@ async fn without_keys_a_partition_goes_one_by_one_and_one_in_flight_is_in_order(
 
 #[tokio::test]
 async fn answers_are_records_where_that_is_wanted() {
-    let receiver = Receiver::start(|seen, _| if seen.body == "bad" { Reply::json(422, "no") } else { Reply::json(201, "made") }).await;
+    let receiver =
+        Receiver::start(|seen, _| if seen.body == "bad" { Reply::json(422, "no") } else { Reply::json(201, "made") }).await;
     let options = [("reporter.result.topic.name", "answers"), ("reporter.error.topic.name", "errors")];
     let mut rig = Rig::new(&receiver.url, &options).await;
     let rejects = rig.put(vec![record(0, "k", "good"), record(1, "k", "bad")]).await.unwrap();

@@ -2,8 +2,8 @@
 
 use aqueduct_connector_http::sink;
 use aqueduct_core::{
-    Batch, CancellationToken, Header, LogPosition, Options, Origin, Payload, Plugin, Record, Reject, Rejects, Result, SinkTask, TaskContext,
-    TaskId, TaskSpec, TopicPartition,
+    Batch, CancellationToken, Header, LogPosition, Options, Origin, Payload, Plugin, Record, Reject, Rejects, Result, SinkTask,
+    TaskContext, TaskId, TaskSpec, TopicPartition,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
