@@ -9,6 +9,7 @@ pub mod folder;
 mod letters;
 pub mod lifecycle;
 mod metrics;
+mod piece;
 pub mod policy;
 mod registry;
 mod signals;

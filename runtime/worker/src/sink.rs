@@ -1,18 +1,24 @@
-//! The sink loop: read → decode → transforms → put, then flush and commit. The next read runs while the sink puts.
+//! The sink loop: read → decode → transforms → put, then flush and commit. The next piece is read and decoded while the sink puts.
 
 use crate::letters::Letters;
-use crate::policy::position_after;
+use crate::piece::{Held, Piece};
+use crate::policy::{DeadLetterQueue, position_after};
 use crate::source::topic_vanished;
-use crate::stats::{Call, Fate};
-use crate::task::TaskRun;
+use crate::stats::{Call, Fate, TaskStats};
+use crate::task::{Limits, TaskRun};
 use crate::topics::queue_topic;
 use aqueduct_core::failpoint::{self, bug, point};
-use aqueduct_core::{Ack, Batch, Delivery, Error, LogPosition, Rejects, Result, SinkPlugin, SinkTask, TopicPartition, Topics};
+use aqueduct_core::{
+    Ack, Batch, Delivery, Error, LogPosition, Report, Result, SinkPlugin, SinkTask, Topic, TopicPartition, Topics,
+};
 use aqueduct_log::{Fetch, LogReader};
-use std::collections::BTreeMap;
+use aqueduct_transforms::Converters;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
 /// One assigned partition.
 struct Assigned {
@@ -27,10 +33,17 @@ struct SinkLoop {
     sink: Box<dyn SinkTask>,
     reader: Box<dyn LogReader>,
     assigned: BTreeMap<TopicPartition, Assigned>,
+    /// Read while the sink put.
+    ahead: Option<Piece>,
+    /// What happened behind that.
+    event: Option<Result<Fetch>>,
+    /// At most `aqueduct.buffer.bytes`.
+    held: Held,
     /// They go with the positions that pass their records (invariant 2). At most `aqueduct.buffer.bytes` (invariant 6), and what one batch adds.
     letters: Letters,
-    /// The dead letter queue was there, or was created.
-    queue_exists: bool,
+    /// The topics of letters that were there, or were created.
+    letter_topics: BTreeSet<Topic>,
+    reports: Option<watch::Receiver<Report>>,
     /// Put, but not durable in the target.
     buffered: bool,
     records_uncommitted: u64,
@@ -40,6 +53,8 @@ struct SinkLoop {
     committed_at: Instant,
 }
 
+/// A piece that is gathered for a sink that wants many records: more than this of memory gains nothing (invariant 6).
+const GATHER_MAX_BYTES: usize = 8 << 20;
 /// Nothing new for so long: the sink has caught up.
 const QUIET: Duration = Duration::from_millis(25);
 
@@ -57,6 +72,7 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
         Delivery::ExactlyOnce => None,
         Delivery::AtLeastOnce(why) => Some(why),
     });
+    sink.reads_from(&run.cluster);
     let reader = match run.log.reader(&group(&run.id.connector), &run.id.to_string(), &topics).await {
         Ok(reader) => reader,
         Err(error) => {
@@ -66,11 +82,15 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
     };
     let mut pump = SinkLoop {
         letters: Letters::new(run.limits.buffer_bytes),
+        held: Held::new(run.limits.buffer_bytes),
+        ahead: None,
+        event: None,
+        reports: sink.reports(),
         run,
         sink,
         reader,
         assigned: BTreeMap::new(),
-        queue_exists: false,
+        letter_topics: BTreeSet::new(),
         buffered: false,
         records_uncommitted: 0,
         fate: Fate::default(),
@@ -89,29 +109,34 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
 
 impl SinkLoop {
     async fn pump(&mut self) -> Result<()> {
-        let mut ahead: Option<Fetch> = None;
         while !self.run.stop.is_cancelled() {
-            let fetched = match ahead.take() {
-                Some(fetched) => fetched,
-                None => match self.fetch().await {
-                    Ok(Some(fetched)) => fetched,
-                    Ok(None) => return Ok(()),
+            let mut idle = false;
+            if let Some(piece) = self.ahead.take() {
+                self.put(piece).await?;
+            } else {
+                let fetched = match self.event.take() {
+                    Some(fetched) => fetched,
+                    None => match self.fetch().await.transpose() {
+                        Some(fetched) => fetched,
+                        None => return Ok(()),
+                    },
+                };
+                match fetched {
+                    Ok(Fetch::Records(raw)) => {
+                        let raw = cut(raw, self.sink.put_records_max(), &mut self.event);
+                        self.run.stats.taken_in(raw.len(), raw.bytes());
+                        self.put(Piece::decode(raw, &self.run.converters)).await?;
+                    }
+                    Ok(Fetch::Assigned(positions)) => self.take_over(positions).await?,
+                    Ok(Fetch::Revoked(partitions)) => self.give_up(&partitions).await?,
+                    Ok(Fetch::Idle) => {
+                        idle = true;
+                        if self.held.due().is_some() {
+                            self.put(Piece::default()).await?;
+                        }
+                    }
                     Err(error) => return self.keep_and_fail(error).await,
-                },
-            };
-            let idle = matches!(fetched, Fetch::Idle);
-            match fetched {
-                Fetch::Records(batch) => {
-                    failpoint::hit(point::SINK_FETCHED);
-                    ahead = match self.put_and_read_ahead(batch).await? {
-                        Ok(Fetch::Idle) => None,
-                        Ok(fetched) => Some(fetched),
-                        Err(error) => return self.keep_and_fail(error).await,
-                    };
                 }
-                Fetch::Assigned(positions) => self.take_over(positions).await?,
-                Fetch::Revoked(partitions) => self.give_up(&partitions).await?,
-                Fetch::Idle => {}
             }
             self.publish_lag();
             if self.records_uncommitted > 0 && self.committed_at.elapsed() >= self.commit_after(idle) {
@@ -136,13 +161,14 @@ impl SinkLoop {
         if idle { self.run.limits.flush_interval / 10 } else { self.run.limits.flush_interval }
     }
 
-    /// The next event; `None` when the task is to stop. Wakes in time for the next commit.
+    /// The next event; `None` when the task is to stop. Wakes in time for the next commit, and for what is held.
     async fn fetch(&mut self) -> Result<Option<Fetch>> {
         let wait = if self.records_uncommitted > 0 {
             self.commit_after(true).saturating_sub(self.committed_at.elapsed()).max(QUIET)
         } else {
             self.run.limits.wait_max
         };
+        let wait = self.held.due().map_or(wait, |due| wait.min(due.saturating_duration_since(Instant::now())));
         let stop = self.run.stop.clone();
         tokio::select! {
             biased;
@@ -171,6 +197,7 @@ impl SinkLoop {
     async fn give_up(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         self.commit().await?;
         self.run.stats.time(Call::Assigned, self.sink.revoked(partitions)).await?;
+        self.held.forget(partitions);
         for partition in partitions {
             self.assigned.remove(partition);
         }
@@ -178,36 +205,51 @@ impl SinkLoop {
         Ok(())
     }
 
-    /// Puts a batch and, while the sink works, reads the next one: the inner result is that of the reader.
-    async fn put_and_read_ahead(&mut self, raw: Batch) -> Result<Result<Fetch>> {
+    /// Puts what is whole and, while the sink works, reads and decodes the next piece.
+    async fn put(&mut self, new: Piece) -> Result<()> {
+        let (held, sink) = (&mut self.held, &self.sink);
+        let piece = held.next(new, &self.run.converters, Instant::now(), |batch| sink.unfinished(batch));
+        let Piece { raw, batch, mut rejects } = piece;
+        if raw.is_empty() {
+            return Ok(());
+        }
+        failpoint::hit(point::SINK_FETCHED);
         let stats = self.run.stats.clone();
-        stats.taken_in(raw.len(), raw.bytes());
         if failpoint::planted(bug::SINK_COMMIT_BEFORE_PUT) {
             self.advance(&raw);
             self.store_positions().await?;
         }
-        let mut rejects = Rejects::default();
-        // Cheap: a batch is a few chunks over shared buffers. The raw one is kept for dead letters and positions.
-        let decoded = self.run.converters.decode(raw.clone(), &mut rejects);
-        let batch = self.run.transform(decoded, &mut rejects).await?;
+        let batch = self.run.transform(batch, &mut rejects).await?;
         if !rejects.is_empty() && !self.run.policy.tolerate {
             // The task is about to fail at this batch; those before it are good.
             if let Err(error) = self.run.policy.decide(rejects.take(), Some(&raw), &stats) {
-                return self.keep_and_fail(error).await.map(|()| Ok(Fetch::Idle));
+                return self.keep_and_fail(error).await;
             }
         }
         let refused = rejects.len();
         let cx = self.run.context(self.run.stop.clone());
-        let (max_bytes, sink) = (self.run.limits.batch_max_bytes, &mut self.sink);
+        let (buffered, wanted, most, sink) =
+            (self.buffered, self.sink.put_records(), self.sink.put_records_max(), &mut self.sink);
         let put = async {
             if batch.is_empty() {
-                return Ok(if self.buffered { Ack::Buffered } else { Ack::Durable });
+                return Ok(if buffered { Ack::Buffered } else { Ack::Durable });
             }
             stats.time(Call::Put, sink.put(&batch, &mut rejects, &cx)).await
         };
+        let ahead = ReadAhead {
+            reader: &mut *self.reader,
+            converters: &self.run.converters,
+            limits: self.run.limits,
+            tolerate: self.run.policy.tolerate,
+            stats: &stats,
+            most,
+            piece: &mut self.ahead,
+            event: &mut self.event,
+        };
         // The read begins first, on a thread of its own, then the sink works on this batch. Nothing is waited for here: what is not there when the
         // sink is done is fetched in the loop.
-        let (ahead, ack) = tokio::join!(biased; self.reader.next(max_bytes, Duration::ZERO), put);
+        let work = async { tokio::join!(biased; ahead.gather(wanted), put) };
+        let ((), ack) = telling(&mut self.reports, &stats, work).await;
         let ack = ack?;
         failpoint::hit(point::SINK_PUT);
         self.advance(&raw);
@@ -219,10 +261,11 @@ impl SinkLoop {
         let letters = self.run.policy.decide(rejects.take(), Some(&raw), &stats)?;
         self.fate += Fate::new(raw.len(), passed, rejected, letters.len());
         self.letters.add(letters);
+        self.letters.add(self.sink.take_letters().into_iter().collect());
         if self.letters.is_full() {
             self.commit().await?;
         }
-        Ok(ahead)
+        Ok(())
     }
 
     fn advance(&mut self, raw: &Batch) {
@@ -267,7 +310,7 @@ impl SinkLoop {
             .map(|(partition, assigned)| position_after(&assigned.position, assigned.next, self.sink.metadata(partition)))
             .collect();
         if !self.letters.is_empty() {
-            self.ensure_queue().await?;
+            self.ensure_topics().await?;
         }
         loop {
             let commit = self.reader.commit(&positions, self.letters.encoded()?);
@@ -286,14 +329,90 @@ impl SinkLoop {
         Ok(())
     }
 
-    async fn ensure_queue(&mut self) -> Result<()> {
-        let Some(queue) = self.run.policy.dead_letter_queue.as_ref().filter(|_| !self.queue_exists) else { return Ok(()) };
-        queue_topic(queue, &self.run.id.connector, &*self.run.log).await?;
-        self.queue_exists = true;
+    async fn ensure_topics(&mut self) -> Result<()> {
+        for topic in self.letters.topics() {
+            if self.letter_topics.contains(&topic) {
+                continue;
+            }
+            let own = DeadLetterQueue { topic: topic.clone(), replication_factor: -1, context_headers: false };
+            let queue = self.run.policy.dead_letter_queue.as_ref().filter(|queue| queue.topic == topic).unwrap_or(&own);
+            queue_topic(queue, &self.run.id.connector, &*self.run.log).await?;
+            self.letter_topics.insert(topic);
+        }
         Ok(())
     }
 
     fn publish_lag(&self) {
         self.run.stats.set_lag(self.reader.lag().iter().map(|(_, lag)| lag).sum());
     }
+}
+
+/// Reads while the sink puts.
+struct ReadAhead<'a> {
+    reader: &'a mut dyn LogReader,
+    converters: &'a Converters,
+    limits: Limits,
+    tolerate: bool,
+    stats: &'a TaskStats,
+    /// Records of a put.
+    most: usize,
+    piece: &'a mut Option<Piece>,
+    event: &'a mut Option<Result<Fetch>>,
+}
+
+impl ReadAhead<'_> {
+    /// One batch, or as many as the sink wants records. Ends at the first thing that is to be done before anything else is read.
+    async fn gather(self, wanted: usize) {
+        let room = self.limits.buffer_bytes.min(GATHER_MAX_BYTES);
+        while self.event.is_none() {
+            match self.reader.next(self.limits.batch_max_bytes, Duration::ZERO).await {
+                Ok(Fetch::Records(raw)) => {
+                    let before = self.piece.as_ref().map_or(0, |piece| piece.raw.len());
+                    let raw = cut(raw, self.most.saturating_sub(before), self.event);
+                    let (records, bytes) = (raw.len(), raw.bytes());
+                    let more = Piece::decode(raw, self.converters);
+                    if !self.tolerate && !more.rejects.is_empty() && self.piece.is_some() {
+                        // The task fails at these: what is before them is put alone.
+                        *self.event = Some(Ok(Fetch::Records(more.raw)));
+                        return;
+                    }
+                    self.stats.taken_in(records, bytes);
+                    let piece = self.piece.get_or_insert_default();
+                    piece.append(more);
+                    if piece.raw.len() >= wanted || piece.raw.bytes() >= room {
+                        return;
+                    }
+                }
+                Ok(Fetch::Idle) => return,
+                event => *self.event = Some(event),
+            }
+        }
+    }
+}
+
+/// What a put may have of it; the rest comes next.
+fn cut(raw: Batch, most: usize, next: &mut Option<Result<Fetch>>) -> Batch {
+    let most = most.max(1);
+    if raw.len() <= most {
+        return raw;
+    }
+    *next = Some(Ok(Fetch::Records(raw.slice(most..raw.len()))));
+    raw.slice(0..most)
+}
+
+/// Shows what the sink tells of itself while it works.
+async fn telling<T>(reports: &mut Option<watch::Receiver<Report>>, stats: &TaskStats, work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    let Some(reports) = reports else { return work.await };
+    let done = loop {
+        tokio::select! {
+            biased;
+            done = &mut work => break done,
+            Ok(()) = reports.changed() => stats.reports(reports.borrow_and_update().clone()),
+        }
+    };
+    if reports.has_changed().unwrap_or(false) {
+        stats.reports(reports.borrow_and_update().clone());
+    }
+    done
 }

@@ -638,3 +638,62 @@ async fn tasks_that_are_no_more_are_fenced_before_the_new_generation() {
     assert!(!log.load(aqueduct_log::Store::Status).await.unwrap().contains_key("status-task-src-3"));
     rig.worker.shutdown().await.unwrap();
 }
+
+/// Invariant 2: what waits for the rest of its transaction is neither put nor passed by a position, and nothing is lost with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_transaction_waits_for_its_rest_and_its_position_with_it() {
+    let rig = Rig::new().await;
+    *rig.sink.wait.lock().unwrap() = Duration::from_secs(3600);
+    let put = || rig.sink.put.lock().unwrap().join(" ");
+    rig.produce(&["a1", "b1"]).await;
+    rig.sink(&[]).await;
+    until("a is committed", async || rig.committed().await == 1).await;
+    rig.produce(&["b2"]).await;
+    until("b2 is read", async || rig.worker.status("snk").unwrap().tasks[0].aqueduct.records_in == 3).await;
+    assert_eq!(put(), "a1");
+    // Stopped while b waits: it is read again.
+    rig.worker.set_target("snk", TargetState::Stopped).await.unwrap();
+    rig.worker.set_target("snk", TargetState::Started).await.unwrap();
+    rig.produce(&["c1"]).await;
+    until("b is committed", async || rig.committed().await == 3).await;
+    assert_eq!(put(), "a1 b1 b2");
+    // Nothing follows: what is there counts as whole when its time is over.
+    *rig.sink.wait.lock().unwrap() = Duration::from_millis(20);
+    rig.produce(&["d1", "d2"]).await;
+    until("d is committed", async || rig.committed().await == 6).await;
+    assert_eq!(put(), "a1 b1 b2 c1 d1 d2");
+    let progress = rig.worker.status("snk").unwrap().tasks[0].aqueduct.clone();
+    assert_eq!((progress.records_out, progress.records_in_flight), (6, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_records_that_wait_are_dead_letters_once() {
+    let rig = Rig::new().await;
+    *rig.sink.wait.lock().unwrap() = Duration::from_secs(3600);
+    rig.sink.refuses.lock().unwrap().push("b1".into());
+    rig.produce(&["a1", "b1", "b2"]).await;
+    rig.sink(&DEAD_LETTERS).await;
+    until("a is committed", async || rig.committed().await == 1).await;
+    assert!(rig.values("dlq").await.is_empty());
+    rig.produce(&["c1"]).await;
+    until("b is committed", async || rig.committed().await == 3).await;
+    assert_eq!(rig.values("dlq").await, ["b1"]);
+    assert_eq!(rig.sink.put.lock().unwrap().join(" "), "a1 b2");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sink_that_wants_many_records_gets_what_is_there_in_one_put() {
+    for (wanted, most) in [(1, 2), (100, 20), (7, 9)] {
+        let rig = Rig::new().await;
+        rig.sink.put_records.store(wanted, SeqCst);
+        let values: Vec<String> = (0..20).map(|n| format!("{n:0>600}")).collect();
+        rig.produce(&values.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        rig.sink(&[("aqueduct.batch.max.bytes", "1024")]).await;
+        until("committed", async || rig.committed().await == 20).await;
+        assert_eq!(*rig.sink.put.lock().unwrap(), values);
+        let sizes = rig.sink.sizes.lock().unwrap().clone();
+        // The first put is of the first read alone.
+        let largest = sizes[1..].iter().max().copied().unwrap_or_default();
+        assert!(largest as u64 >= wanted.min(18) && largest <= most, "{wanted} wanted: {sizes:?}");
+    }
+}

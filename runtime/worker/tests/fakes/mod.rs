@@ -173,6 +173,11 @@ pub struct SinkScript {
     pub fail_puts: AtomicU64,
     pub fail_flushes: AtomicU64,
     pub hang: AtomicBool,
+    /// A value begins with the name of its transaction, whose end waits so long.
+    pub wait: Mutex<Duration>,
+    pub put_records: AtomicU64,
+    /// Records of each put.
+    pub sizes: Mutex<Vec<usize>>,
 }
 
 pub struct FakeSink(pub Arc<SinkScript>, pub Descriptor);
@@ -205,7 +210,25 @@ impl SinkTask for FakeSinkTask {
         Ok(Vec::new())
     }
 
+    fn unfinished(&self, batch: &Batch) -> Vec<Unfinished> {
+        let wait = *self.0.wait.lock().unwrap();
+        let records: Vec<RecordRef<'_>> = batch.iter().collect();
+        let Some(end) = records.last().filter(|_| !wait.is_zero()) else { return Vec::new() };
+        let of = |record: RecordRef<'_>| match record.value() {
+            PayloadRef::Bytes(value) => value[0],
+            other => panic!("{other:?}"),
+        };
+        let tail = records.iter().rev().take_while(|record| of(**record) == of(*end)).last().unwrap();
+        let (partition, from) = tail.origin().unwrap();
+        vec![Unfinished { partition: partition.clone(), from, wait }]
+    }
+
+    fn put_records(&self) -> usize {
+        self.0.put_records.load(SeqCst) as usize
+    }
+
     async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, _: &TaskContext) -> Result<Ack> {
+        self.0.sizes.lock().unwrap().push(batch.len());
         if self.0.hang.load(SeqCst) {
             std::future::pending::<()>().await;
         }
