@@ -190,3 +190,39 @@ fn csv_record(raw: &[u8], separator: u8, names: &[String]) -> Bytes {
     let fields = names.iter().zip(row.iter()).map(|(name, field)| (name.clone(), serde_json::Value::from(field)));
     Bytes::from(serde_json::Value::Object(fields.collect()).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::config::Config;
+    use super::*;
+    use aqueduct_core::Options;
+    use proptest::prelude::*;
+
+    fn settings(format: &str) -> Settings {
+        let options: Options =
+            [("http.request.url", "https://example.com/"), ("kafka.topic", "t"), ("http.response.format", format)]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into();
+        aqueduct_config::parse::<Config>(&options).unwrap().settings().unwrap().0
+    }
+
+    proptest! {
+        #[test]
+        fn no_body_is_too_strange(
+            body in prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..60),
+                "[\\[\\]{}\",:a0 \n<>/&;=!?'-]{0,60}".prop_map(String::into_bytes),
+            ],
+            format in 0usize..5,
+            charset in prop_oneof![Just("application/json"), Just("text/x; charset=utf-16le"), Just("text/csv; charset=\"latin1\"")],
+        ) {
+            let settings = settings(["auto", "json", "ndjson", "csv", "xml"][format]);
+            if let Ok(page) = read(Bytes::from(body), charset, &settings) {
+                for index in 0..page.len() {
+                    let text = page.record(index);
+                    prop_assert!(serde_json::from_slice::<serde::de::IgnoredAny>(&text).is_ok());
+                }
+            }
+        }
+    }
+}

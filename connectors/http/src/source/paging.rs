@@ -306,4 +306,15 @@ mod tests {
         assert_eq!(seen(&Properties::new()), 0);
         assert_eq!(seen(&Properties::from([("key".into(), 3.into())])), 0, "other properties are no identity");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_link_is_too_strange(value in "[<>;,=\"a-z /?é]{0,40}") {
+            let mut headers = HeaderMap::new();
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.insert(header::LINK, value);
+            }
+            let _ = link_next(&headers);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// For everything to come that should come.
-pub const SOON: Duration = Duration::from_secs(60);
+pub const SOON: Duration = Duration::from_secs(240);
 
 pub fn options(pairs: &[(&str, &str)]) -> Options {
     let base = [
