@@ -47,14 +47,16 @@ enum Command {
     Docs(commands::docs::Command),
 }
 
-/// Freed memory goes back at once: large buffers are pooled, so that costs nothing, and a worker that was busy is small again. And memory comes in
-/// pages of 4 KiB: with huge ones, a few KiB in use of every 2 MiB held 124 MB where 30 MB do, at the same speed (docs/bench.md's `moves`).
+/// Freed memory goes back after a second: at once costs sources of many small values 40 % of their time in page faults, for 25 MB less at the peak
+/// (docs/bench.md's `postgres`). And memory comes in pages of 4 KiB: with huge ones, a few KiB in use of every 2 MiB held 124 MB where 30 MB do, at the
+/// same speed (`moves`).
 #[allow(unsafe_code, reason = "the allocator's options have no safe interface; this one only sets a number")]
 fn give_memory_back() {
     /// `mi_option_purge_delay` of mimalloc.h, in milliseconds.
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    const ONE_SECOND: std::ffi::c_long = 1000;
     // SAFETY: a plain call of C with two integers, before any other thread runs.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, ONE_SECOND) };
     // A kernel without huge pages has nothing to disable.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }

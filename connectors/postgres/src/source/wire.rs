@@ -354,8 +354,8 @@ impl Socket {
         let mut tcp = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         if began.elapsed() < NEAR {
-            // A walsender sends each message by itself, and Linux counts some hundred bytes for each, so that the usual 128 KiB are full in less than
-            // `feed::GATHER`. Without the rights to have more there is less. Over longer ways the kernel itself finds the size.
+            // A walsender sends each message by itself, and Linux counts some hundred bytes for each, so that the usual 128 KiB are full in a
+            // millisecond. Over longer ways the kernel itself finds the size.
             let _ = socket2::SockRef::from(&tcp).set_recv_buffer_size(RECEIVE_BYTES);
         }
         if connect.tcp_keep_alive {
