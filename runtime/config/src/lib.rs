@@ -50,6 +50,7 @@
 pub mod check;
 pub mod connector;
 pub mod connector_file;
+pub mod database_url;
 pub mod document;
 pub mod example;
 pub mod flatten;
@@ -69,6 +70,7 @@ pub mod worker_config;
 pub use check::{Check, Checked, UnknownKeys};
 pub use connector::{SinkConnector, SourceConnector};
 pub use connector_file::{ConnectorDocument, connector_documents, read_connectors};
+pub use database_url::{DatabaseUrl, TlsMode};
 pub use document::{Document, read};
 pub use flatten::{Flat, flatten};
 pub use kafka_security::KafkaSecurity;

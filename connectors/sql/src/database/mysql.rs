@@ -22,7 +22,7 @@ pub(super) async fn connect(target: &Target) -> Result<MySqlConnection, sqlx::Er
     let mut options =
         MySqlConnectOptions::new().host(&target.host).port(target.port).username(&target.user).ssl_mode(match target.tls {
             TlsMode::Disable => MySqlSslMode::Disabled,
-            TlsMode::Prefer => MySqlSslMode::Preferred,
+            TlsMode::Allow | TlsMode::Prefer => MySqlSslMode::Preferred,
             TlsMode::Require => MySqlSslMode::Required,
             TlsMode::VerifyCa => MySqlSslMode::VerifyCa,
             TlsMode::VerifyFull => MySqlSslMode::VerifyIdentity,

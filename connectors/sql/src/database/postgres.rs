@@ -27,6 +27,7 @@ pub(super) async fn connect(target: &Target) -> Result<PgConnection, sqlx::Error
         .application_name(&target.application)
         .ssl_mode(match target.tls {
             TlsMode::Disable => PgSslMode::Disable,
+            TlsMode::Allow => PgSslMode::Allow,
             TlsMode::Prefer => PgSslMode::Prefer,
             TlsMode::Require => PgSslMode::Require,
             TlsMode::VerifyCa => PgSslMode::VerifyCa,
