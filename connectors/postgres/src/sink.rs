@@ -4,6 +4,7 @@
 //! apart by `unnest` (`statement.rs`). Where the server refuses data, the transaction is done again in halves of halves within savepoints, so that only
 //! the bad records are refused; such a transaction is held open until the worker goes on, which is its consent to pass them.
 
+mod boundary;
 mod catalog;
 mod change;
 mod config;
@@ -25,9 +26,10 @@ use aqueduct_config::SinkConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::{
     Ack, Batch, Delivery, Error, Issue, LogPosition, RecordRef, Rejects, Result, SinkTask, Stage, TaskContext, TaskSpec, Topic,
-    TopicPartition,
+    TopicPartition, Unfinished,
 };
 use async_trait::async_trait;
+use boundary::Boundaries;
 use catalog::{NewColumn, Table};
 use change::{Change, Key};
 use config::Settings;
@@ -74,6 +76,7 @@ pub struct PostgresSink {
     connection: PgConnection,
     extensions: Extensions,
     lanes: Lanes,
+    boundaries: Boundaries,
     writers: Vec<Writer>,
     by_table: FxHashMap<TableName, usize>,
     /// Where the table depends on the topic alone.
@@ -108,6 +111,7 @@ impl PostgresSink {
         let extensions = catalog::extensions(&mut connection, &settings.connect).await?;
         Ok(Self {
             lanes: Lanes::new(settings.offsets_table.clone()),
+            boundaries: Boundaries::new(settings.transaction_wait),
             settings: Arc::new(settings),
             connection,
             extensions,
@@ -131,6 +135,7 @@ impl PostgresSink {
         }
         let new = self.unwritten(&records, &mut bad);
         let held = if new.is_empty() { false } else { self.write(&records, &new, moves, &mut bad).await? };
+        self.boundaries.put(batch);
         for (index, reason) in bad {
             let error = Error::fatal(reason.code, reason.message);
             rejects.push(records[index as usize].to_record(), Stage::TaskPut, PostgresSinkConnector::NAME, error);
@@ -248,6 +253,8 @@ impl PostgresSink {
             });
             let (change, key) = match decoded {
                 Ok((Change::Skip, _)) => continue,
+                // A tombstone has no `source` to name its table; the delete before it has done the work.
+                Ok((Change::Delete(None), _)) if record.value().is_null() && !settings.format.by_topic() => continue,
                 Ok(decoded) => decoded,
                 Err(reason) => {
                     bad.insert(*index, refusal(&reason));
@@ -255,7 +262,8 @@ impl PostgresSink {
                 }
             };
             let writer = match self.writer(*record, &change, &key, &cx).await? {
-                Ok(writer) => writer,
+                Ok(Some(writer)) => writer,
+                Ok(None) => continue,
                 Err(reason) => {
                     bad.insert(*index, refusal(&reason));
                     continue;
@@ -284,17 +292,17 @@ impl PostgresSink {
         Ok(Some(order))
     }
 
-    /// The writer of a record's table, which is made if need be. The inner error refuses the record.
+    /// The writer of a record's table, which is made if need be. `None`: it would be made for a delete. The inner error refuses the record.
     async fn writer(
         &mut self,
         record: RecordRef<'_>,
         change: &Change<'_>,
         key: &Key<'_>,
         cx: &Context<'_>,
-    ) -> Result<Result<usize, String>> {
+    ) -> Result<Result<Option<usize>, String>> {
         let settings = cx.settings;
         if let Some(writer) = self.by_topic.get(record.topic()) {
-            return Ok(Ok(*writer));
+            return Ok(Ok(Some(*writer)));
         }
         let Some(name) = settings.format.name(record.topic(), |field| change::source_field(record, field)) else {
             return Ok(Err("has no such field in its source as table.name.format names".to_owned()));
@@ -306,6 +314,9 @@ impl PostgresSink {
                 catalog::check_table_name(&name)?;
                 let table = match catalog::find(&mut self.connection, &settings.connect, &name).await? {
                     Some(table) => table,
+                    None if settings.auto_create && matches!(change, Change::Delete(_) | Change::Truncate) => {
+                        return Ok(Ok(None));
+                    }
                     None => match self.create(&name, record, change, key, cx).await? {
                         Ok(table) => table,
                         Err(reason) => return Ok(Err(reason)),
@@ -319,7 +330,7 @@ impl PostgresSink {
         if settings.format.by_topic() {
             self.by_topic.insert(record.topic().clone(), writer);
         }
-        Ok(Ok(writer))
+        Ok(Ok(Some(writer)))
     }
 
     async fn create(
@@ -342,10 +353,6 @@ impl PostgresSink {
             Err(Outcome::Refused(reason)) => return Ok(Err(reason)),
             Ok(()) => return Ok(Err(format!("names no column, so that {name} cannot be made of it"))),
         };
-        // A delete tells the key alone.
-        if matches!(change, Change::Delete(_) | Change::Truncate) {
-            return Ok(Err(format!("is a delete or truncate, and there is no table {name} yet")));
-        }
         if let Err(reason) = writer::check_columns(&columns) {
             return Ok(Err(reason));
         }
@@ -426,8 +433,20 @@ impl SinkTask for PostgresSink {
             let confirmed = self.lanes.confirm(&mut self.connection).await;
             confirmed.map_err(|error| self.settings.connect.error("confirm positions", error))?;
         }
-        partitions.iter().for_each(|partition| self.lanes.revoke(partition));
+        for partition in partitions {
+            self.lanes.revoke(partition);
+            self.boundaries.revoked(partition);
+        }
         Ok(())
+    }
+
+    fn unfinished(&self, batch: &Batch) -> Vec<Unfinished> {
+        self.boundaries.unfinished(batch)
+    }
+
+    /// One statement is worth that many.
+    fn put_records(&self) -> usize {
+        self.settings.batch_size
     }
 
     async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, cx: &TaskContext) -> Result<Ack> {

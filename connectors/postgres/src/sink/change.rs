@@ -67,7 +67,7 @@ impl<'a> Fields<'a> {
         self.get(name)?.1.as_str()
     }
 
-    fn fields_of(&self, name: &str) -> Option<Fields<'a>> {
+    pub(super) fn fields_of(&self, name: &str) -> Option<Fields<'a>> {
         let (schema, data) = self.get(name)?;
         if data.is_null() { None } else { Some(Self::of_data(schema, data)) }
     }

@@ -3,12 +3,13 @@
 use super::names::{Filter, Format};
 use super::url;
 use crate::connection::Connect;
-use aqueduct_config::types::Secret;
+use aqueduct_config::types::{Millis, Secret};
 use aqueduct_config::{Family, List};
 use aqueduct_core::Issue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -150,6 +151,13 @@ pub struct Config {
     #[serde(rename = "exactly.once", default = "yes")]
     #[schemars(extend("x-importance" = "high", "x-group" = "Guarantee"))]
     exactly_once: bool,
+    /// No event tells that it is the last of its transaction. So the end of what a partition has waits for the first event of another transaction, for
+    /// so long: then the target shows transactions of the source whole, as far as they are in one partition. In the beginning of a task ten times as
+    /// long, counted from its start, since who writes them may have been killed with it. At most `aqueduct.buffer.bytes` wait: a larger transaction is
+    /// written in parts. `0`: nothing waits. Only Debezium's events wait.
+    #[serde(rename = "source.transaction.wait.ms", default = "transaction_wait")]
+    #[schemars(range(min = 0, max = 600_000), extend("x-group" = "Guarantee"))]
+    transaction_wait: Millis,
     /// The table of the positions, which may be `schema.table`. Created if it is not there; many connectors may share it.
     #[serde(rename = "offsets.table", default = "offsets_table")]
     #[schemars(extend("x-group" = "Guarantee"))]
@@ -230,6 +238,10 @@ fn utc() -> String {
 fn yes() -> bool {
     true
 }
+/// As long as Debezium's own `poll.interval.ms`: two halves of a transaction come one poll apart.
+fn transaction_wait() -> Millis {
+    Millis::from_millis(500)
+}
 fn offsets_table() -> String {
     "aqueduct_offsets".to_owned()
 }
@@ -255,6 +267,7 @@ pub(super) struct Settings {
     pub(super) auto_create: bool,
     pub(super) auto_evolve: bool,
     pub(super) exactly_once: bool,
+    pub(super) transaction_wait: Duration,
     /// Schema, if any, and table.
     pub(super) offsets_table: (Option<String>, String),
 }
@@ -306,6 +319,7 @@ impl Config {
             auto_create: self.auto_create || evolve,
             auto_evolve: self.auto_evolve || evolve,
             exactly_once: self.exactly_once,
+            transaction_wait: self.transaction_wait.duration(),
             offsets_table: match self.offsets_table.split_once('.') {
                 Some((schema, table)) => (Some(schema.to_owned()), table.to_owned()),
                 None => (None, self.offsets_table.clone()),

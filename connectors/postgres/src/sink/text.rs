@@ -140,7 +140,16 @@ pub(super) fn infinite(count: i64) -> Option<bool> {
     (count.unsigned_abs() >= FAR.unsigned_abs()).then_some(count > 0)
 }
 
+/// As [`infinite`], of days: `postgres-source` has them as Debezium's stream does, beyond every date of Postgres; others as the ends of the range.
+pub(super) fn infinite_days(days: i64) -> Option<bool> {
+    (days >= 2_146_033_979 || days <= -2_147_472_691).then_some(days > 0)
+}
+
 pub(super) fn date(days: i64, out: &mut String) -> Result<(), Refused> {
+    if let Some(after) = infinite_days(days) {
+        out.push_str(if after { "infinity" } else { "-infinity" });
+        return Ok(());
+    }
     // Civil from days (Howard Hinnant's algorithm), since Postgres' years go far beyond jiff's.
     if days.unsigned_abs() > 3_000_000_000 {
         return Err("is a date out of range".to_owned());

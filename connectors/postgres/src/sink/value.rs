@@ -258,14 +258,15 @@ fn temporal_native(data: &Data, meaning: &Meaning, native: Native, dress: Dress<
             let days = match meaning {
                 // A bare number for a date is days in all that Connect's world has.
                 Meaning::Date | Meaning::Plain if !matches!(data, Data::String(_)) => whole(data)?,
+                Meaning::Timestamp(_) | Meaning::Instant if text::infinite(whole(data)?).is_some() => whole(data)?,
                 Meaning::Timestamp(unit) => unit.micros(whole(data)?).ok_or_else(far)?.div_euclid(text::DAY_MICROS),
                 Meaning::Instant => local(whole(data)?, dress)?.div_euclid(text::DAY_MICROS),
                 _ => return Ok(false),
             };
-            let days = match days {
-                days if days >= i64::from(i32::MAX) => i64::from(i32::MAX),
-                days if days <= i64::from(i32::MIN) => i64::from(i32::MIN),
-                days => Some(days - EPOCH_DAYS).filter(|days| DATES.contains(days)).ok_or_else(far)?,
+            let days = match text::infinite_days(days) {
+                Some(true) => i64::from(i32::MAX),
+                Some(false) => i64::from(i32::MIN),
+                None => Some(days - EPOCH_DAYS).filter(|days| DATES.contains(days)).ok_or_else(far)?,
             };
             out.extend_from_slice(&(days as i32).to_be_bytes());
         }
@@ -283,13 +284,15 @@ fn temporal_native(data: &Data, meaning: &Meaning, native: Native, dress: Dress<
         }
         _ => {
             let micros = match (data, meaning) {
-                (_, Meaning::Timestamp(unit)) => match whole(data)? {
-                    count if text::infinite(count).is_some() => count,
-                    count => unit.micros(count).ok_or_else(far)?,
-                },
+                (_, Meaning::Timestamp(_) | Meaning::Instant) if text::infinite(whole(data)?).is_some() => whole(data)?,
+                (_, Meaning::Timestamp(unit)) => unit.micros(whole(data)?).ok_or_else(far)?,
                 (_, Meaning::Instant) if native == Native::Timestamp => local(whole(data)?, dress)?,
                 (_, Meaning::Instant) => Unit::Millis.micros(whole(data)?).ok_or_else(far)?,
-                (_, Meaning::Date) => whole(data)?.checked_mul(text::DAY_MICROS).ok_or_else(far)?,
+                (_, Meaning::Date) => match (whole(data)?, text::infinite_days(whole(data)?)) {
+                    (_, Some(after)) if after => i64::MAX,
+                    (_, Some(_)) => i64::MIN,
+                    (days, None) => days.checked_mul(text::DAY_MICROS).ok_or_else(far)?,
+                },
                 // `timestamp` would pass over the offset, silently.
                 (Data::String(text), Meaning::Zoned | Meaning::Plain) => match text.parse::<jiff::Timestamp>() {
                     Ok(instant) => instant.as_microsecond(),
@@ -350,6 +353,11 @@ fn as_text(data: &Data, meaning: &Meaning, schema: Option<&Schema>, target: &Tar
         }
         (Data::Bytes(bytes), Shape::Text) if *meaning == Meaning::Plain && std::str::from_utf8(bytes).is_err() => {
             text::hex(bytes, out);
+            Ok(())
+        }
+        // As `decimal.handling.mode: string` has them.
+        (Data::String(text), Shape::Number) if matches!(text.as_str(), "POSITIVE_INFINITY" | "NEGATIVE_INFINITY") => {
+            out.push_str(if text == "NEGATIVE_INFINITY" { "-Infinity" } else { "Infinity" });
             Ok(())
         }
         (Data::Boolean(flag), Shape::Bits | Shape::Number) => {

@@ -6,5 +6,6 @@ mod faults;
 mod modes;
 mod rejects;
 mod rig;
+mod round_trip;
 mod tables;
 mod types;

@@ -69,6 +69,45 @@ async fn debezium_events() {
     assert_eq!(server.psql_in(&db, "select * from shop_public_t"), "6|stays");
 }
 
+/// A tombstone has no `source`, and follows a delete that has done the work.
+#[tokio::test]
+async fn tombstones_are_passed_over_where_the_source_names_the_table() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(&db, "create table t (id int primary key, name text); insert into t values (7, 'stays')");
+    let options = "insert.mode: upsert\npk.mode: record_key\ndelete.enabled: true\ntable.name.format: ${source.table}";
+    let mut rig = Rig::new(&server, &db, options);
+    rig.log(
+        "shop.public.t",
+        [
+            (key(7), Payload::Null),
+            (key(1), envelope("c", None, Some(item(1, "a")))),
+            (key(2), envelope("c", None, Some(item(2, "b")))),
+            (key(1), envelope("d", Some(item(1, "a")), None)),
+            (key(1), Payload::Null),
+        ],
+    );
+    rig.run_clean().await;
+    assert_eq!(server.psql_in(&db, "select * from t order by id"), "2|b\n7|stays");
+}
+
+#[tokio::test]
+async fn a_delete_makes_no_table() {
+    let server = shared();
+    let db = server.database();
+    let options = "insert.mode: upsert\npk.mode: record_key\ndelete.enabled: true\ntruncate.enabled: true\nauto.create: true\ntable.name.format: t";
+    let mut rig = Rig::new(&server, &db, options);
+    rig.log(
+        "shop.public.t",
+        [(key(1), envelope("d", Some(item(1, "a")), None)), (key(1), Payload::Null), (Payload::Null, envelope("t", None, None))],
+    );
+    rig.run_clean().await;
+    assert_eq!(server.psql_in(&db, "select count(*) from pg_tables where tablename = 't'"), "0");
+    rig.log("shop.public.t", [(key(1), Payload::Null), (key(2), envelope("c", None, Some(item(2, "b"))))]);
+    rig.run_clean().await;
+    assert_eq!(server.psql_in(&db, "select * from t"), "2|b");
+}
+
 #[tokio::test]
 async fn deletes_and_truncates_are_off_by_default() {
     let server = shared();
