@@ -22,6 +22,7 @@
 //! | `infinity` in a `timestamp` with `isostring` or `nanoseconds` | `+292278994-08-16T…`, or a number that wrapped around | `infinity`, or the greatest and least number | |
 //! | dates from 1582-10-05 to 1582-10-14 in a snapshot | moved by ten days | as they are | the calendar of `java.sql.Date` |
 //! | NULL in an array of an enumeration | the whole array is null | an optional element | |
+//! | a label that was added to an enumeration | in the schema of the first table that has a row with it | in that of each | |
 //! | `time[]`, `timetz[]` | milliseconds; `timetz[]` moved by the zone of the JVM | as exact as the column, at UTC | |
 //! | `timestamp` beyond the year 2262 in nanoseconds | wraps around | as NaN | |
 //! | `name` in the stream | null | the text, as in a snapshot | |
