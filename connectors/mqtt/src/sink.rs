@@ -61,26 +61,26 @@ pub struct MqttSinkTask {
 }
 
 impl MqttSinkTask {
-    /// Until all is answered; what was refused. A broker may hang up on whom it refuses (mosquitto 2.0.11 does): as long as each connection brings answers, the next one
-    /// goes on with the rest.
+    /// Until all is answered; what was refused. A broker may hang up on whom it refuses, and what it said before may be lost with the connection (mosquitto 2.0.11):
+    /// so the rest goes on one by one, and each connection must bring an answer.
     async fn send(&mut self, mut messages: Vec<Numbered>) -> Result<Vec<(usize, u8)>> {
-        let mut refused = Vec::new();
+        let (mut refused, mut careful) = (Vec::new(), false);
         loop {
             if self.link.is_over() {
                 self.link = connect(&self.settings, &self.client_id).await?;
             }
             let count = messages.len();
-            let sent = self.link.send(messages).await?;
+            let sent = self.link.send(messages, careful).await?;
             refused.extend(sent.refused);
-            match sent.failed {
-                None => return Ok(refused),
-                Some(failed) if sent.rest.len() == count => return Err(failed),
-                Some(failed) => tracing::warn!(left = sent.rest.len(), "{failed}; it goes on with what is not answered"),
-            }
+            let Some(failed) = sent.failed else { return Ok(refused) };
             if sent.rest.is_empty() {
                 return Ok(refused);
             }
-            messages = sent.rest;
+            if careful && sent.rest.len() == count || failed.code() == "mqtt.timeout" || failed.code() == "mqtt_sink.busy" {
+                return Err(failed);
+            }
+            tracing::warn!(left = sent.rest.len(), "{failed}; what is not answered is sent again, one by one");
+            (messages, careful) = (sent.rest, true);
             self.link.end().await;
         }
     }

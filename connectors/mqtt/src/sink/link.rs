@@ -28,6 +28,8 @@ pub(super) type Numbered = (usize, Outgoing);
 
 struct Job {
     messages: Vec<Numbered>,
+    /// One at a time: so that it is known which one ends the connection.
+    careful: bool,
     done: oneshot::Sender<Sent>,
 }
 
@@ -67,10 +69,10 @@ impl Link {
     ///
     /// # Errors
     /// When the connection was over before.
-    pub(super) async fn send(&mut self, messages: Vec<Numbered>) -> Result<Sent> {
+    pub(super) async fn send(&mut self, messages: Vec<Numbered>, careful: bool) -> Result<Sent> {
         let (done, answer) = oneshot::channel();
         if let Some(jobs) = &self.jobs
-            && jobs.send(Job { messages, done }).await.is_ok()
+            && jobs.send(Job { messages, careful, done }).await.is_ok()
             && let Ok(sent) = answer.await
         {
             return Ok(sent);
@@ -123,16 +125,18 @@ impl Driver {
                     continue;
                 }
             };
-            let Some(Job { messages, done }) = job else {
+            let Some(Job { messages, careful, done }) = job else {
                 self.connection.end(false).await;
                 return Ok(());
             };
             let mut answers = Answers { answered: vec![false; messages.len()], refused: Vec::new() };
-            let failed = self.send(&messages, &mut answers).await.err();
+            let window = if careful { 1 } else { self.terms.window };
+            let failed = self.send(&messages, window, &mut answers).await.err();
             let over = failed.is_some();
             // QoS 0 has no answers but the last one.
             let answered = |place: &usize| !over || answers.answered[*place];
-            let rest = messages.into_iter().enumerate().filter(|(place, _)| !answered(place)).map(|(_, message)| message).collect();
+            let rest =
+                messages.into_iter().enumerate().filter(|(place, _)| !answered(place)).map(|(_, message)| message).collect();
             let _ = done.send(Sent { refused: answers.refused, rest, failed });
             if over {
                 return Ok(());
@@ -140,13 +144,13 @@ impl Driver {
         }
     }
 
-    async fn send(&mut self, messages: &[Numbered], answers: &mut Answers) -> Result<()> {
+    async fn send(&mut self, messages: &[Numbered], window: usize, answers: &mut Answers) -> Result<()> {
         let mut next = 0;
         // With QoS 0 the answer to a ping stands for all that was sent before it.
         let mut pong = None;
         let mut deadline = Instant::now() + self.terms.patience;
         loop {
-            while next < messages.len() && self.waiting.len() < self.terms.window && self.connection.output.len() < OUTPUT_BYTES {
+            while next < messages.len() && self.waiting.len() < window && self.connection.output.len() < OUTPUT_BYTES {
                 self.publish(next, &messages[next], answers);
                 next += 1;
             }
