@@ -28,6 +28,8 @@ fn sources(plugin: &str) -> Vec<(&'static str, usize)> {
         "http-source" => vec![],
         // With a broker: tests/kafka.rs.
         "kafka-source" => vec![],
+        // With a broker: tests/mqtt.rs, connectors/mqtt/tests/source.rs.
+        "mqtt-source" => vec![],
         // With a server: tests/postgres.rs.
         "postgres-source" => vec![],
         // With a database: tests/sql.rs.
@@ -55,8 +57,12 @@ fn sinks(plugin: &str) -> Vec<(&'static str, Option<Read>)> {
             ),
         ],
         "blackhole-sink" => vec![("log.interval.ms: 0", None)],
+        // With an API: tests/http_sink.rs.
+        "http-sink" => vec![],
         // With a broker: tests/kafka.rs.
         "kafka-sink" => vec![],
+        // With a broker: tests/mqtt.rs.
+        "mqtt-sink" => vec![],
         // With a server: tests/postgres_sink.rs.
         "postgres-sink" => vec![],
         other => panic!("no conformance case for the sink {other}"),
