@@ -4,16 +4,17 @@ use crate::answer::Refusal;
 use crate::intake::Held;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use hyper::StatusCode;
 use hyper::body::{Body, Incoming};
+use hyper::header::EXPECT;
+use hyper::{HeaderMap, StatusCode};
 use std::time::Duration;
 use tokio::time::timeout;
 
 /// Small bodies leave the connection's read buffer at once: it is larger than they are.
 const COPIED_MAX: usize = 16 * 1024;
-/// Of a body that is not wanted: so much is read away, so that its sender gets to read the answer.
-const DRAINED_MAX: usize = 256 * 1024;
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Of a body that is not wanted: so much is read away, so that its sender (or a proxy) gets to read the answer, and not that the connection was reset.
+const DRAINED_MAX: usize = 32 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The whole body; `held` grows with what came, not with what was announced.
 pub(crate) async fn read(body: &mut Incoming, max: usize, limit: Duration, held: &mut Held) -> Result<Bytes, Refusal> {
@@ -47,8 +48,11 @@ pub(crate) async fn read(body: &mut Incoming, max: usize, limit: Duration, held:
     timeout(limit, collect).await.unwrap_or_else(|_| Err(slow()))
 }
 
-/// Reads a little of a body that is not wanted.
-pub(crate) async fn drain(body: &mut Incoming) {
+/// Reads away a body that is not wanted. Who waits to be asked for it (`Expect`) is not asked.
+pub(crate) async fn drain(head: &HeaderMap, body: &mut Incoming) {
+    if head.contains_key(EXPECT) {
+        return;
+    }
     let away = async {
         let mut length = 0;
         while let Some(Ok(frame)) = body.frame().await {

@@ -27,8 +27,8 @@ use tokio_rustls::server::TlsStream;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Until an idle connection gives up its buffers. Clients under load are never idle so long.
-const NAP_AFTER: Duration = Duration::from_secs(1);
+/// Until an idle connection gives up its buffers: clients under load are never idle so long, and many that come at once do not all hold some.
+const NAP_AFTER: Duration = Duration::from_millis(100);
 const HEADERS_MAX: usize = 100;
 /// Request line and headers.
 const HEADER_MAX_BYTES: usize = 16 * 1024;

@@ -25,14 +25,14 @@ pub(crate) async fn answer(listener: &Listener, request: Request<Incoming>) -> A
     let (head, mut body) = request.into_parts();
     match find(listener, head.uri.path()) {
         Err(refusal) => {
-            body::drain(&mut body).await;
+            body::drain(&head.headers, &mut body).await;
             refusal.answer()
         }
         Ok((target, captures)) => match take(&target, &captures, &head, &mut body).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 target.intake.counts.refused.fetch_add(1, Relaxed);
-                body::drain(&mut body).await;
+                body::drain(&head.headers, &mut body).await;
                 refusal.answer()
             }
         },

@@ -272,7 +272,7 @@ impl Config {
         let parts = match template::parse(&self.topic) {
             Ok(parts) => parts,
             Err(why) => {
-                issues.push(Issue::error("topic", "webhook.topic", why));
+                issues.push(Issue::error("topic", "webhook.topic", why).fix("use orders, or orders-{shop}"));
                 return Vec::new();
             }
         };
@@ -283,7 +283,7 @@ impl Config {
         let filled: String = parts.iter().map(|part| if let Part::Literal(text) = part { text } else { "x" }).collect();
         if !is_valid_topic_name(&filled) {
             let message = format!("{:?} is no name of a topic: 1 to 249 of a-z A-Z 0-9 . _ -", self.topic);
-            issues.push(Issue::error("topic", "webhook.topic", message));
+            issues.push(Issue::error("topic", "webhook.topic", message).fix("use orders, or orders-{shop}"));
         }
         parts
     }
@@ -328,7 +328,8 @@ impl Config {
             let lower = name.trim().to_ascii_lowercase();
             let stem = lower.strip_suffix('*').unwrap_or(&lower);
             if !stem.is_empty() && HeaderName::try_from(stem).is_err() {
-                issues.push(Issue::error("headers", "webhook.header", format!("{name:?} is no name of a header")));
+                let issue = Issue::error("headers", "webhook.header", format!("{name:?} is no name of a header"));
+                issues.push(issue.fix("use names as content-type, and x-github-* for all that begin so"));
             } else if never_copied(&lower) || self.signature_header.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(&lower)) {
                 let message = format!("{name:?} carries a credential or a signature, which no topic may hold");
                 issues.push(Issue::error("headers", "webhook.header", message).fix("remove it"));
@@ -384,7 +385,9 @@ impl Config {
             AuthKind::Bearer => Auth::bearer(&secrets("auth.token", self.token.as_ref(), issues)),
             AuthKind::Basic => {
                 if self.username.is_none() {
-                    issues.push(Issue::error("auth.username", "config.missing", "auth: basic needs it"));
+                    issues.push(
+                        Issue::error("auth.username", "config.missing", "auth: basic needs it").fix("add `auth.username: …`"),
+                    );
                 }
                 let passwords = secrets("auth.password", self.password.as_ref(), issues);
                 Auth::basic(self.username.as_deref().unwrap_or_default(), &passwords)
@@ -417,16 +420,29 @@ impl Config {
         let secrets = secrets("signature.secret", self.secret.as_ref(), issues);
         if self.scheme != Scheme::Custom {
             let made = Signature::of(self.scheme, &secrets, self.tolerance.duration());
-            return made.map_err(|why| issues.push(Issue::error("signature.secret", "webhook.signature", why))).ok();
+            return made
+                .map_err(|why| {
+                    issues.push(
+                        Issue::error("signature.secret", "webhook.signature", why).fix("use the secret as the sender shows it"),
+                    )
+                })
+                .ok();
         }
         let mut header = |name: &'static str, text: Option<&String>| {
             let parsed = HeaderName::try_from(text?.as_str());
-            parsed.map_err(|_| issues.push(Issue::error(name, "webhook.header", "is no name of a header"))).ok()
+            parsed
+                .map_err(|_| {
+                    issues.push(Issue::error(name, "webhook.header", "is no name of a header").fix("use a name as x-signature"))
+                })
+                .ok()
         };
         let timestamp = header("signature.timestamp.header", self.timestamp_header.as_ref());
         let Some(name) = header("signature.header", self.signature_header.as_ref()) else {
             if self.signature_header.is_none() {
-                issues.push(Issue::error("signature.header", "config.missing", "signature.scheme: custom needs it"));
+                issues.push(
+                    Issue::error("signature.header", "config.missing", "signature.scheme: custom needs it")
+                        .fix("add `signature.header: x-signature`"),
+                );
             }
             return None;
         };
@@ -434,16 +450,22 @@ impl Config {
             let timestamp = (timestamp, self.tolerance.duration());
             Signature::custom((name, &self.prefix), (self.encoding, self.algorithm), &content, timestamp, &secrets)
         });
-        made.map_err(|why| issues.push(Issue::error("signature.content", "webhook.signature", why))).ok()
+        made.map_err(|why| {
+            issues.push(Issue::error("signature.content", "webhook.signature", why).fix("use {body}, or {timestamp}.{body}"))
+        })
+        .ok()
     }
 
     fn response(&self, issues: &mut Vec<Issue>) -> (StatusCode, HeaderValue) {
         let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::OK);
         if ![200, 201, 202, 204].contains(&self.status) {
-            issues.push(Issue::error("response.status", "webhook.response", "is none of 200, 201, 202, 204"));
+            issues.push(Issue::error("response.status", "webhook.response", "is none of 200, 201, 202, 204").fix("use 200"));
         }
         if self.response.len() > RESPONSE_MAX {
-            issues.push(Issue::error("response.body", "webhook.response", format!("has more than {RESPONSE_MAX} bytes")));
+            issues.push(
+                Issue::error("response.body", "webhook.response", format!("has more than {RESPONSE_MAX} bytes"))
+                    .fix("shorten it"),
+            );
         }
         if self.status == 204 && !self.response.is_empty() {
             issues.push(
@@ -452,7 +474,8 @@ impl Config {
             );
         }
         let content_type = HeaderValue::try_from(&self.response_type).unwrap_or_else(|_| {
-            issues.push(Issue::error("response.content.type", "webhook.response", "is no value of a header"));
+            issues
+                .push(Issue::error("response.content.type", "webhook.response", "is no value of a header").fix("use text/plain"));
             HeaderValue::from_static("text/plain")
         });
         (status, content_type)
@@ -490,7 +513,7 @@ fn secrets(name: &'static str, given: Option<&Secret>, issues: &mut Vec<Issue>) 
     let list: Vec<String> = split_list(given.expose()).into_iter().filter(|one| !one.is_empty()).map(str::to_owned).collect();
     if list.is_empty() || list.len() > SECRETS_MAX {
         let message = format!("holds {} secrets; 1 to {SECRETS_MAX} are allowed", list.len());
-        issues.push(Issue::error(name, "webhook.secret", message));
+        issues.push(Issue::error(name, "webhook.secret", message).fix("list those that are in use, with commas between"));
     }
     list
 }
