@@ -74,18 +74,18 @@ pub(crate) struct Context {
 impl Context {
     /// Each has a name of its own for the run.
     pub(super) fn new(name: &str, database: &str, tell: bool) -> Self {
-        // Bytes are text to every converter, and cost a record nothing but a count.
-        let header = |name: &str, value: String| Header {
+        // Bytes are text to every converter, and cost a record nothing but a count; what is the same everywhere, not even that.
+        let header = |name: &str, value: Bytes| Header {
             name: format!("__debezium.context.{name}").into(),
-            value: Payload::Bytes(value.into()),
+            value: Payload::Bytes(value),
         };
         let headers = tell.then(|| {
             [
-                header("connectorLogicalName", name.to_owned()),
+                header("connectorLogicalName", name.to_owned().into()),
                 // One task reads the stream: there is no other.
-                header("taskId", "0".to_owned()),
-                header("connectorName", "postgresql".to_owned()),
-                header("runId", Uuid::new_v4().to_string()),
+                header("taskId", Bytes::from_static(b"0")),
+                header("connectorName", Bytes::from_static(b"postgresql")),
+                header("runId", Uuid::new_v4().to_string().into()),
             ]
         });
         Self { name: name.to_owned(), database: database.to_owned(), headers: headers.into_iter().flatten().collect() }
