@@ -118,6 +118,11 @@ impl Session {
         self.unsettled
     }
 
+    /// Whether something is stored and not durable yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     pub(super) fn received(&mut self, qos: u8, pid: u16, dup: bool) -> Fate {
         let kind = match qos {
             0 => return Fate::Record,
