@@ -47,15 +47,17 @@ fn fault(random: &mut fastrand::Rng) -> Fault {
     }
 }
 
-fn crash(paged: Paged, paging: &str, kills: u64, seed: u64) {
+/// How many of the kills hit it before it had read everything.
+fn crash(paged: Paged, paging: &str, kills: u64, seed: u64) -> u64 {
     let mut random = fastrand::Rng::with_seed(seed);
     let feed = Feed::new();
     let api = Api::start(feed.handler(paged, 20));
     let mut site = Site::new();
     site.connector("items", &yaml(&api, paging));
-    feed.add(100);
+    let mut in_the_middle = 0;
     for kill in 0..kills {
-        feed.add(random.u64(1..60));
+        // Up to a hundred pages: a worker that starts has not read them when it is killed again.
+        feed.add(random.u64(1..2_000));
         for _ in 0..random.usize(..3) {
             api.fault(PATH, fault(&mut random));
         }
@@ -71,10 +73,11 @@ fn crash(paged: Paged, paging: &str, kills: u64, seed: u64) {
         // While pages are under way.
         if kill % 3 == 2 {
             let before = api.count();
-            feed.add(40);
+            feed.add(100);
             wait_until(SOON, "the API is asked", || (site.pid().is_none() || api.count() > before).then_some(()));
         }
         site.kill();
+        in_the_middle += u64::from((ids(&site).len() as u64) < feed.len());
     }
     let total = feed.len();
     site.start();
@@ -88,16 +91,26 @@ fn crash(paged: Paged, paging: &str, kills: u64, seed: u64) {
     let found = ids(&site);
     let wrong = found.iter().zip(0..).find(|(found, expected)| **found != *expected);
     assert!(wrong.is_none() && found.len() as u64 == total, "SEED={seed}: {wrong:?}, {} of {total}", found.len());
-    println!("{paged:?}: {kills} kills, {total} items, {} requests: each once, in order", api.count());
+    println!(
+        "{paged:?}: {kills} kills, {in_the_middle} in the middle, {total} items, {} requests: each once, in order",
+        api.count()
+    );
+    in_the_middle
 }
 
 #[test]
 fn killed_in_the_middle_of_pages_each_item_is_there_once() {
     let (kills, seed) = (env_number("KILLS", 15).div_ceil(3), env_number("SEED", fastrand::u64(..1 << 40)));
     println!("KILLS={} SEED={seed}", kills * 3);
-    crash(Paged::Cursor, "http.page.mode: cursor\nhttp.page.next.pointer: /cursor\n", kills, seed);
-    crash(Paged::Next, "http.page.mode: next\nhttp.page.next.pointer: /next\n", kills, seed + 1);
-    crash(Paged::After, "http.request.params: after=${offset.key!}\nhttp.timer.catchup.interval.millis: 0\n", kills, seed + 2);
+    let hits = crash(Paged::Cursor, "http.page.mode: cursor\nhttp.page.next.pointer: /cursor\n", kills, seed)
+        + crash(Paged::Next, "http.page.mode: next\nhttp.page.next.pointer: /next\n", kills, seed + 1)
+        + crash(
+            Paged::After,
+            "http.request.params: after=${offset.key!}\nhttp.timer.catchup.interval.millis: 0\n",
+            kills,
+            seed + 2,
+        );
+    assert!(hits > 0, "no kill hit it at work");
 }
 
 /// An operator sees where it is and sets it back (invariant 4).

@@ -18,8 +18,6 @@ pub(crate) struct Failure {
     pub(crate) status: Option<StatusCode>,
     /// What the server asked for by `Retry-After`; not yet bounded.
     pub(crate) after: Option<Duration>,
-    /// The answer, when its status is no success.
-    pub(crate) reply: Option<Box<Reply>>,
     error: Error,
 }
 
@@ -31,7 +29,7 @@ impl fmt::Display for Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        Self { status: None, after: None, reply: None, error }
+        Self { status: None, after: None, error }
     }
 }
 
@@ -68,9 +66,9 @@ impl Failure {
     }
 
     /// An answer that is no success.
-    pub(crate) fn of_status(reply: Reply, retry: &Retry) -> Self {
+    pub(crate) fn of_status(reply: &Reply, retry: &Retry) -> Self {
         let (status, place) = (reply.status, shown(&reply.url));
-        let text = format!("{place} answered {}{}", status.as_u16(), reason(&reply));
+        let text = format!("{place} answered {}{}", status.as_u16(), reason(reply));
         let error = if retry.codes.contain(status) {
             Error::retriable("http.status", text)
         } else {
@@ -85,7 +83,7 @@ impl Failure {
             };
             Error::fatal(code, text).fix(fix)
         };
-        Self { status: Some(status), after: retry_after(&reply.headers, SystemTime::now()), reply: Some(Box::new(reply)), error }
+        Self { status: Some(status), after: retry_after(&reply.headers, SystemTime::now()), error }
     }
 
     /// No answer, or one that broke off.
@@ -258,7 +256,7 @@ mod tests {
             (404, "http.not_found", false),
             (400, "http.status", false),
         ] {
-            let failure = Failure::of_status(reply(status, b"no\r\nmore \x1b[31m"), &retry);
+            let failure = Failure::of_status(&reply(status, b"no\r\nmore \x1b[31m"), &retry);
             assert_eq!((failure.error().code(), failure.is_retriable()), (code, retriable), "{status}");
             let text = failure.to_string();
             assert!(text.contains("no more [31m") && !text.contains("secret"), "{text}");

@@ -16,7 +16,7 @@
 //!     adds credentials, follows redirects, reads the whole body within its bounds, decompresses it. Never retries but for one
 //!     fresh OAuth2 token after a 401. 2xx and 304 are replies; everything else is a Failure.
 //! Reply { status: StatusCode, headers: HeaderMap, body: Bytes, url: Url (after redirects) }
-//! Failure { status: Option<StatusCode>, after: Option<Duration> (Retry-After), reply: Option<Reply> (of a status that is no success) }
+//! Failure { status: Option<StatusCode>, after: Option<Duration> (Retry-After) }, with the beginning of what the server says in its error
 //!     .is_retriable() -> bool; .into_error() -> aqueduct_core::Error (also From); .error() -> &Error; never holds a secret
 //! Template::{url, query, header, body, json}(text) -> Result<Template, String>: where it stands decides how values are put into it
 //!     template.render(|name| -> Option<Value>) -> Result<String, Refused>;  render_bytes(..) -> Result<Vec<u8>, Refused> (bodies)
@@ -180,7 +180,7 @@ impl Client {
         if reply.status.is_success() || reply.status == StatusCode::NOT_MODIFIED {
             return Ok(reply);
         }
-        Err(Failure::of_status(reply, &self.0.settings.retry))
+        Err(Failure::of_status(&reply, &self.0.settings.retry))
     }
 }
 

@@ -187,3 +187,70 @@ async fn the_rate_is_kept_to() {
     // Six requests are five gaps of 40 ms, less what the first one's way took longer than the last one's.
     assert!(times[5] - times[0] >= std::time::Duration::from_millis(150), "{:?}", times[5] - times[0]);
 }
+
+#[tokio::test]
+async fn empty_pages_are_passed_and_a_feed_without_an_end_is_waited_at() {
+    for resume in ["start", "last"] {
+        let feed = Feed::new();
+        feed.add(6);
+        let items = feed.clone();
+        // Items stand at even places; each page names another, also behind the end.
+        let api = api(move |request| {
+            let at: u64 = request.param("cursor").map_or(0, |cursor| cursor.parse().unwrap());
+            let item = (at % 2 == 0 && at / 2 < items.len()).then(|| serde_json::json!({"id": at / 2}));
+            let next = if item.is_some() || at / 2 < items.len() { at + 1 } else { at };
+            let page: Vec<_> = item.into_iter().collect();
+            http_services::Answer::json(200, serde_json::json!({"items": page, "cursor": next.to_string()}).to_string())
+        });
+        let more = [
+            ("http.page.mode", "cursor".to_owned()),
+            ("http.page.next.pointer", "/cursor".to_owned()),
+            ("http.response.list.pointer", "/items".to_owned()),
+            ("http.page.resume", resume.to_owned()),
+        ];
+        let mut source = source(&api.url("/items"), &more);
+        source.read(6).await.unwrap();
+        // From the start all of them come again, since no timestamp says that they were seen.
+        if resume == "last" {
+            source.asked(&api, 3).await.unwrap();
+            feed.add(2);
+            source.read(8).await.unwrap();
+            source.asked(&api, 3).await.unwrap();
+        }
+        source.each_once(feed.len() as usize);
+    }
+}
+
+#[tokio::test]
+async fn the_place_of_a_page_may_stand_in_the_body_and_an_api_may_say_whether_there_is_more() {
+    let feed = Feed::new();
+    feed.add(25);
+    let items = feed.clone();
+    let api = api(move |request| {
+        let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap();
+        let mut asked = request.clone();
+        asked.query = vec![("page".into(), body["page"].as_u64().unwrap().to_string())];
+        assert!(request.query.is_empty(), "{:?}", request.query);
+        let mut answer = items.answer(&asked, Paged::Page, 10);
+        if let http_services::Body::Whole(bytes) = &mut answer.body {
+            let mut page: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+            page["more"] = (page["items"][9]["id"].as_u64().is_some_and(|last| last + 1 < items.len())).into();
+            *bytes = page.to_string().into_bytes();
+        }
+        answer
+    });
+    let more = [
+        ("http.request.method", "POST".to_owned()),
+        ("http.request.body", r#"{"page": ${page.token}}"#.to_owned()),
+        ("http.page.mode", "page".to_owned()),
+        ("http.page.size", "10".to_owned()),
+        ("http.page.more.pointer", "/more".to_owned()),
+        ("http.response.list.pointer", "/items".to_owned()),
+    ];
+    let mut source = source(&api.url("/search"), &more);
+    source.read(25).await.unwrap();
+    feed.add(10);
+    source.read(35).await.unwrap();
+    source.asked(&api, 3).await.unwrap();
+    source.each_once(35);
+}
