@@ -23,7 +23,7 @@ use aqueduct_config::SinkConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::{
     Ack, Batch, Delivery, Error, Issue, LogPosition, Plugin, Record, RecordRef, Rejects, Report, Result, SinkTask, Stage,
-    TaskContext, TaskSpec, TopicPartition, Unfinished,
+    TaskContext, TaskId, TaskSpec, TopicPartition, Unfinished,
 };
 use async_trait::async_trait;
 use batch::Prepared;
@@ -31,7 +31,7 @@ use breaker::Breaker;
 use config::Settings;
 use flight::Flight;
 use identity::{Identity, Place};
-use ledger::{Ledger, Refusal};
+use ledger::Ledger;
 use rustc_hash::FxHashMap;
 use status::Status;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -57,7 +57,9 @@ impl SinkConnector for HttpSinkConnector {
         "Calls a web API for each record or batch of records, in the order of each key, with idempotency keys.";
 
     fn validate(config: &Config) -> Vec<Issue> {
-        config.settings().err().unwrap_or_default()
+        let mut issues = Vec::new();
+        config.check(&mut issues);
+        issues
     }
 
     async fn plan(config: &Config, tasks_max: u32) -> Result<Vec<TaskSpec>> {
@@ -77,7 +79,7 @@ impl SinkConnector for HttpSinkConnector {
             ledger: Ledger::default(),
             status: Status::new(),
             wait_until: None,
-            begun: false,
+            task: None,
             portion: 0,
             lingering: Mutex::default(),
         };
@@ -97,8 +99,8 @@ struct SinkParts {
     status: Status,
     /// The receiver asked to be left alone until then.
     wait_until: Option<Instant>,
-    /// What a predecessor knew was asked for.
-    begun: bool,
+    /// Who this is, since the first put: what a predecessor knew was asked for then.
+    task: Option<TaskId>,
     /// Records of a put: as many as it does in a short time.
     portion: usize,
     /// Since when the partitions wait for a batch to be full, and from which offset on.
@@ -113,14 +115,14 @@ const PORTION_MAX: usize = 1 << 20;
 const MOMENT: Duration = Duration::from_millis(5);
 
 impl SinkParts {
-    fn refuse(&mut self, record: RecordRef<'_>, place: &Place, refusal: Refusal, rejects: &mut Rejects) {
+    fn refuse(&mut self, record: RecordRef<'_>, place: &Place, (code, why): (&'static str, &str), rejects: &mut Rejects) {
         self.status.refused();
-        let error = Error::fatal(refusal.code, refusal.why.clone());
-        if let Some(letter) = receipt::of_refusal(&self.settings.receipts, record, refusal.code, &refusal.why) {
+        let error = Error::fatal(code, why);
+        if let Some(letter) = receipt::of_refusal(&self.settings.receipts, record, code, why) {
             self.ledger.write(place, letter);
         }
         rejects.push(record.to_record(), Stage::TaskPut, NAME, error);
-        self.ledger.note(place, Some(refusal));
+        self.ledger.note(place, false);
     }
 
     /// As many records as there are requests at once.
@@ -138,13 +140,14 @@ impl SinkParts {
     }
 
     async fn send(&mut self, batch: &Batch, rejects: &mut Rejects, cx: &TaskContext) -> Result<()> {
-        if !std::mem::replace(&mut self.begun, true) {
-            self.wait_until = ledger::take(&cx.task, &mut self.ledger);
+        if self.task.is_none() {
+            self.wait_until = ledger::take(&cx.task, self.settings.target, &mut self.ledger);
+            self.task = Some(cx.task.clone());
         }
         self.ledger.begin();
         let (prepared, refused) = Prepared::new(batch, self)?;
-        for (record, place, refusal) in refused {
-            self.refuse(record, &place, refusal, rejects);
+        for (record, place, why) in refused {
+            self.refuse(record, &place, ("http_sink.record", &why), rejects);
         }
         Flight::new(self, &cx.task, &prepared, rejects).run(&cx.interrupt).await?;
         for chunk in batch.chunks() {
@@ -244,6 +247,14 @@ impl SinkTask for HttpSink {
     fn metadata(&self, _: &TopicPartition) -> Option<String> {
         self.0.ledger.told();
         None
+    }
+
+    /// What was answered and not committed, as where a refused record failed the task, is not sent again by who goes on.
+    async fn close(&mut self) -> Result<()> {
+        if let Some(task) = self.0.task.take().filter(|_| self.0.ledger.is_open()) {
+            ledger::keep(&task, self.0.settings.target, std::mem::take(&mut self.0.ledger), None);
+        }
+        Ok(())
     }
 
     fn delivery(&self) -> Delivery {

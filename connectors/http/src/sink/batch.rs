@@ -5,7 +5,6 @@ use super::config::{Call, NullValues, Settings};
 use super::fields::{self, Fields};
 use super::identity::{Identity, Place};
 use super::json;
-use super::ledger::Refusal;
 use super::plan::{Item, Limits};
 use crate::client::{Request, Template};
 use aqueduct_core::{Batch, Error, PayloadRef, RecordRef, Result};
@@ -45,8 +44,8 @@ pub(super) struct Prepared<'a> {
     targets: Vec<Target>,
 }
 
-/// A record that is refused before it is sent, or was refused before.
-pub(super) type Refused<'a> = (RecordRef<'a>, Place, Refusal);
+/// A record that is refused before it is sent, and why.
+pub(super) type Refused<'a> = (RecordRef<'a>, Place, String);
 
 /// What cannot be built as it was planned.
 pub(super) enum Unfit {
@@ -101,10 +100,8 @@ impl<'a> Prepared<'a> {
                     *more
                 };
                 let place = Place { partition: partition.clone(), offset, ordinal };
-                match parts.ledger.answer(&place) {
-                    None => preparing.add(record, seed, place),
-                    Some(None) => {}
-                    Some(Some(refusal)) => preparing.refused.push((record, place, refusal.clone())),
+                if !parts.ledger.is_taken(&place) {
+                    preparing.add(record, seed, place);
                 }
             }
         }
@@ -201,7 +198,7 @@ fn element(record: RecordRef<'_>, template: Option<&Template>, plain: bool, out:
 
 impl<'a> Preparing<'_, 'a> {
     fn refuse(&mut self, record: RecordRef<'a>, place: Place, why: String) {
-        self.refused.push((record, place, Refusal { code: "http_sink.record", why }));
+        self.refused.push((record, place, why));
     }
 
     fn add(&mut self, record: RecordRef<'a>, seed: u64, place: Place) {

@@ -9,8 +9,10 @@ use aqueduct_core::offset::is_valid_topic_name;
 use aqueduct_core::{Issue, Topic};
 use reqwest::Method;
 use reqwest::header::{self, HeaderName};
+use rustc_hash::FxBuildHasher;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::hash::BuildHasher;
 use std::time::Duration;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -27,6 +29,18 @@ pub(crate) enum Verb {
     Delete,
     #[serde(alias = "get")]
     Get,
+}
+
+impl From<Verb> for Method {
+    fn from(verb: Verb) -> Self {
+        match verb {
+            Verb::Post => Method::POST,
+            Verb::Put => Method::PUT,
+            Verb::Patch => Method::PATCH,
+            Verb::Delete => Method::DELETE,
+            Verb::Get => Method::GET,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -76,6 +90,14 @@ with_client_options! {
         #[serde(rename = "http.headers.content.type", default)]
         #[schemars(extend("x-group" = "Request"))]
         content_type: Option<String>,
+        /// Confluent's form of `http.request.headers`: `Name: value`, with `header.separator` between them.
+        #[serde(rename = "headers", default)]
+        #[schemars(extend("x-importance" = "low", "x-group" = "Request"))]
+        theirs: String,
+        /// What stands between two of `headers`.
+        #[serde(rename = "header.separator", default = "bar")]
+        #[schemars(extend("x-importance" = "low", "x-group" = "Request"))]
+        separator_of_theirs: String,
         /// What a record without a value (a tombstone) means: `ignore`, `log` (ignored with a line in the log), `delete` (a `DELETE` of `http.delete.url`), or
         /// `fail` (refused: `errors.tolerance` decides).
         #[serde(rename = "behavior.on.null.values", default)]
@@ -194,6 +216,9 @@ with_client_options! {
 fn yes() -> bool {
     true
 }
+fn bar() -> String {
+    "|".to_owned()
+}
 fn eight_mib() -> ByteSize {
     ByteSize::mib(8)
 }
@@ -241,6 +266,8 @@ pub(super) struct Settings {
     pub(super) retry_timeout: Duration,
     pub(super) linger: Duration,
     pub(super) receipts: Receipts,
+    /// Differs when something else is called.
+    pub(super) target: u64,
 }
 
 /// Topics for answers.
@@ -271,11 +298,21 @@ impl Config {
     /// Every issue.
     pub(super) fn settings(&self) -> Result<Settings, Vec<Issue>> {
         let mut issues = Vec::new();
-        let mut client = self.client().settings(&mut issues);
+        let settings = self.check(&mut issues);
+        settings.filter(|_| !issues.iter().any(Issue::is_error)).ok_or(issues)
+    }
+
+    /// Warnings too. What comes of it is good only without an error among them.
+    pub(super) fn check(&self, issues: &mut Vec<Issue>) -> Option<Settings> {
+        let mut options = self.client();
+        let one = self.separator_of_theirs.is_empty();
+        let theirs = self.theirs.split(if one { "\n" } else { &self.separator_of_theirs });
+        options.headers.0.extend(theirs.filter(|header| !header.trim().is_empty()).map(str::to_owned));
+        let mut client = options.settings(issues);
         // A redirect may turn a POST into a GET, whose 200 says nothing of the record: a sink follows none.
         client.redirects_max = 0;
-        let url = self.url(&self.url, "http.url", &client, &mut issues);
-        let delete = (!self.delete_url.is_empty()).then(|| self.url(&self.delete_url, "http.delete.url", &client, &mut issues));
+        let url = self.url(&self.url, "http.url", &client, issues);
+        let delete = (!self.delete_url.is_empty()).then(|| self.url(&self.delete_url, "http.delete.url", &client, issues));
         if self.null_values == NullValues::Delete {
             let target = delete.as_ref().unwrap_or(&url).as_ref();
             if target.is_some_and(|target| target.names().next().is_none()) {
@@ -284,52 +321,45 @@ impl Config {
                 issues.push(Issue::error(option, "http_sink.delete", message).fix("put ${key} into it"));
             }
         }
-        let cut = self.cut(&mut issues);
+        let cut = self.cut(issues);
         let content_type = self.content_type.clone().unwrap_or_else(|| {
             let lines = cut.records_max > 1 && cut.frame == Frame::Lines;
             if lines { "application/x-ndjson" } else { "application/json" }.to_owned()
         });
-        let headers = self.headers(&client, &content_type, &mut issues);
-        let body = self.body(&content_type, &mut issues);
+        let headers = self.headers(&client, &content_type, issues);
+        let body = self.body(&content_type, issues);
         let fatal = Codes::parse(&self.fatal)
             .map_err(|reason| issues.push(Issue::error("fail.on.status.codes", "http_sink.codes", reason)));
-        let mapping = self.mapping(&mut issues);
-        let key_header = self.key_header(&mut issues);
+        let mapping = self.mapping(issues);
+        let key_header = self.key_header(issues);
         let receipts = Receipts {
-            results: topic("reporter.result.topic.name", self.result_topic.as_deref(), &mut issues),
-            errors: topic("reporter.error.topic.name", self.error_topic.as_deref(), &mut issues),
+            results: topic("reporter.result.topic.name", self.result_topic.as_deref(), issues),
+            errors: topic("reporter.error.topic.name", self.error_topic.as_deref(), issues),
         };
-        let (Some(url), Some(delete), Ok(fatal)) = (url, delete.map_or(Some(None), |url| url.map(Some)), fatal) else {
-            return Err(issues);
+        let delete = match delete {
+            Some(delete) => Some(delete?),
+            None => None,
         };
-        if !issues.iter().any(Issue::is_error) {
-            let method = match self.method {
-                Verb::Post => Method::POST,
-                Verb::Put => Method::PUT,
-                Verb::Patch => Method::PATCH,
-                Verb::Delete => Method::DELETE,
-                Verb::Get => Method::GET,
-            };
-            let own_url = url.names().next().is_some();
-            let reading = Reading { fatal, retry: client.retry.codes.clone(), mapping, own_url };
-            return Ok(Settings {
-                client,
-                call: Call { method, url, headers, body },
-                delete,
-                null_values: self.null_values,
-                cut,
-                in_flight: self.in_flight as usize,
-                key_header,
-                exhausted: self.exhausted,
-                reading,
-                breaker_failures: self.breaker_failures,
-                breaker_open: self.breaker_open.duration(),
-                retry_timeout: self.retry_timeout.duration(),
-                linger: self.linger.duration(),
-                receipts,
-            });
-        }
-        Err(issues)
+        let (url, fatal) = (url?, fatal.ok()?);
+        let own_url = url.names().next().is_some();
+        let reading = Reading { fatal, retry: client.retry.codes.clone(), mapping, own_url };
+        Some(Settings {
+            client,
+            call: Call { method: self.method.into(), url, headers, body },
+            delete,
+            null_values: self.null_values,
+            cut,
+            in_flight: self.in_flight as usize,
+            key_header,
+            exhausted: self.exhausted,
+            reading,
+            breaker_failures: self.breaker_failures,
+            breaker_open: self.breaker_open.duration(),
+            retry_timeout: self.retry_timeout.duration(),
+            linger: self.linger.duration(),
+            receipts,
+            target: FxBuildHasher.hash_one((&self.url, &self.delete_url, &self.body)),
+        })
     }
 
     fn url(&self, text: &str, option: &str, client: &ClientSettings, issues: &mut Vec<Issue>) -> Option<Template> {
@@ -457,4 +487,69 @@ fn known(template: &Template, option: &str, issues: &mut Vec<Issue>) -> bool {
         issues.push(Issue::error(option, "http_sink.template", message).fix(names));
     }
     unknown.is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aqueduct_core::Options;
+
+    fn config(options: &[(&str, &str)]) -> Config {
+        let url = [("http.url", "https://example.com/rides")];
+        let options: Options = url.iter().chain(options).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        aqueduct_config::parse(&options).unwrap()
+    }
+
+    fn settings(options: &[(&str, &str)]) -> Settings {
+        config(options).settings().unwrap_or_else(|issues| panic!("{issues:?}"))
+    }
+
+    fn content_type(settings: &Settings) -> String {
+        let (_, value) = settings.call.headers.iter().find(|(name, _)| name == header::CONTENT_TYPE).unwrap();
+        value.render(|_| None).unwrap()
+    }
+
+    #[test]
+    fn batches_by_theirs_and_by_ours() {
+        let one = settings(&[]);
+        assert_eq!((one.cut.records_max, one.in_flight, content_type(&one).as_str()), (1, 16, "application/json"));
+        let aiven =
+            settings(&[("batching.enabled", "true"), ("batch.prefix", "["), ("batch.suffix", "]"), ("batch.separator", ",")]);
+        assert_eq!(aiven.cut.records_max, 500);
+        assert!(matches!(&aiven.cut.frame, Frame::Custom { prefix, .. } if prefix == b"["));
+        let off = settings(&[("batching.enabled", "false"), ("batch.max.size", "100")]);
+        assert_eq!(off.cut.records_max, 1);
+        let lines = settings(&[("batch.max.size", "100")]);
+        assert_eq!((&lines.cut.frame, content_type(&lines).as_str()), (&Frame::Lines, "application/x-ndjson"));
+        let confluent = settings(&[("batch.max.size", "100"), ("batch.json.as.array", "true"), ("batch.separator", ",")]);
+        assert_eq!((&confluent.cut.frame, content_type(&confluent).as_str()), (&Frame::Array, "application/json"));
+        assert_eq!(content_type(&settings(&[("http.request.headers", "Content-Type: text/csv")])), "text/csv");
+    }
+
+    #[test]
+    fn theirs_means_the_same() {
+        let options: Options = [
+            ("http.api.url", "https://example.com/x"),
+            ("request.method", "put"),
+            ("headers", "X-A:1|X-B:2"),
+            ("retry.on.status.codes", "400-"),
+            ("auth.type", "none"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
+        let config: Config = aqueduct_config::parse(&options).unwrap();
+        let settings = config.settings().unwrap();
+        assert_eq!(settings.call.method, Method::PUT);
+        let names: Vec<&str> = settings.call.headers.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["x-a", "x-b", "content-type"]);
+        assert!(settings.reading.retry.contain(reqwest::StatusCode::IM_A_TEAPOT));
+    }
+
+    #[test]
+    fn what_is_deleted_is_named_by_the_record() {
+        let refused = |options: &[(&str, &str)]| config(options).settings().err().map(|issues| issues[0].code.clone());
+        assert_eq!(refused(&[("behavior.on.null.values", "delete")]).as_deref(), Some("http_sink.delete"));
+        let named = [("behavior.on.null.values", "delete"), ("http.delete.url", "https://example.com/rides/${key}")];
+        assert_eq!(refused(&named), None);
+    }
 }

@@ -11,7 +11,8 @@ use std::cell::OnceCell;
 
 /// `${…}`: `topic`, `partition`, `offset`, `timestamp`, `key`, `value`, `key.a.b`, `value.a.b`, `header.name`.
 pub(super) fn is_known(name: &str) -> bool {
-    let family = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
+    // These come of a brace that is not closed where it was meant to be.
+    let family = |prefix: &str| name.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty() && !rest.contains(['"', '$', '{']));
     matches!(name, "topic" | "partition" | "offset" | "timestamp" | "key" | "value")
         || family("key.")
         || family("value.")
@@ -205,7 +206,7 @@ mod tests {
         for name in ["topic", "key", "value", "value.a", "key.a.b", "header.x"] {
             assert!(is_known(name), "{name}");
         }
-        for name in ["", "val", "value.", "header", "env", "record.key"] {
+        for name in ["", "val", "value.", "value.a\"", "header", "env", "record.key"] {
             assert!(!is_known(name), "{name}");
         }
         assert!(is_of_the_key("key.id") && is_of_the_key("topic") && !is_of_the_key("value.id") && !is_of_the_key("offset"));

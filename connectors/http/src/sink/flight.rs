@@ -4,7 +4,7 @@ use super::SinkParts;
 use super::batch::{Prepared, Unfit};
 use super::breaker::State;
 use super::config::Exhausted;
-use super::ledger::{self, Refusal};
+use super::ledger;
 use super::outcome::{Verdict, copy};
 use super::plan::Plan;
 use super::receipt;
@@ -42,9 +42,9 @@ impl Drop for Flight<'_> {
     fn drop(&mut self) {
         if !self.finished {
             for (place, _) in self.batch.places.iter().zip(&self.taken).filter(|(_, taken)| **taken) {
-                self.parts.ledger.note(place, None);
+                self.parts.ledger.note(place, true);
             }
-            ledger::keep(self.task, std::mem::take(&mut self.parts.ledger), self.paused);
+            ledger::keep(self.task, self.parts.settings.target, std::mem::take(&mut self.parts.ledger), self.paused);
         }
     }
 }
@@ -288,9 +288,8 @@ impl<'a> Flight<'a> {
     }
 
     fn reject(&mut self, record: u32, code: &'static str, why: &str) {
-        let refusal = Refusal { code, why: why.to_owned() };
         let (record, place) = (self.batch.records[record as usize], &self.batch.places[record as usize]);
-        self.parts.refuse(record, place, refusal, self.rejects);
+        self.parts.refuse(record, place, (code, why), self.rejects);
     }
 }
 

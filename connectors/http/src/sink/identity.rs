@@ -146,10 +146,7 @@ mod tests {
         let of = |places: &[(i64, u32)]| key(&identity, places);
         let batch = of(&[(1, 0), (2, 0), (5, 0)]);
         // Written down: it must not change from one version to the next.
-        assert_eq!(
-            batch,
-            format!("\"c-1:rides%20%22x%22%3A1:{UUID}:3:1..{UUID}:3:5:3:{}\"", &batch[batch.len() - 17..batch.len() - 1])
-        );
+        assert_eq!(batch, format!("\"c-1:rides%20%22x%22%3A1:{UUID}:3:1..{UUID}:3:5:3:d6e9f363246062ed\""));
         assert_eq!(batch, of(&[(1, 0), (2, 0), (5, 0)]));
         for other in [&[(1, 0), (3, 0), (5, 0)][..], &[(1, 0), (5, 0)], &[(1, 0), (2, 0), (5, 1)], &[(1, 0), (2, 1), (5, 0)]] {
             assert_ne!(batch, of(other));

@@ -9,13 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Why a record was refused: it must be refused again until its dead letter is committed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
-    pub(super) code: &'static str,
-    pub(super) why: String,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
     partitions: FxHashMap<Arc<str>, Progress>,
@@ -36,8 +29,9 @@ struct Progress {
     from: i64,
     /// Behind the last put that was answered as a whole.
     next: i64,
-    /// Of records behind `next`, what was answered; of those before, what was refused.
-    answered: FxHashMap<(i64, u32), Option<Refusal>>,
+    /// Of records behind `next`, whether they were taken; of those before, which were not. What was refused is sent again: its dead letter is not
+    /// committed, and someone may have mended what was wrong.
+    answered: FxHashMap<(i64, u32), bool>,
 }
 
 impl Ledger {
@@ -47,6 +41,11 @@ impl Ledger {
 
     pub(super) fn revoked(&mut self, partition: &str) {
         self.partitions.remove(partition);
+    }
+
+    /// No commit was tried for what was answered last.
+    pub(super) fn is_open(&self) -> bool {
+        !self.told.load(Relaxed) && self.partitions.values().any(|progress| progress.next > progress.from)
     }
 
     /// The worker asked for what goes with its commit.
@@ -66,18 +65,16 @@ impl Ledger {
         }
     }
 
-    /// `None`: it is to be sent. `Some(None)`: it was taken.
-    pub(super) fn answer(&self, place: &Place) -> Option<Option<&Refusal>> {
-        let progress = self.partitions.get(&place.partition)?;
-        match progress.answered.get(&(place.offset, place.ordinal)) {
-            Some(answer) => Some(answer.as_ref()),
-            None => (place.offset < progress.next).then_some(None),
-        }
+    /// It needs not be sent.
+    pub(super) fn is_taken(&self, place: &Place) -> bool {
+        let Some(progress) = self.partitions.get(&place.partition) else { return false };
+        let answered = progress.answered.get(&(place.offset, place.ordinal)).copied();
+        answered.unwrap_or(place.offset < progress.next)
     }
 
-    pub(super) fn note(&mut self, place: &Place, refusal: Option<Refusal>) {
+    pub(super) fn note(&mut self, place: &Place, taken: bool) {
         if let Some(progress) = self.partitions.get_mut(&place.partition) {
-            progress.answered.insert((place.offset, place.ordinal), refusal);
+            progress.answered.insert((place.offset, place.ordinal), taken);
         }
     }
 
@@ -85,7 +82,7 @@ impl Ledger {
     pub(super) fn passed(&mut self, partition: &str, next: i64) {
         if let Some(progress) = self.partitions.get_mut(partition) {
             progress.next = progress.next.max(next);
-            progress.answered.retain(|(offset, _), refusal| *offset >= next || refusal.is_some());
+            progress.answered.retain(|(offset, _), taken| *offset >= next || !*taken);
         }
     }
 
@@ -124,22 +121,27 @@ const KEPT_MAX: Duration = Duration::from_secs(3600);
 
 struct Kept {
     at: Instant,
+    /// What was called: a connector that calls something else now begins anew.
+    target: u64,
     ledger: Ledger,
     /// Until when the receiver asked to be left alone.
     wait_until: Option<Instant>,
 }
 
 /// For the successor of this task.
-pub(super) fn keep(task: &TaskId, ledger: Ledger, wait_until: Option<Instant>) {
+pub(super) fn keep(task: &TaskId, target: u64, ledger: Ledger, wait_until: Option<Instant>) {
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Instant::now();
     kept.retain(|_, kept| now - kept.at < KEPT_MAX || kept.wait_until.is_some_and(|until| until > now));
-    kept.insert(task.clone(), Kept { at: now, ledger, wait_until });
+    kept.insert(task.clone(), Kept { at: now, target, ledger, wait_until });
 }
 
 /// From the predecessor of this task: until when to wait.
-pub(super) fn take(task: &TaskId, ledger: &mut Ledger) -> Option<Instant> {
+pub(super) fn take(task: &TaskId, target: u64, ledger: &mut Ledger) -> Option<Instant> {
     let kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner).remove(task)?;
+    if kept.target != target {
+        return None;
+    }
     ledger.adopt(kept.ledger);
     kept.wait_until
 }
@@ -152,10 +154,6 @@ mod tests {
         Place { partition: "id:0".into(), offset, ordinal: 0 }
     }
 
-    fn refusal() -> Refusal {
-        Refusal { code: "http_sink.refused", why: "no".to_owned() }
-    }
-
     fn at(offset: i64) -> Ledger {
         let mut ledger = Ledger::default();
         ledger.assigned("id:0".into(), offset);
@@ -165,10 +163,10 @@ mod tests {
     /// Put 10 to 14, of which 12 was refused; then of 15 to 19, 15 and 17 were answered.
     fn failed() -> Ledger {
         let mut ledger = at(10);
-        ledger.note(&place(12), Some(refusal()));
+        ledger.note(&place(12), false);
         ledger.passed("id:0", 15);
-        ledger.note(&place(15), None);
-        ledger.note(&place(17), Some(refusal()));
+        ledger.note(&place(15), true);
+        ledger.note(&place(17), false);
         ledger
     }
 
@@ -176,10 +174,9 @@ mod tests {
     fn a_successor_sends_only_what_was_not_answered() {
         let mut next = at(10);
         next.adopt(failed());
-        let sent: Vec<i64> = (10..20).filter(|offset| next.answer(&place(*offset)).is_none()).collect();
-        assert_eq!(sent, [16, 18, 19]);
-        let refused: Vec<i64> = (10..20).filter(|offset| matches!(next.answer(&place(*offset)), Some(Some(_)))).collect();
-        assert_eq!(refused, [12, 17], "their dead letters were not committed");
+        let sent: Vec<i64> = (10..20).filter(|offset| !next.is_taken(&place(*offset))).collect();
+        assert_eq!(sent, [12, 16, 17, 18, 19]);
+        assert!(next.is_open());
     }
 
     #[test]
@@ -187,7 +184,7 @@ mod tests {
         for elsewhere in [0, 9, 16, 100] {
             let mut next = at(elsewhere);
             next.adopt(failed());
-            assert_eq!(next.answer(&place(elsewhere.max(15))), None, "{elsewhere}");
+            assert!(!next.is_taken(&place(elsewhere.max(15))), "{elsewhere}");
         }
     }
 
@@ -198,16 +195,19 @@ mod tests {
         ledger.begin();
         let progress = &ledger.partitions["id:0"];
         assert_eq!((progress.from, progress.next, progress.answered.len()), (15, 15, 2));
+        assert!(!ledger.is_open());
     }
 
     #[test]
     fn it_goes_to_the_successor_alone() {
         let (task, until) = (TaskId::new("ledger-test", 0), Instant::now() + Duration::from_secs(9));
-        keep(&task, failed(), Some(until));
         let mut other = at(10);
-        assert_eq!(take(&TaskId::new("ledger-test", 1), &mut other), None);
-        assert_eq!(take(&task, &mut other), Some(until));
-        assert!(other.answer(&place(10)).is_some());
-        assert_eq!(take(&task, &mut other), None);
+        keep(&task, 1, failed(), Some(until));
+        assert_eq!(take(&task, 2, &mut other), None, "it calls something else");
+        keep(&task, 1, failed(), Some(until));
+        assert_eq!(take(&TaskId::new("ledger-test", 1), 1, &mut other), None);
+        assert_eq!(take(&task, 1, &mut other), Some(until));
+        assert!(other.is_taken(&place(10)));
+        assert_eq!(take(&task, 1, &mut other), None);
     }
 }

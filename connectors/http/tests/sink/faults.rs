@@ -226,7 +226,27 @@ async fn a_successor_goes_on_where_the_task_failed() {
     assert!(times.values().all(|times| *times == 1), "{times:?}");
     rig = rig.reopened(0).await;
     Rig::all_good(rig.put(records(12, 2)).await);
-    assert_eq!(receiver.seen().len(), 11 + bad + 12, "what was put well is sent again where the position was not committed");
+    assert_eq!(receiver.seen().len(), 11 + bad, "it was closed in order, and knows what was answered");
+    // Somewhere else, and back: an operator wants them again.
+    rig = rig.reopened(20).await;
+    Rig::all_good(rig.put(vec![record(20, "k0", "elsewhere")]).await);
+    rig = rig.reopened(0).await;
+    Rig::all_good(rig.put(records(12, 2)).await);
+    assert_eq!(receiver.seen().len(), 11 + bad + 1 + 12);
+}
+
+/// Without tolerance the worker fails the task at a refused record. When it goes on, only that record is sent again: someone may have mended what was wrong.
+#[tokio::test]
+async fn a_refused_record_alone_is_sent_again() {
+    let receiver =
+        Receiver::start(|seen, number| if seen.body == "k0:1" && number < 5 { Reply::status(422) } else { Reply::ok() }).await;
+    let mut rig = Rig::new(&receiver.url, &[]).await;
+    assert_eq!(rig.put(records(4, 1)).await.unwrap().len(), 1);
+    for expected in [1, 0] {
+        rig = rig.reopened(0).await;
+        assert_eq!(rig.put(records(4, 1)).await.unwrap().len(), expected);
+    }
+    assert_eq!(receiver.bodies(), ["k0:0", "k0:1", "k0:2", "k0:3", "k0:1", "k0:1"]);
 }
 
 #[tokio::test]
