@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 /// On a loaded machine; recovery after `kill9` included.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 
 /// Killed on drop, its data removed. The tail of its log is printed when the test fails.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ impl Server {
     /// Starts it again, on the same data and port, and returns when it serves (a standby: reads).
     ///
     /// # Panics
-    /// When it already runs, or does not start within a minute.
+    /// When it already runs, or does not start within three minutes.
     #[track_caller]
     pub fn restart(&mut self) {
         let before = fs::metadata(self.log_file()).map_or(0, |meta| usize::try_from(meta.len()).unwrap_or(0));
@@ -176,7 +176,7 @@ impl Server {
         children.iter().for_each(|pid| signal(*pid, Signal::KILL));
         signal(child.id(), Signal::KILL);
         let _ = child.wait();
-        wait_until(Duration::from_secs(30), "the server's processes are gone", || {
+        wait_until(START, "the server's processes are gone", || {
             children.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists() || zombie(*pid)).then_some(())
         });
         // What kill -9 of a machine leaves too; a new postmaster looks whether the process is still there, and its number may be taken again.
@@ -194,7 +194,7 @@ impl Server {
         let mut gone = || child.try_wait().ok().flatten();
         if poll_for(Duration::from_secs(10), &mut gone).is_none() {
             signal(child.id(), Signal::QUIT);
-            wait_until(Duration::from_secs(30), "the server ends", || child.try_wait().ok().flatten());
+            wait_until(START, "the server ends", || child.try_wait().ok().flatten());
         }
     }
 
