@@ -1,12 +1,12 @@
 //! `kill -9` under transfers, Postgres → log → Postgres: of the worker, of either server, and connections cut in the middle of a message. Row by row the
-//! copy is the original, and nothing is there twice.
+//! copy is the original, nothing is there twice, and behind each commit of the copy the sum of the balances is that of the bank.
 //!
 //! `KILLS=300 SERVER_KILLS=50 SEED=… cargo test --test postgres_crash -- --nocapture`
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test: its panic is its answer, its output is read by people")]
 
 use aqueduct_tests::postgres_bank::{ACCOUNTS, BALANCE, Bank};
-use aqueduct_tests::wait::pause;
+use aqueduct_tests::wait::{pause, wait_until};
 use aqueduct_tests::{Run, env_number};
 use postgres_services::{Options, Psql};
 use std::sync::Arc;
@@ -16,10 +16,18 @@ use std::time::Duration;
 
 const TRANSFER_EVERY: Duration = Duration::from_millis(2);
 
-/// Looks at the sum of the copy's balances all the time.
+/// Looks at the sum of the copy's balances all the time, and has the copy do so at each of its commits.
 struct SumWatch {
     stop: Arc<AtomicBool>,
-    looking: Option<JoinHandle<(u64, u64)>>,
+    looking: Option<JoinHandle<Looks>>,
+}
+
+#[derive(Debug, Default)]
+struct Looks {
+    count: u64,
+    wrong: Vec<u64>,
+    /// The copy notes wrong sums.
+    noting: bool,
 }
 
 impl SumWatch {
@@ -27,23 +35,29 @@ impl SumWatch {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let looking = std::thread::spawn(move || {
-            let (mut looks, mut wrong) = (0, 0);
+            let mut looks = Looks::default();
             while !stopped.load(Ordering::Acquire) {
                 if let Some(sum) = Bank::sum(&client) {
-                    looks += 1;
-                    wrong += u64::from(sum != ACCOUNTS * BALANCE);
+                    looks.count += 1;
+                    looks.wrong.extend((sum != ACCOUNTS * BALANCE).then_some(sum));
+                    looks.noting = looks.noting || Bank::note_wrong_sums(&client).is_ok();
                 }
                 pause(Duration::from_millis(20));
             }
-            (looks, wrong)
+            looks
         });
         Self { stop, looking: Some(looking) }
     }
 
-    /// How often it looked, and how often the sum was not that of the bank.
-    fn finish(mut self) -> (u64, u64) {
+    /// The sum was right at every look, and at every commit. Returns how often it looked.
+    #[track_caller]
+    fn was_right(mut self, bank: &Bank) -> u64 {
         self.stop.store(true, Ordering::Release);
-        self.looking.take().unwrap().join().unwrap()
+        let looks = self.looking.take().unwrap().join().unwrap();
+        assert!(looks.count > 0 && looks.noting, "nobody looked: {looks:?}");
+        assert!(looks.wrong.is_empty(), "sums that were seen: {:?}, of {} looks", looks.wrong, looks.count);
+        assert_eq!(bank.wrong_sums(), "0|", "sums behind commits of the copy");
+        looks.count
     }
 }
 
@@ -65,9 +79,12 @@ fn the_worker_is_killed_and_the_copy_is_exact() {
     let mut bank = Bank::prepare(&Options::default(), "", "");
     bank.transfers(TRANSFER_EVERY);
     let watch = SumWatch::start(bank.target.client());
+    bank.read_at_first();
     for kill in 0..kills {
-        bank.site.spawn(&Run::default());
-        // One in four dies while it starts, so in recovery or in the snapshot.
+        if kill > 0 {
+            bank.site.spawn(&Run::default());
+        }
+        // One in four dies while it starts, so in recovery.
         if random.u8(..4) > 0 {
             bank.site
                 .wait_healthy(aqueduct_tests::site::START_DEADLINE)
@@ -84,11 +101,15 @@ fn the_worker_is_killed_and_the_copy_is_exact() {
     }
     bank.site.start();
     bank.exact();
-    let (looks, wrong) = watch.finish();
+    let looks = watch.was_right(&bank);
     println!(
-        "{kills} kills, {} transfers; the copy's sum was wrong at {wrong} of {looks} looks",
+        "{kills} kills, {} transfers; the copy's sum was right at all of {looks} looks and at each commit",
         bank.source.psql_in("bank", "select count(*) - 1000 from ledger")
     );
+}
+
+fn cuts(bank: &Bank) -> u64 {
+    bank.proxies.iter().map(postgres_services::Proxy::cuts).sum()
 }
 
 #[test]
@@ -97,14 +118,17 @@ fn servers_are_killed_and_connections_cut_and_the_copy_is_exact() {
     let mut random = fastrand::Rng::with_seed(seed);
     println!("SERVER_KILLS={kills} SEED={seed}");
     let mut bank = Bank::prepare(&Options::default(), "", "");
-    bank.site.start();
     bank.transfers(TRANSFER_EVERY);
+    let watch = SumWatch::start(bank.target.client());
+    bank.read_at_first();
     for kill in 0..kills {
+        let before = cuts(&bank);
         for proxy in &bank.proxies {
             proxy.cut_after(200..=300_000, random.u64(..));
         }
         bank.proxies.iter().for_each(postgres_services::Proxy::reset);
         pause(Duration::from_millis(random.u64(500..=3_000)));
+        wait_until(Duration::from_secs(30), "a connection is cut", || (cuts(&bank) > before).then_some(()));
         bank.proxies.iter().for_each(postgres_services::Proxy::heal);
         bank.more_transfers();
         pause(Duration::from_millis(random.u64(..1_000)));
@@ -116,11 +140,11 @@ fn servers_are_killed_and_connections_cut_and_the_copy_is_exact() {
             bank.goes_on();
         }
     }
-    let cuts: u64 = bank.proxies.iter().map(postgres_services::Proxy::cuts).sum();
+    let cuts = cuts(&bank);
     bank.exact();
+    let looks = watch.was_right(&bank);
     println!(
-        "{kills} kills of servers, {cuts} cuts, {} transfers",
+        "{kills} kills of servers, {cuts} cuts, {} transfers; the copy's sum was right at all of {looks} looks and at each commit",
         bank.source.psql_in("bank", "select count(*) - 1000 from ledger")
     );
-    assert!(cuts >= kills, "connections were cut {cuts} times");
 }
