@@ -4,16 +4,19 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
+mod http_sink;
 mod idle;
 mod kafka;
 mod kafka_latency;
 mod kafka_peers;
 mod limits;
 mod moves;
+mod mqtt;
 mod postgres;
 mod postgres_latency;
 mod postgres_sink;
 mod table;
+mod webhook;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -56,6 +59,12 @@ enum Part {
     Kafka,
     /// Postgres → log and log → Postgres beside pg_recvlogical, COPY, UNNEST and Debezium: a fifth of `--lines` as rows.
     Postgres,
+    /// MQTT → log beside mosquitto_sub: a twentieth of `--lines` as messages.
+    Mqtt,
+    /// Webhooks at 64 connections beside an axum handler that discards, and 10,000 idle connections. Needs wrk.
+    Webhook,
+    /// Log → HTTP beside a loop of reqwest by hand: `--lines` records in batches, a twentieth of them one by one.
+    HttpSink,
 }
 
 fn main() -> Result<()> {
@@ -79,6 +88,15 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Postgres) {
         postgres::measure(&dir, args.lines / 5, &mut table)?;
+    }
+    if wanted(Part::Mqtt) {
+        mqtt::measure(&dir, args.lines / 20, &mut table)?;
+    }
+    if wanted(Part::Webhook) {
+        webhook::measure(&dir, args.runs, &mut table)?;
+    }
+    if wanted(Part::HttpSink) {
+        http_sink::measure(&dir, args.lines, args.runs, &mut table)?;
     }
     let text = format!("{}\n{table}", machine(&dir)?);
     println!("{text}");
