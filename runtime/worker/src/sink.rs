@@ -55,6 +55,8 @@ struct SinkLoop {
 
 /// A piece that is gathered for a sink that wants many records: more than this of memory gains nothing (invariant 6).
 const GATHER_MAX_BYTES: usize = 8 << 20;
+/// Less is decoded before another thread would have begun.
+const DECODE_HERE_BYTES: usize = 64 << 10;
 /// Nothing new for so long: the sink has caught up.
 const QUIET: Duration = Duration::from_millis(25);
 
@@ -350,7 +352,7 @@ impl SinkLoop {
 /// Reads while the sink puts.
 struct ReadAhead<'a> {
     reader: &'a mut dyn LogReader,
-    converters: &'a Converters,
+    converters: &'a Arc<Converters>,
     limits: Limits,
     tolerate: bool,
     stats: &'a TaskStats,
@@ -361,8 +363,20 @@ struct ReadAhead<'a> {
 }
 
 impl ReadAhead<'_> {
+    /// On a thread of its own: this one is the sink's. `None`: it failed, and the event says so.
+    async fn decode(&mut self, raw: Batch) -> Option<Piece> {
+        if raw.bytes() < DECODE_HERE_BYTES {
+            return Some(Piece::decode(raw, self.converters));
+        }
+        let converters = self.converters.clone();
+        let decoded = tokio::task::spawn_blocking(move || Piece::decode(raw, &converters)).await;
+        decoded
+            .map_err(|error| *self.event = Some(Err(Error::fatal("worker.task_panicked", "a converter panicked").because(error))))
+            .ok()
+    }
+
     /// One batch, or as many as the sink wants records. Ends at the first thing that is to be done before anything else is read.
-    async fn gather(self, wanted: usize) {
+    async fn gather(mut self, wanted: usize) {
         let room = self.limits.buffer_bytes.min(GATHER_MAX_BYTES);
         while self.event.is_none() {
             match self.reader.next(self.limits.batch_max_bytes, Duration::ZERO).await {
@@ -370,7 +384,7 @@ impl ReadAhead<'_> {
                     let before = self.piece.as_ref().map_or(0, |piece| piece.raw.len());
                     let raw = cut(raw, self.most.saturating_sub(before), self.event);
                     let (records, bytes) = (raw.len(), raw.bytes());
-                    let more = Piece::decode(raw, self.converters);
+                    let Some(more) = self.decode(raw).await else { return };
                     if !self.tolerate && !more.rejects.is_empty() && self.piece.is_some() {
                         // The task fails at these: what is before them is put alone.
                         *self.event = Some(Ok(Fetch::Records(more.raw)));

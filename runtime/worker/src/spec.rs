@@ -185,7 +185,7 @@ impl ConnectorSpec {
             options: resolved.options,
             limits,
             chain,
-            converters,
+            converters: Arc::new(converters),
             policy,
             exactly_once_required: matches!(
                 &settings.role,

@@ -29,7 +29,7 @@ pub struct TaskRun {
     pub options: Options,
     pub limits: Limits,
     pub chain: Chain,
-    pub converters: Converters,
+    pub converters: Arc<Converters>,
     pub policy: Policy,
     /// `exactly.once.support: required`
     pub exactly_once_required: bool,
