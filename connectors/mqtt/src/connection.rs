@@ -231,14 +231,16 @@ impl Connection {
         let said = poll_fn(|cx| {
             ready!(self.poll_write(cx))?;
             ready!(Pin::new(&mut self.socket).poll_shutdown(cx))?;
+            if !forget {
+                return Poll::Ready(Ok(()));
+            }
             // The next connection must find that it is done.
-            while forget {
+            loop {
                 self.input.clear();
                 if ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut (&mut self.input).limit(READ_BYTES)))? == 0 {
-                    break;
+                    return Poll::Ready(Ok::<_, std::io::Error>(()));
                 }
             }
-            Poll::Ready(Ok::<_, std::io::Error>(()))
         });
         if let Ok(Err(why)) | Err(why) = timeout(patience, said).await.map_err(std::io::Error::from) {
             tracing::debug!(place = self.place, "the connection did not end in order: {why}");
