@@ -28,7 +28,7 @@ async fn nothing_is_acknowledged_before_it_is_durable() {
             ("mqtt.client.id", &topic),
         ]);
         let mut source = Source::ready(&options).await;
-        let lines: Vec<String> = (0..300).map(|n| n.to_string()).collect();
+        let lines: Vec<String> = (0..100).map(|n| n.to_string()).collect();
         broker.publish(&topic, 2, &lines, &[]);
         let (mut log, mut round, begin) = (Vec::<String>::new(), 0, Instant::now());
         let mut cx = context();
