@@ -203,7 +203,7 @@ impl Config {
     }
 
     fn tls(&self, address: Option<Address>, issues: &mut Vec<Issue>) -> Option<TlsFiles> {
-        let Some(address) = address else { return None };
+        let address = address?;
         if !address.tls {
             for (name, given) in [
                 ("ssl.certificate.location", self.certificate.is_some()),
