@@ -108,10 +108,9 @@ pub(super) fn credentials(options: &ClientOptions, issues: &mut Vec<Issue>) -> C
         }
     };
     match made {
-        Some(Credentials::Header(name, value)) if HeaderValue::try_from(value.expose()).is_err() => {
+        Some(Credentials::Header(_, value)) if HeaderValue::try_from(value.expose()).is_err() => {
             let issue = Issue::error("http.auth.type", "http.header", "the credentials hold a line end or control character");
             issues.push(issue.fix("remove it: secrets from files often end in one"));
-            let _ = name;
             Credentials::None
         }
         Some(made) => made,
@@ -141,7 +140,8 @@ fn api_key(options: &ClientOptions, key: Secret, issues: &mut Vec<Issue>) -> Opt
     match HeaderName::try_from(options.api_key_name.as_str()) {
         Ok(name) => Some(Credentials::Header(name, key)),
         Err(_) => {
-            issues.push(Issue::error("http.auth.api.key.name", "http.header", "is no name of a header"));
+            let issue = Issue::error("http.auth.api.key.name", "http.header", "is no name of a header");
+            issues.push(issue.fix("use letters, digits and dashes, or http.auth.api.key.in: query"));
             None
         }
     }
@@ -150,13 +150,15 @@ fn api_key(options: &ClientOptions, key: Secret, issues: &mut Vec<Issue>) -> Opt
 fn oauth2(options: &ClientOptions, issues: &mut Vec<Issue>) -> Option<Credentials> {
     let url = Url::parse(options.token_url.as_deref()?.trim());
     let Some(url) = url.ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.username().is_empty()) else {
-        issues.push(Issue::error("oauth2.access.token.url", "http.url", "is no URL of http or https, without a user in it"));
+        let issue = Issue::error("oauth2.access.token.url", "http.url", "is no URL of http or https without a user in it");
+        issues.push(issue.fix("use https://host/path; the client goes into oauth2.client.id and oauth2.client.secret"));
         return None;
     };
     Some(Credentials::OAuth2(Box::new(OAuth2 {
         url,
-        id: options.client_id.clone()?,
-        secret: options.client_secret.clone()?,
+        // Without them there is an issue already; the URL is judged all the same.
+        id: options.client_id.clone().unwrap_or_default(),
+        secret: options.client_secret.clone().unwrap_or_default(),
         scope: options.scope.clone().filter(|scope| !scope.trim().is_empty()),
         place: options.client_auth,
         params: options.token_params.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),

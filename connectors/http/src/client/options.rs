@@ -378,7 +378,9 @@ impl ClientOptions {
         let proxy = self.proxy(issues);
         let guard =
             Guard::new(&self.hosts, self.private, proxy.as_ref().map(|proxy| proxy.host.as_str())).unwrap_or_else(|reason| {
-                issues.push(Issue::error("http.allowed.hosts", "http.hosts", reason));
+                issues.push(
+                    Issue::error("http.allowed.hosts", "http.hosts", reason).fix("use hosts alone, without http:// and paths"),
+                );
                 Guard::closed()
             });
         let codes = Codes::parse(&self.retry_codes).unwrap_or_else(|reason| {
@@ -458,8 +460,13 @@ impl ClientOptions {
                     issues.push(Issue::error(option, "http.header", format!("{name} is set by the connection")).fix("remove it"));
                 }
                 (Ok(name), Ok(value)) => headers.push((name, value)),
-                (Err(_), _) => issues.push(Issue::error(option, "http.header", format!("{name:?} is no name of a header"))),
-                (_, Err(reason)) => issues.push(Issue::error(option, "http.header", reason)),
+                (Err(_), _) => {
+                    let issue = Issue::error(option, "http.header", format!("{name:?} is no name of a header"));
+                    issues.push(issue.fix("use letters, digits and dashes"));
+                }
+                (_, Err(reason)) => {
+                    issues.push(Issue::error(option, "http.header", reason).fix("correct the value; `$${` is a literal `${`"))
+                }
             }
         }
         headers
@@ -475,7 +482,10 @@ impl Settings {
         if rest.contains(['/', '?', '#']) || template.names().next().is_none() {
             match Url::parse(prefix) {
                 Ok(url) => self.check_host(option, &url, issues),
-                Err(error) => issues.push(Issue::error(option, "http.url", format!("is no URL: {error}"))),
+                Err(error) => {
+                    let issue = Issue::error(option, "http.url", format!("is no URL: {error}"));
+                    issues.push(issue.fix("use https://host/path"));
+                }
             }
         }
     }

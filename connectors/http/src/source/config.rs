@@ -309,7 +309,14 @@ impl Config {
     }
 
     fn request(&self, client: &ClientSettings, issues: &mut Vec<Issue>) -> Option<RequestTemplate> {
-        let mut refuse = |option: &str, code: &'static str, reason: String| issues.push(Issue::error(option, code, reason));
+        let mut refuse = |option: &str, code: &'static str, reason: String| {
+            let fix = match code {
+                "http.method" => "use GET or POST",
+                "http.url" => "use https://host/path; credentials go into http.auth.*",
+                _ => "close each `${` with a brace; `$${` is a literal `${`",
+            };
+            issues.push(Issue::error(option, code, reason).fix(fix));
+        };
         let method = Method::from_bytes(self.method.trim().to_ascii_uppercase().as_bytes());
         let method =
             method.map_err(|_| refuse("http.request.method", "http.method", format!("{:?} is no method", self.method))).ok();
@@ -362,7 +369,8 @@ impl Config {
                     initial.insert(name.trim().to_owned(), Value::from(value.trim()));
                 }
                 None => {
-                    issues.push(Issue::error("http.offset.initial", "http.initial", format!("{entry:?} is not name=value")));
+                    let issue = Issue::error("http.offset.initial", "http.initial", format!("{entry:?} is not name=value"));
+                    issues.push(issue.fix("use id=0, timestamp=2024-01-01T00:00:00Z"));
                 }
             }
         }

@@ -242,6 +242,7 @@ fn hosts_that_may_not_be_called_are_said_before_anything_is_tried() {
             .validate(&options(more))
             .into_iter()
             .filter(|issue| issue.is_error())
+            .inspect(|issue| assert!(issue.fix.is_some(), "{issue}"))
             .map(|issue| format!("{} {}", issue.path, issue.code))
             .collect()
     };

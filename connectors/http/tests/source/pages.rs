@@ -197,7 +197,7 @@ async fn empty_pages_are_passed_and_a_feed_without_an_end_is_waited_at() {
         // Items stand at even places; each page names another, also behind the end.
         let api = api(move |request| {
             let at: u64 = request.param("cursor").map_or(0, |cursor| cursor.parse().unwrap());
-            let item = (at % 2 == 0 && at / 2 < items.len()).then(|| serde_json::json!({"id": at / 2}));
+            let item = (at.is_multiple_of(2) && at / 2 < items.len()).then(|| serde_json::json!({"id": at / 2}));
             let next = if item.is_some() || at / 2 < items.len() { at + 1 } else { at };
             let page: Vec<_> = item.into_iter().collect();
             http_services::Answer::json(200, serde_json::json!({"items": page, "cursor": next.to_string()}).to_string())
