@@ -328,8 +328,11 @@ impl Config {
         });
         let headers = self.headers(&client, &content_type, issues);
         let body = self.body(&content_type, issues);
-        let fatal = Codes::parse(&self.fatal)
-            .map_err(|reason| issues.push(Issue::error("fail.on.status.codes", "http_sink.codes", reason)));
+        let fatal = Codes::parse(&self.fatal).map_err(|reason| {
+            issues.push(
+                Issue::error("fail.on.status.codes", "http_sink.codes", reason).fix("use 401, 500..599 or 500-599, with commas"),
+            )
+        });
         let mapping = self.mapping(issues);
         let key_header = self.key_header(issues);
         let receipts = Receipts {
@@ -454,7 +457,10 @@ impl Config {
         let name = HeaderName::try_from(self.idempotency_header.trim());
         let refused = |_| {
             let message = format!("{:?} is no header name", self.idempotency_header);
-            issues.push(Issue::error("idempotency.key.header", "http_sink.header", message));
+            issues.push(
+                Issue::error("idempotency.key.header", "http_sink.header", message)
+                    .fix("use letters, digits and dashes, as Idempotency-Key"),
+            );
         };
         name.map_err(refused).ok().map(KeyHeader)
     }
@@ -473,7 +479,7 @@ fn template(parsed: Result<Template, String>, option: &str, issues: &mut Vec<Iss
     match parsed {
         Ok(template) => known(&template, option, issues).then_some(template),
         Err(reason) => {
-            issues.push(Issue::error(option, "http_sink.template", reason));
+            issues.push(Issue::error(option, "http_sink.template", reason).fix("write ${value.field}; `$${` is a literal `${`"));
             None
         }
     }
