@@ -75,10 +75,8 @@ impl Context {
     /// Each has a name of its own for the run.
     pub(super) fn new(name: &str, database: &str, tell: bool) -> Self {
         // Bytes are text to every converter, and cost a record nothing but a count; what is the same everywhere, not even that.
-        let header = |name: &str, value: Bytes| Header {
-            name: format!("__debezium.context.{name}").into(),
-            value: Payload::Bytes(value),
-        };
+        let header =
+            |name: &str, value: Bytes| Header { name: format!("__debezium.context.{name}").into(), value: Payload::Bytes(value) };
         let headers = tell.then(|| {
             [
                 header("connectorLogicalName", name.to_owned().into()),
