@@ -662,8 +662,12 @@ async fn the_end_of_a_transaction_waits_for_its_rest_and_its_position_with_it() 
     rig.produce(&["d1", "d2"]).await;
     until("d is committed", async || rig.committed().await == 6).await;
     assert_eq!(put(), "a1 b1 b2 c1 d1 d2");
-    let progress = rig.worker.status("snk").unwrap().tasks[0].aqueduct.clone();
-    assert_eq!((progress.records_out, progress.records_in_flight), (6, 0));
+    // Counted a moment after the log has it.
+    let counted = || {
+        let progress = rig.worker.status("snk").unwrap().tasks[0].aqueduct.clone();
+        (progress.records_out, progress.records_in_flight)
+    };
+    until("all are counted", async || counted() == (6, 0)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
