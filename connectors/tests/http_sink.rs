@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 /// The texts that were taken, each as often as it was.
 fn taken(api: &Api) -> Vec<String> {
-    let good = api.requests().into_iter().filter(|request| is_good(request));
+    let good = api.requests().into_iter().filter(is_good);
     good.flat_map(|request| request.text().lines().map(|line| line.trim_matches('"').to_owned()).collect::<Vec<_>>()).collect()
 }
 
