@@ -86,6 +86,7 @@ fn hand(records: u64) -> Result<f64> {
     let receiver = Receiver::start()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let (next, url) = (Arc::<AtomicU64>::default(), format!("http://127.0.0.1:{}/", receiver.port));
+    http_services::install_crypto();
     let client = reqwest::Client::builder().no_proxy().build()?;
     let start = Instant::now();
     runtime.block_on(async {
