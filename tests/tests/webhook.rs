@@ -5,7 +5,7 @@
 use aqueduct_tests::segment::{partitions, read_partition};
 use aqueduct_tests::site::free_port;
 use aqueduct_tests::wait::pause;
-use aqueduct_tests::{Run, Site, env_number, poll_for, wait_until};
+use aqueduct_tests::{Run, Site, env_number, wait_until};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
