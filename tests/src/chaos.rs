@@ -31,7 +31,7 @@ pub struct Chaos {
     pub seed: u64,
     /// `bootstrap.servers`: the log is Kafka, where nobody else uses the topic [`TOPIC`].
     pub kafka: Option<String>,
-    /// A bug to plant (`tail_lost`), for the test of the checker itself.
+    /// A bug to plant (`tail_lost`), for the test of the checker itself; failpoints may follow it (`tail_lost;log.data.sync=eio`).
     pub bug: Option<String>,
     /// What the aimed points begin with. A planted bug shows only at some: a short run that tries all may miss it.
     pub aim: &'static str,

@@ -15,7 +15,6 @@ pub mod scenario;
 pub mod segment;
 pub mod site;
 pub mod trace;
-pub mod wait;
 
 pub use chaos::{Chaos, Mode};
 pub use checker::{Kind, Report, Stream, check};
@@ -23,4 +22,5 @@ pub use client::{Answer, Client};
 pub use kafka_site::{Flow, RestWatch};
 pub use ledger::{Ledger, LedgerProcess};
 pub use site::{Run, Site};
-pub use wait::{env_number, poll_for, wait_until};
+pub use wait_services as wait;
+pub use wait_services::{env_number, poll_for, wait_until};

@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 const CORE: &str = "aqueduct-core";
 const CONFIG: &str = "aqueduct-config";
 /// Real services for tests: below everything, so that any crate's tests may name them (as a dev-dependency).
-const SERVICES: [&str; 4] = ["kafka-services", "postgres-services", "http-services", "mqtt-services"];
+const SERVICES: [&str; 5] = ["kafka-services", "postgres-services", "http-services", "mqtt-services", WAIT];
+/// What all of them wait with.
+const WAIT: &str = "wait-services";
 
 /// The workspace crates that each may name. A connector crate may name core and config; the binary every one but tests and xtask.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -22,10 +24,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The log: docs/adr/0002-rest-reads-the-log.md
     ("aqueduct-rest", &["aqueduct-worker", CORE, CONFIG, "aqueduct-log"]),
     ("aqueduct-tests", &SERVICES),
-    (SERVICES[0], &[]),
-    (SERVICES[1], &[]),
-    (SERVICES[2], &[]),
-    (SERVICES[3], &[]),
+    (SERVICES[0], &[WAIT]),
+    (SERVICES[1], &[WAIT]),
+    (SERVICES[2], &[WAIT]),
+    (SERVICES[3], &[WAIT]),
+    (WAIT, &[]),
     ("xtask", &[]),
 ];
 

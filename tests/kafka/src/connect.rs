@@ -2,12 +2,12 @@
 
 use crate::home::{debezium_home, free_port, kafka_home, must_run, run, script, text};
 use crate::process::Process;
-use crate::wait::wait_until;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use wait_services::wait_until;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {

@@ -2,9 +2,9 @@
 
 use crate::broker::Broker;
 use crate::home::{must_run, run_with, text};
-use crate::wait::poll_for;
 use std::process::{Command, Output};
 use std::time::Duration;
+use wait_services::poll_for;
 
 /// As kcat saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,6 @@ mod options;
 mod process;
 mod proxy;
 mod tools;
-mod wait;
 pub mod wire;
 
 pub use broker::{Broker, Shared, shared};
@@ -22,4 +21,4 @@ pub use kcat::{Record, consume, kcat};
 pub use options::{Options, PASSWORD_SUFFIX, USERS};
 pub use proxy::{Action, Proxy, Rule, Side};
 pub use tools::java_tool;
-pub use wait::{poll_for, wait_until};
+pub use wait_services::{poll_for, wait_until};

@@ -1,12 +1,12 @@
 //! A process that one of our scripts started in a folder: known by its id, and by the log it leaves there.
 
 use crate::home::text;
-use crate::wait::wait_until;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
+use wait_services::wait_until;
 
 /// Killed on drop, its folder removed. The tail of its log is printed when the test fails.
 #[derive(Debug)]

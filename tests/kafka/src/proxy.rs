@@ -4,7 +4,6 @@
 //! Four threads a connection: each direction has one that reads and one that writes, so that a delay does not lower the rate.
 
 use crate::home::free_port;
-use crate::wait::poll_for;
 use crate::wire::read_frame;
 use socket2::SockRef;
 use std::collections::{BTreeMap, HashMap};
@@ -14,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use wait_services::poll_for;
 
 /// Frames between a connection's reader and writer; with a megabyte each, 64 MB.
 const IN_FLIGHT: usize = 64;

@@ -2,7 +2,6 @@
 
 use crate::clients::{Publisher, Subscriber};
 use crate::options::{Options, PASSWORD, USER};
-use crate::wait::{poll_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
 use std::net::{TcpListener, TcpStream};
@@ -11,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
+use wait_services::{poll_for, wait_until};
 
 /// On a loaded machine.
 const START: Duration = Duration::from_secs(60);

@@ -1,11 +1,11 @@
 //! mosquitto's own clients, as witnesses.
 
-use crate::wait::poll_for;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use wait_services::poll_for;
 
 /// `mosquitto_pub -l`: each line is a message.
 #[derive(Debug)]

@@ -6,9 +6,8 @@
 mod broker;
 mod clients;
 mod options;
-mod wait;
 
 pub use broker::{Broker, Shared, free_port, shared};
 pub use clients::{Publisher, Subscriber};
 pub use options::{Options, PASSWORD, USER};
-pub use wait::{poll_for, wait_until};
+pub use wait_services::{poll_for, wait_until};

@@ -9,7 +9,6 @@ mod proxy;
 mod psql;
 mod server;
 mod template;
-mod wait;
 
 pub use disk::Disk;
 pub use home::{bin_dir, free_port};
@@ -17,4 +16,4 @@ pub use options::{Options, PASSWORD, USER};
 pub use proxy::Proxy;
 pub use psql::{Psql, Session};
 pub use server::{Server, Shared, shared, yaml};
-pub use wait::{poll_for, wait_until};
+pub use wait_services::{poll_for, wait_until};

@@ -5,7 +5,6 @@ use crate::home::{bin_dir, free_port, hand_over, must, script, server_program};
 use crate::options::{Options, PASSWORD, USER};
 use crate::psql::{Psql, Session};
 use crate::template;
-use crate::wait::{poll_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
 use std::ops::Deref;
@@ -14,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::Duration;
+use wait_services::{poll_for, wait_until};
 
 /// On a loaded machine; recovery after `kill9` included.
 const START: Duration = Duration::from_secs(180);

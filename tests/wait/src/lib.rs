@@ -1,4 +1,4 @@
-//! Waiting for a condition with a deadline; the only place that pauses.
+//! Waiting for a condition with a deadline, for the tests of every crate; the only place that pauses.
 
 use std::time::{Duration, Instant};
 
