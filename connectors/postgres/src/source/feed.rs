@@ -21,6 +21,13 @@ const READ_BYTES: usize = 256 << 10;
 /// A row is at most 1 GiB in Postgres; one that does not fit here could not be appended to a log either (64 MiB a record).
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
+/// A walsender sends each message by itself: whoever reads at once wakes up for every other row and commits a handful at a time. What is less than
+/// this much is let grow for [`REST`] before the next read, which a receive buffer of [`super::wire`]'s size holds without stopping the server.
+const LITTLE_BYTES: usize = 128 << 10;
+
+/// What a change may wait for the ones behind it. Small beside an fdatasync on a disk in use.
+const REST: Duration = Duration::from_millis(2);
+
 /// A moved confirmation is told within this time; more often would be a packet for each commit.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(100);
 
@@ -74,6 +81,7 @@ impl Feed {
             last_status: Instant::now(),
             last_told: 0,
             heard: Instant::now(),
+            rest: None,
         };
         #[allow(clippy::disallowed_methods, reason = "the feed owns the handle, ends it in close and aborts it when dropped")]
         let task = tokio::spawn(io.run());
@@ -123,6 +131,8 @@ struct Io {
     last_status: Instant,
     last_told: u64,
     heard: Instant,
+    /// Nothing is read before.
+    rest: Option<Instant>,
 }
 
 enum Next {
@@ -130,6 +140,7 @@ enum Next {
     Due,
     Told,
     Read(usize),
+    Rested,
     Room(OwnedSemaphorePermit),
     Failed(Error),
 }
@@ -162,8 +173,11 @@ impl Io {
                 }
                 Next::Told => self.status(false).await?,
                 Next::Read(0) => return Err(self.wire.connect.unreachable("the server closed the connection")),
-                // At once, however little came: a pause to gather more costs a third of the speed, since a walsender stops where the socket is full.
-                Next::Read(_) => self.heard = Instant::now(),
+                Next::Read(_) => {
+                    self.heard = Instant::now();
+                    self.rest = (self.wire.input.len() < LITTLE_BYTES).then(|| self.heard + REST);
+                }
+                Next::Rested => self.rest = None,
                 Next::Room(permit) => {
                     let block = waiting.take().map(|bytes| Block { bytes, _room: Some(permit) });
                     if let Some(block) = block
@@ -199,7 +213,8 @@ impl Io {
             () = tokio::time::sleep_until(soon), if untold => Next::Told,
             () = tokio::time::sleep_until(due) => Next::Due,
             changed = self.told.changed(), if !untold => if changed.is_err() { Next::Stop } else { Next::Told },
-            read = self.wire.socket.read_buf(input), if waiting.is_none() => match read {
+            () = tokio::time::sleep_until(self.rest.unwrap_or(due)), if self.rest.is_some() && waiting.is_none() => Next::Rested,
+            read = self.wire.socket.read_buf(input), if waiting.is_none() && self.rest.is_none() => match read {
                 Ok(len) => Next::Read(len),
                 Err(error) => Next::Failed(self.wire.connect.unreachable(error)),
             },
