@@ -91,12 +91,14 @@ fn same_key(table: &Table, group: &Group, alias: &str) -> String {
     group.key.iter().map(same).collect::<Vec<_>>().join(" AND ")
 }
 
-/// `(SELECT u.c0, u.c1::"pg_catalog"."numeric" AS c1 FROM unnest($1::int8[], $2::text[]) AS u(c0, c1)) AS k`
+/// `(SELECT u.c0, u.c1::"pg_catalog"."numeric" AS c1 FROM (SELECT unnest($1::int8[]) AS c0, unnest($2::text[]) AS c1) AS u) AS k`
+///
+/// The arrays are of one length, so that they are taken apart in step; `FROM unnest($1, $2)` would store each of them as rows first.
 fn source(table: &Table, group: &Group, columns: &[usize]) -> String {
     let mut arrays = String::new();
     for (index, column) in columns.iter().enumerate() {
         let separator = if index > 0 { ", " } else { "" };
-        let _ = write!(arrays, "{separator}${}::{}", index + 1, sent_as(table, group, *column).wire().2);
+        let _ = write!(arrays, "{separator}unnest(${}::{}) AS c{column}", index + 1, sent_as(table, group, *column).wire().2);
     }
     let values = list(columns, |column| {
         let cast = &table.columns[column].cast;
@@ -106,7 +108,7 @@ fn source(table: &Table, group: &Group, columns: &[usize]) -> String {
             _ => format!("u.c{column}::{cast} AS c{column}"),
         }
     });
-    format!("(SELECT {values} FROM unnest({arrays}) AS u({})) AS k", list(columns, |column| format!("c{column}")))
+    format!("(SELECT {values} FROM (SELECT {arrays}) AS u) AS k")
 }
 
 fn sent_as(table: &Table, group: &Group, column: usize) -> Native {

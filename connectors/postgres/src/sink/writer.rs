@@ -17,6 +17,37 @@ pub(super) struct Writer {
     pub(super) table: Table,
     pub(super) rows: Rows,
     plans: FxHashMap<(usize, usize, bool), Plan>,
+    /// Of each topic's records without a schema: where the entries of the last value and of the last key went.
+    shapes: FxHashMap<Topic, [Vec<Entry>; 2]>,
+}
+
+/// Of a map without a schema: what its entry at this place was, and where it went. The next record's entry at that place mostly has the same name.
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    to: To,
+}
+
+impl Entry {
+    fn is(&mut self, name: &str, to: To) {
+        if name.len() <= ENTRY_MAX_BYTES {
+            self.name.clear();
+            self.name.push_str(name);
+            self.to = to;
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum To {
+    /// Filtered out.
+    Nowhere,
+    /// The table has no column for it.
+    Missing,
+    Column {
+        index: usize,
+        key: bool,
+    },
 }
 
 /// Where the fields of a schema go. Holds what it is known by, so that no address comes to mean something else.
@@ -30,6 +61,10 @@ struct Plan {
 
 /// Plans of a table that are kept; a source has few schemas (invariant 6).
 const PLANS_MAX: usize = 256;
+/// Entries of a map whose places are kept: no table has more columns (invariant 6).
+const ENTRIES_MAX: usize = 1600;
+/// Longer names than columns have are not kept; some columns are found by names that are longer in lower case.
+const ENTRY_MAX_BYTES: usize = 255;
 
 /// Why a record is not in the rows.
 #[derive(Debug)]
@@ -103,7 +138,7 @@ fn guess(data: &Data) -> &'static str {
 
 impl Writer {
     pub(super) fn new(name: TableName, table: Table) -> Self {
-        let mut writer = Self { name, table, rows: Rows::default(), plans: FxHashMap::default() };
+        let mut writer = Self { name, table, rows: Rows::default(), plans: FxHashMap::default(), shapes: FxHashMap::default() };
         writer.clear();
         writer
     }
@@ -203,25 +238,7 @@ impl Writer {
     ) -> Result<Vec<usize>, Outcome> {
         match fields {
             Fields::Struct(schema, values) => self.structured(row, schema, values, topic, of_key, cx, missing),
-            Fields::Map(entries) => {
-                let mut key = Vec::new();
-                for (name, value) in *entries {
-                    let name = name.as_str().ok_or_else(|| "has a field whose name is no text".to_owned())?;
-                    if !cx.keeps(topic, name, of_key) {
-                        continue;
-                    }
-                    // What an unknown field would hold is not told by null.
-                    if value.is_null() && self.table.column(name, cx.settings.fold).is_none() {
-                        continue;
-                    }
-                    let is_key = of_key || self.is_key(name, cx);
-                    self.field(row, name, None, &Meaning::Plain, value, is_key, cx, missing)?;
-                    if is_key {
-                        key.extend(self.table.column(name, cx.settings.fold));
-                    }
-                }
-                self.key_in_order(key, of_key, missing, cx)
-            }
+            Fields::Map(entries) => self.mapped(row, entries, topic, of_key, cx, missing),
             Fields::Single(schema, data) => {
                 let name = match (of_key, &cx.settings.key_fields[..], &cx.settings.value_column) {
                     (true, [name], _) | (false, _, Some(name)) => name.clone(),
@@ -246,6 +263,89 @@ impl Writer {
                 Ok(if of_key { self.table.column(&name, cx.settings.fold).into_iter().collect() } else { Vec::new() })
             }
             Fields::Nothing => Err("has nothing in it".to_owned().into()),
+        }
+    }
+
+    /// As [`Writer::fields`]. Names are looked up only where they are not those of the record before.
+    fn mapped(
+        &mut self,
+        row: usize,
+        entries: &[(Data, Data)],
+        topic: &Topic,
+        of_key: bool,
+        cx: &Context<'_>,
+        missing: &mut Vec<NewColumn>,
+    ) -> Result<Vec<usize>, Outcome> {
+        let which = usize::from(of_key);
+        let mut shape = self.shapes.get_mut(topic).map(|shapes| std::mem::take(&mut shapes[which])).unwrap_or_default();
+        let key = self.entries(&mut shape, row, entries, topic, of_key, cx, missing);
+        match self.shapes.get_mut(topic) {
+            Some(shapes) => shapes[which] = shape,
+            None => {
+                if self.shapes.len() >= PLANS_MAX {
+                    self.shapes.clear();
+                }
+                self.shapes.entry(topic.clone()).or_default()[which] = shape;
+            }
+        }
+        self.key_in_order(key?, of_key, missing, cx)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one step of `mapped`")]
+    fn entries(
+        &mut self,
+        shape: &mut Vec<Entry>,
+        row: usize,
+        entries: &[(Data, Data)],
+        topic: &Topic,
+        of_key: bool,
+        cx: &Context<'_>,
+        missing: &mut Vec<NewColumn>,
+    ) -> Result<Vec<usize>, Outcome> {
+        let mut columns = Vec::new();
+        for (at, (name, value)) in entries.iter().enumerate() {
+            let name = name.as_str().ok_or_else(|| "has a field whose name is no text".to_owned())?;
+            let to = match shape.get(at) {
+                Some(known) if known.name == name => known.to,
+                _ => {
+                    let (to, known) = (self.place(name, topic, of_key, cx), shape.len());
+                    match shape.get_mut(at) {
+                        Some(other) => other.is(name, to),
+                        None if at < ENTRIES_MAX && name.len() <= ENTRY_MAX_BYTES && at == known => {
+                            shape.push(Entry { name: name.to_owned(), to });
+                        }
+                        None => {}
+                    }
+                    to
+                }
+            };
+            match to {
+                To::Nowhere => {}
+                // What an unknown field would hold is not told by null.
+                To::Missing if value.is_null() => {}
+                To::Missing => {
+                    let key = of_key || self.is_key(name, cx);
+                    missing.push(cx.new_column(name, None, value, key));
+                }
+                To::Column { index, key } => {
+                    self.put(row, index, name, None, &Meaning::Plain, value, key, cx)?;
+                    if key {
+                        columns.push(index);
+                    }
+                }
+            }
+        }
+        Ok(columns)
+    }
+
+    /// Where a field without a schema goes.
+    fn place(&self, name: &str, topic: &str, of_key: bool, cx: &Context<'_>) -> To {
+        if !cx.keeps(topic, name, of_key) {
+            return To::Nowhere;
+        }
+        match self.table.column(name, cx.settings.fold) {
+            Some(index) => To::Column { index, key: of_key || self.is_key(name, cx) },
+            None => To::Missing,
         }
     }
 
@@ -357,6 +457,21 @@ impl Writer {
             missing.push(cx.new_column(name, schema, data, is_key));
             return Ok(());
         };
+        self.put(row, column, name, schema, meaning, data, is_key, cx)
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "one step of `field`")]
+    fn put(
+        &mut self,
+        row: usize,
+        column: usize,
+        name: &str,
+        schema: Option<&Schema>,
+        meaning: &Meaning,
+        data: &Data,
+        is_key: bool,
+        cx: &Context<'_>,
+    ) -> Result<(), Outcome> {
         let to = &self.table.columns[column];
         if to.generated {
             return Ok(());

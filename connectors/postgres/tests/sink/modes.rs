@@ -36,6 +36,30 @@ async fn upserts_and_deletes_of_flat_records() {
     assert_eq!(server.psql_in(&db, "select * from t order by id"), "1||1");
 }
 
+/// Where a field goes is remembered by its place; the next record may have others there.
+#[tokio::test]
+async fn records_of_one_topic_have_their_fields_in_any_order() {
+    let server = shared();
+    let db = server.database();
+    server.psql_in(&db, "create table t (id int primary key, name text, n int, \"Mixed\" text)");
+    let options = "insert.mode: upsert\npk.mode: record_value\npk.fields: id\nauto.evolve: true\nfield.exclude.list: secret";
+    let mut rig = Rig::new(&server, &db, options);
+    rig.log(
+        "t",
+        [
+            pair("null", r#"{"id":1,"name":"a","n":1}"#),
+            pair("null", r#"{"n":2,"id":2,"name":"b"}"#),
+            pair("null", r#"{"secret":"x","new":null,"id":3,"mixed":"c"}"#),
+            pair("null", r#"{"id":4}"#),
+            pair("null", r#"{"new":null,"secret":"y","name":"e","id":5,"n":5}"#),
+            pair("null", r#"{"secret":"x","new":"seen","id":6,"mixed":"f"}"#),
+        ],
+    );
+    rig.run_clean().await;
+    let rows = "1|a|1||\n2|b|2||\n3|||c|\n4||||\n5|e|5||\n6|||f|seen";
+    assert_eq!(server.psql_in(&db, "select id, name, n, \"Mixed\", new from t order by id"), rows);
+}
+
 #[tokio::test]
 async fn debezium_events() {
     let server = shared();
