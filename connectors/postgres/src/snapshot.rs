@@ -8,16 +8,18 @@
 //!
 //! **After a crash** the exported snapshot is gone, and a later view has seen transactions that the stream sends again from the slot's beginning: their
 //! events would be *older* than the rows. To drop them one would have to compare keys in the server's order, which only the server knows (collations),
-//! and LSNs with views, which do not agree (a transaction becomes visible some time after its commit record). Instead the stream begins at once, and
-//! what is left of each table with a key is read beside it in chunks, exactly as an incremental snapshot is: a chunk knows the transactions that it has
-//! seen, its rows are sent when the stream has passed all of these, and a row that the stream has changed since is left out ([`incremental`]). Events are
-//! never out of order for a key, whatever its type; a key needs to be equal only, not to be compared. Consumers may see a change of a row before its `r`
-//! event (with the server's placeholder for large values that did not change); the `r` follows and has them.
+//! and LSNs with views, which do not agree (a transaction becomes visible some time after its commit record). Instead what is left is read with a condition:
+//! rows whose version (`xmin`) the exported snapshot had ([`plan::unchanged_since`]; what it had seen is stored). These are as they were then; whatever was
+//! inserted, changed or deleted since comes by the stream, and by it alone. `xmin` proves nothing where ids of transactions have wrapped, or where the table's
+//! definition changed ([`reader::since`]): then the condition is left out, and rows may come twice, but none is left out.
 //!
-//! Rows **without a key** cannot be told apart so. They are read by blocks of the heap. After a crash the stream waits, and the rest of the heap is read
-//! with a condition: rows whose version (`xmin`) the exported snapshot had. These are as they were then; whatever was inserted, changed or deleted since
-//! comes by the stream, wherever in the heap it is now. A heap that was rewritten (`CLUSTER`) is read again from its first block. Where ids of
-//! transactions have wrapped, `xmin` proves nothing and the condition is left out: rows may come twice then, none is left out.
+//! The stream begins at once, and what is left of each table **with a key** is read beside it in chunks, exactly as an incremental snapshot is: a chunk knows
+//! the transactions that it has seen, its rows are sent when the stream has passed all of these, and a row that the stream has changed since is left out
+//! ([`incremental`]). Events are never out of order for a key, whatever its type; a key needs to be equal only, not to be compared. An update has the server's
+//! placeholder for large values that did not change: in a table with such values, changed rows are read all the same, and their `r` follows the change.
+//!
+//! Rows **without a key** cannot be told apart so. They are read by blocks of the heap; after a crash the stream waits for the rest of it. A row that moved in
+//! the heap is one that changed. A heap that was rewritten (`CLUSTER`) is read again from its first block.
 //!
 //! **What a table loses meanwhile**: `TRUNCATE` and a rewriting `ALTER TABLE` remove rows even from older views. They are told by the table's file, which
 //! then differs between the view's catalog and now, and a lock that every reading takes keeps them out from then on; such a table is read beside the stream.
@@ -166,6 +168,13 @@ struct Running {
     kind: Kind,
 }
 
+/// A user's own, read in place of the table.
+fn statement(options: &Options, name: &Name) -> Option<String> {
+    let whole = format!("{}.{}", name.0, name.1);
+    let key = options.snapshot_overrides.iter().find(|table| **table == whole || table.ends_with(&format!(".{whole}")))?;
+    options.snapshot_statements.get(key).cloned()
+}
+
 /// How soon transactions that keep a table without a key from joining must have ended.
 const JOIN_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -186,13 +195,22 @@ impl Snapshots {
             let name = format!("{}.{}", table.schema, table.name);
             chosen.is_empty() || chosen.iter().any(|pattern| pattern.is_match(&name))
         };
+        let own = |table: &Table| statement(&options, &(table.schema.clone(), table.name.clone())).is_some();
         let stored = States::read(&resume, &options.topic_prefix);
-        let plan = plan(Situation { mode: options.snapshot_mode, before, stored, captured: &captured, include: &include });
-        let name = |table: &Arc<Table>| (table.schema.clone(), table.name.clone());
         let seen = offset
             .as_ref()
             .and_then(|offset| Some(offset.get(SEEN)?.as_str()?.to_owned()))
             .filter(|_| before == Before::Unfinished);
+        let plan = plan(Situation {
+            mode: options.snapshot_mode,
+            before,
+            stored,
+            captured: &captured,
+            include: &include,
+            own: &own,
+            seen: seen.as_deref(),
+        });
+        let name = |table: &Arc<Table>| (table.schema.clone(), table.name.clone());
         Ok(Self {
             emit: !options.read_only && !standby,
             chunks: Chunks::new(connect.clone()),
@@ -240,21 +258,14 @@ impl Snapshots {
             self.seen = None;
             return Ok(());
         }
-        let (export, joined, resumed) = (self.export, self.joined.clone(), self.seen.clone());
-        let unchanged = |name: &Name| -> Result<Option<String>> {
-            // See the module's words on rows without a key.
-            Ok(match &resumed {
-                _ if export || self.options.snapshot_mode == SnapshotMode::InitialOnly => None,
-                _ if joined.contains(name) => plan::unchanged_since(&Visible::parse(&format!("{0}:{0}:", self.barrier))?),
-                Some(seen) => plan::unchanged_since(&Visible::parse(seen)?),
-                None => None,
-            })
-        };
-        let conditions = first.iter().map(&unchanged).collect::<Result<Vec<_>>>()?;
-        let jobs =
-            first.iter().zip(conditions).filter_map(|(name, condition)| Some((self.captured.get(name)?.clone(), condition)));
-        let jobs: Vec<_> = jobs.collect();
-        self.start(jobs, Kind::Initial, exported).await
+        for name in first.iter().filter(|name| self.joined.contains(*name)) {
+            // Everything below has ended: it is read. Everything else is the stream's.
+            let read = self.states.0.entry(name.clone()).or_default().read.get_or_insert_with(Read::default);
+            read.seen = Some(format!("{0}:{0}:", self.barrier));
+            self.moved.insert(name.clone());
+        }
+        let tables = first.iter().filter_map(|name| self.captured.get(name).cloned()).collect();
+        self.start(tables, Kind::Initial, exported).await
     }
 
     /// Rows of tables without a key cannot be told from the stream's if they were written by a transaction that began before the table was published.
@@ -273,26 +284,26 @@ impl Snapshots {
         Ok(())
     }
 
-    async fn start(
-        &mut self,
-        jobs: Vec<(Arc<Table>, Option<String>)>,
-        kind: Kind,
-        exported: Option<(String, u64)>,
-    ) -> Result<()> {
+    async fn start(&mut self, tables: Vec<Arc<Table>>, kind: Kind, exported: Option<(String, u64)>) -> Result<()> {
         let options = &self.options;
-        let job = |(index, (table, condition)): (usize, (Arc<Table>, Option<String>))| {
+        let follows = kind == Kind::Initial && options.snapshot_mode != SnapshotMode::InitialOnly;
+        let job = |(index, table): (usize, Arc<Table>)| {
             let name = (table.schema.clone(), table.name.clone());
             let read = self.states.0.get(&name).and_then(|state| state.read.clone()).unwrap_or_default();
-            Job {
+            let statement = statement(options, &name);
+            // Rows of a user's statement do not tell who wrote them.
+            let seen = read.seen.filter(|_| follows && statement.is_none());
+            Ok(Job {
                 index,
-                statement: self.statement(&name),
-                condition: condition.or(read.condition),
+                statement,
+                since: seen.map(|seen| Visible::parse(&seen)).transpose()?.and_then(|seen| plan::unchanged_since(&seen)),
+                condition: read.condition,
                 after: read.key,
                 ctid: read.ctid.zip(read.file),
                 table,
-            }
+            })
         };
-        let mut jobs: Vec<Job> = jobs.into_iter().enumerate().map(job).collect();
+        let mut jobs = tables.into_iter().enumerate().map(job).collect::<Result<Vec<Job>>>()?;
         if options.snapshot_order != TableOrder::Disabled {
             self.by_rows(&mut jobs).await?;
         }
@@ -313,13 +324,6 @@ impl Snapshots {
         }
         self.running = Some(Running { snapshot, kind });
         Ok(())
-    }
-
-    fn statement(&self, name: &Name) -> Option<String> {
-        let whole = format!("{}.{}", name.0, name.1);
-        let key =
-            self.options.snapshot_overrides.iter().find(|table| **table == whole || table.ends_with(&format!(".{whole}")))?;
-        self.options.snapshot_statements.get(key).cloned()
     }
 
     async fn by_rows(&self, jobs: &mut [Job]) -> Result<()> {
@@ -459,14 +463,14 @@ impl Snapshots {
     pub async fn begin_blocking(&mut self) -> Result<()> {
         self.chunks.drop_chunk();
         let queue = self.states.queue(Kind::Blocking);
-        let jobs: Vec<_> = queue.iter().filter_map(|name| Some((self.captured.get(name)?.clone(), None))).collect();
+        let tables: Vec<_> = queue.iter().filter_map(|name| self.captured.get(name).cloned()).collect();
         for name in &queue {
             if !self.captured.contains_key(name) {
                 self.forget(name);
             }
         }
         // A view of another session than the one that was interrupted: the rest of it is read in this one.
-        if jobs.is_empty() { Ok(()) } else { self.start(jobs, Kind::Blocking, None).await }
+        if tables.is_empty() { Ok(()) } else { self.start(tables, Kind::Blocking, None).await }
     }
 
     /// The stream has sent everything that committed before `position`: sends what may follow, and reads on. `at`: what the rows' source tells.
@@ -568,7 +572,9 @@ impl Snapshots {
             None => self.limits.get(&name).copied().unwrap_or(FIRST_CHUNK_ROWS).min(self.options.snapshot_chunk),
         };
         let barrier = if self.joined.contains(&name) { self.barrier } else { 0 };
-        let wanted = Wanted { oid, name, read, limit, version: self.version, barrier, emit: self.emit };
+        let seen = read.seen.as_deref().filter(|_| read.id.is_none()).and_then(|seen| Visible::parse(seen).ok());
+        let since = seen.and_then(|seen| plan::unchanged_since(&seen));
+        let wanted = Wanted { oid, name, read, since, limit, version: self.version, barrier, emit: self.emit };
         self.begun.get_or_insert_with(Instant::now);
         self.chunks.want(|| Some(wanted));
         true

@@ -2,7 +2,7 @@
 
 use super::Model;
 use super::composite::java_order;
-use aqueduct_core::{Data, Payload, Record};
+use aqueduct_core::{Data, JsonMap, Payload, Record};
 use std::sync::Arc;
 
 /// One transaction as it goes by. Holds one number for each table that it touches.
@@ -42,6 +42,13 @@ impl Transaction {
         });
         self.counts[at].1 += 1;
         Place { id: self.name(lsn), total: self.total, order: self.counts[at].1 }
+    }
+
+    /// As `TransactionContext.store`: Debezium counts on from it.
+    pub(crate) fn offset(&self) -> JsonMap {
+        let counts =
+            self.counts.iter().map(|(name, count)| (format!("transaction_data_collection_order_{name}"), (*count).into()));
+        [("transaction_id".to_owned(), self.id.to_string().into())].into_iter().chain(counts).collect()
     }
 
     /// Debezium's: the transaction's id and the LSN of the event at hand.

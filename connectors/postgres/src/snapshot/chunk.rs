@@ -4,7 +4,7 @@ use super::copy::{self, Places};
 use super::query::{BEGIN, Bounds, Chunk, UNHURRIED};
 use super::reader::{self, View, cut_columns, key_of};
 use super::state::Read;
-use crate::connection::Connect;
+use crate::connection::{Connect, identifier};
 use crate::source::catalog;
 use crate::source::monitor::HEARTBEAT;
 use crate::table::{Cell, ReplicaIdentity, Table};
@@ -14,6 +14,9 @@ use rustc_hash::FxHashMap;
 use sqlx::postgres::PgConnection;
 use std::ops::Range;
 use std::sync::Arc;
+
+/// A value of this size is never put out of line: the pointer to it would be no smaller (`toast_tuple_find_biggest_attribute`).
+const INLINE_BYTES: usize = 20;
 
 /// As [`Places`], kept.
 type RowPlaces = Box<[Option<Range<usize>>]>;
@@ -50,6 +53,8 @@ pub struct Wanted {
     pub oid: u32,
     pub name: super::state::Name,
     pub read: Read,
+    /// Rows that have not changed since an earlier view: the stream has the others, but for what an update leaves out.
+    pub since: Option<String>,
     pub limit: u32,
     pub version: u32,
     /// Transactions below this must have ended: they may have changed the table before it was published.
@@ -114,11 +119,18 @@ async fn chunk(connect: &Connect, session: &mut PgConnection, wanted: &Wanted) -
         ReplicaIdentity::Index => named(&facts.identity).unwrap_or_default(),
         _ => cut_columns(&table).unwrap_or_default(),
     };
+    let since = match &wanted.since {
+        Some(since) => {
+            let told = reader::since(connect, session, &table, since).await?;
+            told.map(|large| if large { or_large(since, &table, &columns, wanted.version) } else { since.clone() })
+        }
+        None => None,
+    };
     let all = Chunk {
         table: &table,
         only: !facts.partitioned,
         statement: None,
-        condition: wanted.read.condition.as_deref(),
+        condition: since.as_deref().or(wanted.read.condition.as_deref()),
         bounds: Bounds::All,
     };
     reader::check(connect, session, &all).await?;
@@ -142,6 +154,23 @@ async fn chunk(connect: &Connect, session: &mut PgConnection, wanted: &Wanted) -
     window.last = window.rows.len() < wanted.limit as usize;
     (window.until, window.estimate) = (until, estimate);
     Ok(Outcome::Chunk(Box::new(window)))
+}
+
+/// Rows that changed since are read too where one of their values may lie out of line: an update's event leaves it out unless it changed.
+fn or_large(since: &str, table: &Table, key: &[usize], version: u32) -> String {
+    let mut condition = since.to_owned();
+    if table.identity == ReplicaIdentity::Full {
+        return condition;
+    }
+    for (_, column) in table.columns.iter().enumerate().filter(|(index, _)| !key.contains(index)) {
+        let name = identifier(&column.name);
+        condition += &if version >= 170_000 {
+            format!(" OR pg_catalog.pg_column_toast_chunk_id({name}) IS NOT NULL")
+        } else {
+            format!(" OR pg_catalog.pg_column_size({name}) > {INLINE_BYTES}")
+        };
+    }
+    condition
 }
 
 async fn last_key(

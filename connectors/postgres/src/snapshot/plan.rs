@@ -27,6 +27,10 @@ pub struct Situation<'a> {
     pub captured: &'a [Arc<Table>],
     /// `snapshot.include.collection.list`
     pub include: &'a dyn Fn(&Table) -> bool,
+    /// A statement of the user's own is read in place of the table, as a whole.
+    pub own: &'a dyn Fn(&Table) -> bool,
+    /// What the view of an unfinished initial snapshot has seen.
+    pub seen: Option<&'a str>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -43,7 +47,7 @@ pub struct Plan {
 }
 
 pub fn plan(situation: Situation<'_>) -> Plan {
-    let Situation { mode, before, stored, captured, include } = situation;
+    let Situation { mode, before, stored, captured, include, own, seen } = situation;
     let wanted: Vec<&Arc<Table>> = captured.iter().filter(|table| include(table)).collect();
     let streams = mode != SnapshotMode::InitialOnly;
     // Debezium's own offset of an unfinished snapshot says nothing of tables: it begins anew there too.
@@ -53,11 +57,11 @@ pub fn plan(situation: Situation<'_>) -> Plan {
     match (mode, anew, before) {
         (SnapshotMode::NoData, ..) => joined_without(stored, captured, |_| true),
         (_, true, _) => fresh(&stored, &wanted),
-        (_, _, Before::Unfinished) if !streams => rest_without_stream(stored, &wanted),
-        (_, _, Before::Unfinished) => rest(stored, &wanted),
+        (_, _, Before::Unfinished) if !streams => rest_without_stream(stored, &wanted, own),
+        (_, _, Before::Unfinished) => rest(stored, &wanted, own, seen),
         // Taken over from Debezium: it has read what it captured.
         _ if stored.0.is_empty() => joined_without(stored, captured, |_| true),
-        (SnapshotMode::Initial | SnapshotMode::WhenNeeded | SnapshotMode::Always, ..) => joining(stored, captured, &wanted),
+        (SnapshotMode::Initial | SnapshotMode::WhenNeeded | SnapshotMode::Always, ..) => joining(stored, captured, &wanted, own),
         _ => joined_without(stored, captured, |_| false),
     }
 }
@@ -99,20 +103,26 @@ fn queued(first: &BTreeSet<Name>) -> Vec<Name> {
 }
 
 /// The exported snapshot is gone: tables with a key are read on beside the stream, the others before it begins.
-fn rest(stored: States, wanted: &[&Arc<Table>]) -> Plan {
+fn rest(stored: States, wanted: &[&Arc<Table>], own: &dyn Fn(&Table) -> bool, seen: Option<&str>) -> Plan {
     let mut plan = joined_without(stored, &[], |_| false);
     for table in wanted {
         let name = name(table);
         let order = plan.states.next_order();
-        let state = plan.states.0.entry(name.clone()).or_insert_with(|| TableState { oid: table.oid, ..TableState::default() });
-        if state.oid != table.oid {
+        let known = plan.states.0.get(&name).is_some_and(|state| state.oid == table.oid);
+        let state = plan.states.0.entry(name.clone()).or_default();
+        if !known {
+            // What it held before it was captured is in no stream.
             *state = TableState { oid: table.oid, ..TableState::default() };
+            plan.joined.insert(name.clone());
         }
         if state.done {
             continue;
         }
-        let keyed = cut_columns(table).is_some();
+        let keyed = cut_columns(table).is_some() && !own(table);
         let read = state.read.get_or_insert_with(|| Read { order, ..Read::default() });
+        if known && read.id.is_none() && read.seen.is_none() {
+            read.seen = seen.map(str::to_owned);
+        }
         read.snapshot = if keyed { Kind::Incremental } else { Kind::Initial };
         if !keyed {
             plan.first.push(name.clone());
@@ -123,8 +133,8 @@ fn rest(stored: States, wanted: &[&Arc<Table>]) -> Plan {
 }
 
 /// `initial_only`: there is no stream that could tell what changed; what is left is read as it is now.
-fn rest_without_stream(stored: States, wanted: &[&Arc<Table>]) -> Plan {
-    let mut plan = rest(stored, wanted);
+fn rest_without_stream(stored: States, wanted: &[&Arc<Table>], own: &dyn Fn(&Table) -> bool) -> Plan {
+    let mut plan = Plan { joined: BTreeSet::new(), ..rest(stored, wanted, own, None) };
     for table in wanted {
         let name = name(table);
         if let Some(read) = plan.states.0.get_mut(&name).and_then(|state| state.read.as_mut()) {
@@ -137,7 +147,7 @@ fn rest_without_stream(stored: States, wanted: &[&Arc<Table>]) -> Plan {
 }
 
 /// Tables that were not captured before.
-fn joining(stored: States, captured: &[Arc<Table>], wanted: &[&Arc<Table>]) -> Plan {
+fn joining(stored: States, captured: &[Arc<Table>], wanted: &[&Arc<Table>], own: &dyn Fn(&Table) -> bool) -> Plan {
     let known: BTreeSet<Name> = captured
         .iter()
         .filter(|table| {
@@ -145,7 +155,7 @@ fn joining(stored: States, captured: &[Arc<Table>], wanted: &[&Arc<Table>]) -> P
         })
         .map(|table| name(table))
         .collect();
-    let mut plan = rest(stored, wanted);
+    let mut plan = rest(stored, wanted, own, None);
     plan.joined = plan.moved.difference(&known).cloned().collect();
     plan
 }
@@ -160,8 +170,9 @@ pub fn order(mut tables: Vec<Arc<Table>>, include: &[Regex]) -> Vec<Arc<Table>> 
     tables
 }
 
-/// Rows of a table without a key as they were at an earlier view, and have not changed since: the stream has all others. `None` where ids of
-/// transactions have wrapped, so that old rows cannot be told from new ones for sure: then some come twice.
+/// Rows as they were at an earlier view, and have not changed since: the stream has all others. The view is one that a slot exported: it names
+/// subtransactions too, which `xmin` may be. `None` where ids of transactions have wrapped, so that old rows cannot be told from new ones for sure:
+/// then some come twice.
 pub fn unchanged_since(seen: &Visible) -> Option<String> {
     (seen.xmax >> 32 == 0).then(|| {
         let running: Vec<String> = seen.running().iter().map(u64::to_string).collect();
@@ -191,7 +202,8 @@ mod tests {
     }
 
     fn of(mode: SnapshotMode, before: Before, stored: &States, captured: &[Arc<Table>]) -> Plan {
-        plan(Situation { mode, before, stored: stored.clone(), captured, include: &|table| table.name != "left_out" })
+        let (include, own) = (|table: &Table| table.name != "left_out", |table: &Table| table.name == "own");
+        plan(Situation { mode, before, stored: stored.clone(), captured, include: &include, own: &own, seen: Some("5:9:7") })
     }
 
     fn names(names: &[&str]) -> Vec<Name> {
@@ -235,8 +247,14 @@ mod tests {
         let plan = of(Initial, Before::Unfinished, &before, &captured);
         assert_eq!((plan.first.clone(), plan.export), (names(&["c"]), false));
         assert_eq!(plan.states.queue(Kind::Incremental), names(&["b", "d"]));
-        assert_eq!(plan.states.0[&names(&["b"])[0]].read.as_ref().unwrap().key, Some(vec!["7".to_owned()]));
-        assert!(plan.joined.is_empty());
+        let read = |name: &str| plan.states.0[&names(&[name])[0]].read.clone().unwrap();
+        assert_eq!((read("b").key, read("b").seen.as_deref()), (Some(vec!["7".to_owned()]), Some("5:9:7")));
+        assert_eq!(read("c").seen.as_deref(), Some("5:9:7"));
+        // It was not captured when the view was taken: what it held then is in no stream.
+        assert_eq!((plan.joined.clone(), read("d").seen), (names(&["d"]).into_iter().collect(), None));
+        let own = [table(7, "own", true)];
+        let plan = of(Initial, Before::Unfinished, &stored(&[("own", 7, false, Some(Read::default()))]), &own);
+        assert_eq!(plan.first, names(&["own"]), "the user's statement is read again, not the table");
         let plan = of(InitialOnly, Before::Unfinished, &before, &captured);
         assert_eq!(plan.first, names(&["b", "c", "d"]));
         assert_eq!(plan.states.0[&names(&["c"])[0]].read.as_ref().unwrap().ctid, None);

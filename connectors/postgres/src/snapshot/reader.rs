@@ -42,6 +42,8 @@ pub struct Job {
     pub table: Arc<Table>,
     pub statement: Option<String>,
     pub condition: Option<String>,
+    /// In place of the condition, where it proves something: see [`since`].
+    pub since: Option<String>,
     /// Where an earlier reading stopped.
     pub after: Option<Vec<String>>,
     /// Of the last row sent, and the heap that it lies in.
@@ -251,6 +253,34 @@ pub async fn facts(connect: &Connect, session: &mut PgConnection, table: &Table)
     }))
 }
 
+/// Whether rows tell by `xmin` who wrote them since an earlier view (`condition`, see `plan::unchanged_since`): `None` where the table's entries in the
+/// catalog are newer. A rewriting `ALTER TABLE` gives all rows its own `xmin`, and is in no stream: then every row is read, and some come twice.
+/// Else whether any value lies out of line: only such are left out of an update's event.
+///
+/// # Errors
+/// As [`Connect::error`].
+pub async fn since(connect: &Connect, session: &mut PgConnection, table: &Table, condition: &str) -> Result<Option<bool>> {
+    let sql = format!(
+        "WITH RECURSIVE tree(relation) AS (SELECT $1::int8::oid UNION ALL SELECT i.inhrelid FROM pg_catalog.pg_inherits i \
+         JOIN tree t ON i.inhparent = t.relation JOIN pg_catalog.pg_class p ON p.oid = i.inhparent AND p.relkind = 'p'), \
+         entries AS (SELECT reltoastrelid, ({condition}) AS settled FROM pg_catalog.pg_class WHERE oid IN (SELECT relation FROM tree)) \
+         SELECT coalesce(bool_and(settled), false) AS settled, \
+         coalesce(bool_or(pg_catalog.pg_relation_size(nullif(reltoastrelid, 0)) > 0), false) AS large FROM entries"
+    );
+    let doing = format!("tell what changed in {}.{}", table.schema, table.name);
+    let failed = |error| connect.error(&doing, error);
+    let row = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(i64::from(table.oid)).fetch_one(session).await.map_err(failed)?;
+    let settled: bool = row.try_get("settled").map_err(failed)?;
+    if !settled {
+        tracing::warn!(
+            table = format!("{}.{}", table.schema, table.name),
+            "its definition changed since the snapshot's first view: rows that were written since may come twice"
+        );
+        return Ok(None);
+    }
+    row.try_get("large").map(Some).map_err(failed)
+}
+
 /// The columns of a key by which a table can be cut; none where one of them may be NULL.
 pub fn cut_columns(table: &Table) -> Option<Vec<usize>> {
     let usable =
@@ -355,6 +385,10 @@ impl Reader {
         let only = !facts.partitioned;
         let (blocks, file) = (facts.blocks, facts.file);
         self.send(Message::Begin { index, table: job.table.clone(), facts, cut: cut.clone() }).await?;
+        if let Some(condition) = job.since.take() {
+            let told = since(&self.connect, &mut self.session, &job.table, &condition).await?;
+            job.condition = told.map(|_| condition);
+        }
         let chunk = Chunk {
             table: &job.table,
             only,

@@ -33,6 +33,9 @@ pub struct Read {
     /// An incremental snapshot ends at the key that was the last when it began; later rows come by the stream.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Vec<String>>,
+    /// An initial reading that was interrupted: what its first view had seen. The stream sends whatever changed since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seen: Option<String>,
     /// Where the last row that was sent lies: of a table without a key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ctid: Option<String>,

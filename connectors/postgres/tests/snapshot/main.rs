@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
 
+mod handover;
 #[allow(dead_code, reason = "each test binary uses a part")]
 #[path = "../source/harness.rs"]
 mod harness;

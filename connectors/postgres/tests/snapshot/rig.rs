@@ -17,6 +17,8 @@ pub struct Copy {
     pub reads: BTreeMap<String, usize>,
     /// Of every event in order.
     pub marks: Vec<(String, String)>,
+    /// What came of each row (topic, `id`), in order: `ruud`.
+    pub ops: BTreeMap<(String, i64), String>,
 }
 
 impl Copy {
@@ -28,6 +30,11 @@ impl Copy {
         }
         let topic = event.topic.strip_prefix("shop.public.").expect("a topic").to_owned();
         let (before, after) = (&event.value["before"], &event.value["after"]);
+        let id = if op == "d" { &before["id"] } else { &after["id"] };
+        // A delete may tell the key alone.
+        if let Some(id) = id.as_i64() {
+            self.ops.entry((topic.clone(), id)).or_default().push_str(op);
+        }
         if op == "r" {
             *self.reads.entry(topic.clone()).or_default() += 1;
             self.marks.push((topic.clone(), event.value["source"]["snapshot"].as_str().unwrap_or_default().to_owned()));
@@ -106,7 +113,7 @@ impl Rig {
     }
 
     /// Opens the task; what still holds the slot goes away.
-    async fn open(&mut self) {
+    pub async fn open(&mut self) {
         let until = Instant::now() + DEADLINE;
         loop {
             match open(&self.options, self.stored.clone()).await {
@@ -125,11 +132,15 @@ impl Rig {
 
     /// As `kill -9`: what was polled and not kept is gone.
     pub async fn crash(&mut self) {
+        self.kill();
+        self.open().await;
+    }
+
+    pub fn kill(&mut self) {
         if let Some(mut running) = self.running.take() {
             self.stored = std::mem::take(&mut running.stored);
         }
         self.crashes += 1;
-        self.open().await;
     }
 
     pub async fn restart(&mut self) {
