@@ -211,6 +211,16 @@ impl Tracker {
         self.xid.is_none() && self.resume.is_none()
     }
 
+    /// The open transaction is new: nothing of it was done before.
+    pub fn is_new(&self) -> bool {
+        self.follows() && self.resume.is_none()
+    }
+
+    /// What was done of the open transaction counts as not done.
+    pub fn back(&mut self) {
+        self.position.inside = None;
+    }
+
     /// The open transaction is new, or was begun before: not one that was done as a whole.
     pub fn follows(&self) -> bool {
         self.xid.is_some() && !self.skip_all

@@ -8,7 +8,7 @@ use crate::connection::{Connect, qualified};
 use crate::debezium::{Change, Message, Model, Origin, Snapshot, SourceInfo, TableModel, Transaction};
 use crate::snapshot::{Encode, Mark, ReadRow};
 use crate::table::{Cell, Table};
-use aqueduct_core::{Record, Result};
+use aqueduct_core::{JsonMap, Record, Result};
 use async_trait::async_trait;
 use rustc_hash::FxHashMap;
 use sqlx::postgres::PgConnection;
@@ -230,6 +230,11 @@ impl Shape {
         if let Some(transaction) = self.transaction.take() {
             out.push(self.model.end(&transaction, Some(at.lsn), self.info(at).commit_us.div_euclid(1000)));
         }
+    }
+
+    /// What Debezium's offset has of the open transaction.
+    pub fn transaction_offset(&self) -> JsonMap {
+        self.transaction.as_ref().map_or_else(JsonMap::new, Transaction::offset)
     }
 
     /// A heartbeat record, where they are asked for and it is time.

@@ -33,6 +33,10 @@ pub struct Stream {
     transaction: Option<Transaction>,
     offsets: Offsets,
     scratch: Vec<Record>,
+    /// A batch whose last transaction has not come whole yet.
+    held: Option<Gather>,
+    /// Transactions that were too large for one batch.
+    split: u64,
     /// What ended the stream behind the last batch.
     failed: Option<Error>,
 }
@@ -120,6 +124,8 @@ impl Stream {
                 last: Instant::now(),
             },
             scratch: Vec::new(),
+            held: None,
+            split: 0,
             failed: None,
             connect,
             options,
@@ -135,8 +141,7 @@ impl Stream {
             return Err(error);
         }
         let deadline = Instant::now() + cx.wait_max;
-        let mut out =
-            Gather { batch: BatchBuilder::new(), max_bytes: cx.max_bytes.min(BATCH_BYTES), max_records: cx.max_records };
+        let mut out = self.held.take().unwrap_or_else(|| Gather::new(cx));
         while !out.is_full() {
             let outcome = match self.next_block(&out, deadline, cx, desk).await {
                 Ok(true) => self.consume(&mut out, desk).await,
@@ -144,16 +149,19 @@ impl Stream {
                 Err(error) => Err(error),
             };
             if let Err(error) = outcome {
-                if out.batch.is_empty() {
-                    return Err(error);
-                }
-                // What came before the fault is whole: it is not lost with it.
-                self.failed = Some(error);
-                break;
+                return self.whole_before(error, out, desk);
             }
             if Instant::now() >= deadline {
                 break;
             }
+        }
+        if out.open.is_some() {
+            if !out.is_full() {
+                // The server sends a transaction in one go once it is committed: its end is on the way. Half of it is not handed over.
+                self.held = Some(out);
+                return Ok(Polled::default());
+            }
+            self.split += 1;
         }
         self.read_beside(&mut out, desk).await?;
         if let Some(heartbeat) = desk.shape.heartbeat() {
@@ -167,14 +175,36 @@ impl Stream {
         if self.offsets.moved && (!bare || now - self.offsets.last >= BARE_OFFSET_EVERY) {
             self.offsets.moved = false;
             self.offsets.last = now;
-            resume.push(self.offset(desk.snapshots));
+            resume.push(self.offset(desk.snapshots, desk.shape));
         }
         Ok(Polled { batch: out.batch.finish(), resume })
     }
 
+    /// What came before a fault: its transactions that are whole are not lost with it, and of the last one no half is handed over. The stream has ended.
+    fn whole_before(&mut self, error: Error, out: Gather, desk: &mut Desk<'_>) -> Result<Polled> {
+        let mut batch = out.batch.finish();
+        if let Some(open) = out.open {
+            batch = batch.slice(0..open.records);
+            (self.offsets.xid, self.offsets.time) = (open.xid, open.time);
+            self.tracker.back();
+        }
+        if batch.is_empty() {
+            return Err(error);
+        }
+        self.failed = Some(error);
+        let mut resume = desk.snapshots.take_offsets();
+        resume.push(self.offset(desk.snapshots, desk.shape));
+        Ok(Polled { batch, resume })
+    }
+
+    /// Transactions so far that were handed over in more than one batch.
+    pub fn split(&self) -> u64 {
+        self.split
+    }
+
     /// Rows of chunks that may follow what was streamed so far.
     async fn read_beside(&mut self, out: &mut Gather, desk: &mut Desk<'_>) -> Result<()> {
-        let (records, bytes) = (out.max_records.saturating_sub(1), out.max_bytes);
+        let (records, bytes) = (out.max_records.saturating_sub(1), out.bytes);
         if out.batch.len() >= records || out.batch.bytes() >= bytes || self.failed.is_some() {
             return Ok(());
         }
@@ -201,11 +231,14 @@ impl Stream {
     }
 
     /// Where the stream stands: everything before was returned by [`Stream::poll`].
-    pub fn offset(&self, snapshots: &Snapshots) -> SourceOffset {
+    pub fn offset(&self, snapshots: &Snapshots, shape: &Shape) -> SourceOffset {
         let Offsets { partition, origin, carried, xid, time, .. } = &self.offsets;
         let mut offset = position::offset(self.tracker.position(), *xid, *time, origin);
         for (key, value) in carried {
             offset.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        if self.tracker.position().inside.is_some() {
+            offset.extend(shape.transaction_offset());
         }
         snapshots.decorate(&mut offset);
         SourceOffset { partition: partition.clone(), offset: Some(offset) }
@@ -221,14 +254,15 @@ impl Stream {
         if self.block.is_some() {
             return Ok(true);
         }
+        let open = out.open.is_some();
         let next = match self.feed.ready() {
             Some(block) => Some(block),
-            None if !out.batch.is_empty() => return Ok(false),
+            None if !out.batch.is_empty() && !open => return Ok(false),
             None => tokio::select! {
                 biased;
                 block = self.feed.next() => block,
                 () = cx.interrupt.cancelled() => return Ok(false),
-                () = desk.snapshots.changed() => return Ok(false),
+                () = desk.snapshots.changed(), if !open => return Ok(false),
                 () = tokio::time::sleep_until(deadline) => return Ok(false),
             },
         };
@@ -255,6 +289,16 @@ impl Stream {
                                 desk.snapshots.learn(&known.table);
                             }
                             self.relations.insert(relation.oid, known);
+                        }
+                        Message::Begin { .. } => {
+                            let open = out.begin(&self.offsets);
+                            self.apply(lsn, message, desk)?;
+                            // Of one that is skipped, or was begun before a restart, there is nothing to keep together.
+                            out.open = self.tracker.is_new().then_some(open);
+                        }
+                        Message::Commit { .. } => {
+                            self.apply(lsn, message, desk)?;
+                            out.open = None;
                         }
                         message => {
                             if let Message::Insert { relation, new } | Message::Update { relation, new, .. } = &message
@@ -402,17 +446,40 @@ impl Stream {
 
 struct Gather {
     batch: BatchBuilder,
+    /// From here on it ends between two transactions.
+    bytes: usize,
+    /// From here on it ends within one (invariant 6). A transaction of half of this always comes whole.
     max_bytes: usize,
     max_records: usize,
+    /// The transaction that goes on, where its beginning is in this batch.
+    open: Option<Open>,
+}
+
+struct Open {
+    /// Of the batch, before it.
+    records: usize,
+    xid: Option<u32>,
+    time: Option<i64>,
 }
 
 /// A change of a primary key makes three records: a delete, a tombstone, an insert. They stay together.
 const RECORDS_OF_AN_EVENT: usize = 3;
 
 impl Gather {
+    fn new(cx: &TaskContext) -> Self {
+        let bytes = cx.max_bytes.min(BATCH_BYTES);
+        let max_bytes = (2 * bytes).min(cx.max_bytes);
+        Self { batch: BatchBuilder::new(), bytes, max_bytes, max_records: cx.max_records, open: None }
+    }
+
     fn is_full(&self) -> bool {
         let records = self.batch.len();
-        records > 0 && (records + RECORDS_OF_AN_EVENT > self.max_records || self.batch.bytes() >= self.max_bytes)
+        let bytes = if self.open.is_some() { self.max_bytes } else { self.bytes };
+        records > 0 && (records + RECORDS_OF_AN_EVENT > self.max_records || self.batch.bytes() >= bytes)
+    }
+
+    fn begin(&self, before: &Offsets) -> Open {
+        Open { records: self.batch.len(), xid: before.xid, time: before.time }
     }
 }
 

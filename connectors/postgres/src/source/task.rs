@@ -107,7 +107,7 @@ impl PostgresSourceTask {
         let Phase::Streaming(stream) = std::mem::replace(&mut self.phase, Phase::Done) else { return Ok(Vec::new()) };
         tracing::info!("the captured tables changed");
         let mut offsets = self.snapshots.take_offsets();
-        offsets.push(stream.offset(&self.snapshots));
+        offsets.push(stream.offset(&self.snapshots, &self.shape));
         self.give(&offsets);
         stream.close().await;
         let resume = self.given.values().cloned().collect();
@@ -158,7 +158,7 @@ impl PostgresSourceTask {
         if !out.is_empty() || !resume.is_empty() || !self.snapshots.is_reading() {
             resume.push(match &self.phase {
                 Phase::Before(opened) => opened.offset(&self.snapshots),
-                Phase::Streaming(stream) => stream.offset(&self.snapshots),
+                Phase::Streaming(stream) => stream.offset(&self.snapshots, &self.shape),
                 Phase::Done => return Ok(Polled { batch: out.finish(), resume }),
             });
         }
@@ -195,6 +195,10 @@ impl SourceTask for PostgresSourceTask {
     fn report(&self) -> Report {
         let mut report = Report::default();
         self.snapshots.report(&mut report);
+        if let Phase::Streaming(stream) = &self.phase {
+            let help = "Transactions that were too large for one batch, since the task began.";
+            report.gauges.push(Measure::new("split_transactions", help, stream.split() as f64));
+        }
         if let Some(slot) = self.monitor.slot() {
             let label = |measure: Measure| measure.label("slot", self.options.slot.clone());
             let retained =

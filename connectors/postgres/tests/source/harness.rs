@@ -62,6 +62,17 @@ pub async fn open(options: &Options, stored: Vec<SourceOffset>) -> Result<Runnin
     Ok(Running { task, stored })
 }
 
+/// Opens it; what passes (a session that the server has not let go yet) is waited for.
+pub async fn open_in_the_end(options: &Options, stored: Vec<SourceOffset>) -> Running {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        match open(options, stored.clone()).await {
+            Ok(running) => return running,
+            Err(error) => assert!(error.is_retriable() && Instant::now() < until, "{error:?}"),
+        }
+    }
+}
+
 pub fn context(max_records: usize) -> TaskContext {
     TaskContext {
         task: TaskId::new("pg", 0),

@@ -73,12 +73,27 @@ async fn from_every_offset_exactly_the_rest_comes() {
             continue;
         }
         inside += usize::from(streams(stored)["messageType"] != "COMMIT");
-        let mut again = open(&options, stored.clone()).await.unwrap();
+        let mut again = open_in_the_end(&options, stored.clone()).await;
         let rest: Vec<Got> = read_to_end(&mut again, 1000).await.into_iter().flat_map(|(got, _)| got).collect();
         assert_same(&rest, &all[done..], &format!("after {done} records, from {:?}", streams(stored)));
         again.close().await;
     }
     assert!(inside > 12, "{inside} offsets within a transaction");
+    let mut place = 0;
+    for (got, stored) in &polls {
+        let offset = streams(stored);
+        place = got.iter().filter_map(|record| record.value["transaction"]["total_order"].as_i64()).fold(place, i64::max);
+        if offset.get("messageType").is_none_or(|kind| kind == "COMMIT") {
+            // As Debezium's between two transactions.
+            assert!(!offset.contains_key("transaction_id"), "{offset:?}");
+            place = 0;
+            continue;
+        }
+        let id = offset["transaction_id"].as_str().expect("a text");
+        assert_eq!(id, offset["txId"].to_string());
+        let counts = offset.iter().filter(|(key, _)| key.starts_with("transaction_data_collection_order_"));
+        assert_eq!(counts.map(|(_, count)| count.as_i64().expect("a number")).sum::<i64>(), place, "{offset:?}");
+    }
 }
 
 /// As Debezium writes it: without our keys.
@@ -107,7 +122,7 @@ async fn from_every_offset_of_debezium_nothing_is_lost_and_only_shared_lsns_repe
         if streams(stored).is_empty() || done == all.len() {
             continue;
         }
-        let mut again = open(&options, debeziums(stored)).await.unwrap();
+        let mut again = open_in_the_end(&options, debeziums(stored)).await;
         let rest: Vec<Got> = read_to_end(&mut again, 1000).await.into_iter().flat_map(|(got, _)| got).collect();
         assert!(rest.len() >= all.len() - done, "lost after {done} records, from {stored:?}");
         let repeated = rest.len() - (all.len() - done);

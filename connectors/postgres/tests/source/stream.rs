@@ -1,5 +1,5 @@
 use crate::harness::*;
-use postgres_services::{Options as ServerOptions, Server, shared};
+use postgres_services::{Options as ServerOptions, Proxy, Server, shared};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_kind_of_change_comes_in_order() {
@@ -170,6 +170,67 @@ async fn a_large_transaction_comes_in_pieces() {
     // Tests beside it grow too: the bound holds where it runs alone.
     assert!(rows == 100_000 || peak < before + 100, "{before} MiB before, {peak} MiB at most");
     source.close().await;
+}
+
+/// Events of each transaction (`n` tells how many it has) come in one batch, wherever the connection is cut; one that is larger than a batch may be is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_comes_whole() {
+    let server = shared();
+    let proxy = Proxy::start(server.port());
+    let db = server.database();
+    server.psql_in(&db, "CREATE TABLE t (id serial PRIMARY KEY, n int, pad text)");
+    let options = options_at(proxy.port(), &db);
+    open(&options, Vec::new()).await.unwrap().close().await;
+    fastrand::seed(5);
+    // From one row to some 130 KiB of structured data, at each place of a batch.
+    let sizes: Vec<i64> = (0..80).map(|_| fastrand::i64(1..=if fastrand::bool() { 3 } else { 250 })).collect();
+    let sql = |n: &i64| format!("INSERT INTO t (n, pad) SELECT {n}, repeat('x', 100) FROM generate_series(1, {n});\n");
+    server.psql_in(&db, &sizes.iter().map(sql).collect::<String>());
+    proxy.cut_after(50_000..=250_000, 7);
+    let (mut seen, mut batches, until) = (Vec::new(), 0, std::time::Instant::now() + DEADLINE);
+    let mut source = open_in_the_end(&options, Vec::new()).await;
+    while seen.len() < sizes.len() {
+        assert!(std::time::Instant::now() < until, "{} of {} transactions", seen.len(), sizes.len());
+        let polled = match source.poll_only(5000).await {
+            Ok(polled) => polled,
+            Err(error) => {
+                assert!(error.is_retriable(), "{error:?}");
+                let stored = source.stored.clone();
+                drop(source);
+                source = open_in_the_end(&options, stored).await;
+                continue;
+            }
+        };
+        let ns: Vec<i64> = got(&polled).iter().map(|record| record.after("n").as_i64().expect("a number")).collect();
+        let mut rest = &ns[..];
+        while let Some(n) = rest.first() {
+            let (whole, more) = rest.split_at_checked(*n as usize).unwrap_or_else(|| panic!("{} of {n}", rest.len()));
+            assert!(whole.iter().all(|other| other == n), "{whole:?}");
+            seen.push(*n);
+            rest = more;
+        }
+        batches += usize::from(!ns.is_empty());
+        source.keep(&polled).await.unwrap_or_default();
+        if !polled.resume.is_empty() {
+            assert_eq!(streams(&source.stored)["messageType"], "COMMIT");
+        }
+    }
+    assert_eq!(seen, sizes);
+    assert!(proxy.cuts() > 3 && batches > 8, "{} cuts, {batches} batches", proxy.cuts());
+    assert_eq!(split(&source), 0.0);
+    proxy.heal();
+    let stored = source.stored.clone();
+    drop(source);
+    let mut source = open_in_the_end(&options, stored).await;
+    server.psql_in(&db, "INSERT INTO t (n, pad) SELECT 5000, repeat('x', 100) FROM generate_series(1, 5000)");
+    source.records(5000).await;
+    assert_eq!(split(&source), 1.0, "it is larger than a batch may be");
+    source.close().await;
+}
+
+fn split(source: &Running) -> f64 {
+    let gauges = source.task.report().gauges;
+    gauges.iter().find(|gauge| gauge.name == "split_transactions").expect("of every stream").value
 }
 
 /// What the schema of each record's `after` allows in this field.
