@@ -1,8 +1,9 @@
 //! What a client is told.
 
+use crate::coding::ENCODINGS;
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Response, StatusCode};
 use serde_json::json;
 use std::borrow::Cow;
@@ -33,6 +34,13 @@ impl Refusal {
 
     pub(crate) fn too_large(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+
+    /// With what is understood, as RFC 7694 has it.
+    pub(crate) fn encoding() -> Self {
+        let message = format!("a body in this content encoding is not taken; one of {ENCODINGS} is");
+        let header = Some((ACCEPT_ENCODING, HeaderValue::from_static(ENCODINGS)));
+        Self { header, ..Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message) }
     }
 
     /// Memory is full.

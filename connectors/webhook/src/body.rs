@@ -16,36 +16,36 @@ const COPIED_MAX: usize = 16 * 1024;
 const DRAINED_MAX: usize = 32 << 20;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
+pub(crate) fn slow() -> Refusal {
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time (body.timeout.ms)")
+}
+
 /// The whole body; `held` grows with what came, not with what was announced.
-pub(crate) async fn read(body: &mut Incoming, max: usize, limit: Duration, held: &mut Held) -> Result<Bytes, Refusal> {
+pub(crate) async fn read(body: &mut Incoming, max: usize, held: &mut Held) -> Result<Bytes, Refusal> {
     let too_large = || Refusal::too_large(format!("the body has more than {max} bytes (body.max.bytes)"));
     let announced = body.size_hint().upper();
     if announced.is_some_and(|length| length > max as u64) {
         return Err(too_large());
     }
-    let collect = async {
-        let (mut first, mut rest, mut length) = (Bytes::new(), BytesMut::new(), 0);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Refusal::bad("the body is malformed, or was cut"))?;
-            let Ok(data) = frame.into_data() else { continue };
-            length += data.len();
-            if length > max {
-                return Err(too_large());
-            }
-            if length == data.len() {
-                held.grow(length)?;
-                first = if length <= COPIED_MAX { Bytes::copy_from_slice(&data) } else { data };
-                continue;
-            }
-            let before = rest.capacity();
-            rest.extend_from_slice(&std::mem::take(&mut first));
-            rest.extend_from_slice(&data);
-            held.grow(rest.capacity() - before)?;
+    let (mut first, mut rest, mut length) = (Bytes::new(), BytesMut::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Refusal::bad("the body is malformed, or was cut"))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length > max {
+            return Err(too_large());
         }
-        Ok(if rest.is_empty() { first } else { rest.freeze() })
-    };
-    let slow = || Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time (body.timeout.ms)");
-    timeout(limit, collect).await.unwrap_or_else(|_| Err(slow()))
+        if length == data.len() {
+            held.grow(length)?;
+            first = if length <= COPIED_MAX { Bytes::copy_from_slice(&data) } else { data };
+            continue;
+        }
+        let before = rest.capacity();
+        rest.extend_from_slice(&std::mem::take(&mut first));
+        rest.extend_from_slice(&data);
+        held.grow(rest.capacity() - before)?;
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
 }
 
 /// Reads away a body that is not wanted. Who waits to be asked for it (`Expect`) is not asked.

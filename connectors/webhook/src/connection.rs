@@ -19,6 +19,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::coop::has_budget_remaining;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -97,22 +98,26 @@ async fn serve<S: Stream>(mut rested: Rested<S>, listener: Arc<Listener>) {
     }
 }
 
+/// What a request finds where it comes: shared by those of one connection, since a count that all of them share wanders between processors.
+struct Here {
+    phase: Arc<Phase>,
+    listener: Arc<Listener>,
+}
+
 /// Serves requests until the connection ends (`None`) or has nothing to say.
 async fn awake<S: Stream>(rested: Rested<S>, listener: &Arc<Listener>) -> Option<Rested<S>> {
     let phase = Arc::new(Phase::new());
     let io = TokioIo::new(Watched { io: rested.io, read: rested.read, phase: phase.clone() });
-    let service = {
-        let (phase, listener) = (phase.clone(), listener.clone());
-        service_fn(move |request| {
-            let (phase, listener) = (phase.clone(), listener.clone());
-            phase.enter(BUSY);
-            async move {
-                let answer = request::answer(&listener, request).await;
-                phase.enter(IDLE);
-                Ok::<_, Infallible>(answer)
-            }
-        })
-    };
+    let here = Arc::new(Here { phase: phase.clone(), listener: listener.clone() });
+    let service = service_fn(move |request| {
+        let here = here.clone();
+        here.phase.enter(BUSY);
+        async move {
+            let answer = request::answer(&here.listener, &here.phase, request).await;
+            here.phase.enter(IDLE);
+            Ok::<_, Infallible>(answer)
+        }
+    });
     let mut connection = http1::Builder::new()
         .max_headers(HEADERS_MAX)
         .max_header_size(HEADER_MAX_BYTES)
@@ -121,30 +126,45 @@ async fn awake<S: Stream>(rested: Rested<S>, listener: &Arc<Listener>) -> Option
         .serve_connection(io, service);
     let mut timer = pin!(sleep_until(phase.deadline().unwrap_or_else(Instant::now)));
     let mut stopped = pin!(listener.stop().cancelled());
-    let mut stopping = false;
+    // Both stay registered while nothing becomes of them: to poll them each time takes locks that all connections share.
+    let (mut stopping, mut heard, mut armed) = (false, false, false);
     let nap = poll_fn(|cx| {
-        if !stopping && stopped.as_mut().poll(cx).is_ready() {
-            stopping = true;
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        // A client that hangs up or sends garbage is its own problem.
-        if Pin::new(&mut connection).poll(cx).is_ready() {
-            return Poll::Ready(false);
+        if !stopping && (!heard || listener.is_stopping()) {
+            heard = true;
+            if stopped.as_mut().poll(cx).is_ready() {
+                stopping = true;
+                Pin::new(&mut connection).graceful_shutdown();
+            }
         }
         loop {
+            // A client that hangs up or sends garbage is its own problem.
+            if Pin::new(&mut connection).poll(cx).is_ready() {
+                return Poll::Ready(false);
+            }
             // The timer may be early: it is looked at what it is for only when it fires.
-            if let Some(deadline) = phase.deadline()
-                && deadline < timer.deadline()
-            {
-                timer.as_mut().reset(deadline);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
-            match phase.deadline() {
-                Some(deadline) if deadline <= Instant::now() => return Poll::Ready(phase.may_nap()),
-                Some(deadline) => timer.as_mut().reset(deadline),
-                None => timer.as_mut().reset(Instant::now() + HEADER_TIMEOUT),
+            loop {
+                if let Some(deadline) = phase.deadline()
+                    && deadline < timer.deadline()
+                {
+                    timer.as_mut().reset(deadline);
+                    armed = false;
+                }
+                if armed && !timer.is_elapsed() {
+                    return Poll::Pending;
+                }
+                if timer.as_mut().poll(cx).is_pending() {
+                    // Without budget it is not registered, and the task is polled again at once.
+                    armed = has_budget_remaining();
+                    return Poll::Pending;
+                }
+                armed = false;
+                match phase.deadline() {
+                    // Who waits within the request is told.
+                    Some(deadline) if deadline <= Instant::now() && phase.expires() => break,
+                    Some(deadline) if deadline <= Instant::now() && !phase.is_waiting() => return Poll::Ready(phase.may_nap()),
+                    Some(deadline) if deadline > Instant::now() => timer.as_mut().reset(deadline),
+                    _ => timer.as_mut().reset(Instant::now() + HEADER_TIMEOUT),
+                }
             }
         }
     })
@@ -163,12 +183,18 @@ async fn awake<S: Stream>(rested: Rested<S>, listener: &Arc<Listener>) -> Option
 const HEAD: u64 = 0;
 const BUSY: u64 = 1;
 const IDLE: u64 = 2;
+/// Busy, with a time by which something within the request must have come.
+const WAIT: u64 = 3;
 
 /// Where a connection is, and since when. Shared by the parts of one task; atomics only since hyper wants `Send`.
-struct Phase {
+pub(crate) struct Phase {
     began: Instant,
-    /// The phase in the two lowest bits, above them milliseconds since `began`.
+    /// The phase in the two lowest bits, above them milliseconds since `began` and one; 0: since this moment, which is looked up when it is asked for.
     now: AtomicU64,
+    /// Milliseconds of `WAIT`.
+    limit: AtomicU64,
+    /// They are over.
+    late: AtomicBool,
     /// The last read found nothing.
     starved: AtomicBool,
     /// The last write found no room.
@@ -179,27 +205,63 @@ impl Phase {
     fn new() -> Self {
         Self {
             began: Instant::now(),
-            now: AtomicU64::new(HEAD),
+            now: AtomicU64::new(1 << 2 | HEAD),
+            limit: AtomicU64::new(0),
+            late: AtomicBool::new(false),
             starved: AtomicBool::new(false),
             stuffed: AtomicBool::new(false),
         }
     }
 
     fn enter(&self, phase: u64) {
-        let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 2);
-        self.now.store(millis << 2 | phase, Relaxed);
+        self.now.store(phase, Relaxed);
     }
 
     /// When it has been in its phase for too long; never while a request is being answered, which has bounds of its own.
     fn deadline(&self) -> Option<Instant> {
-        let now = self.now.load(Relaxed);
+        let mut now = self.now.load(Relaxed);
         let limit = match now & 3 {
             HEAD => HEADER_TIMEOUT,
             BUSY => return None,
+            WAIT => Duration::from_millis(self.limit.load(Relaxed)),
             _ if self.stuffed.load(Relaxed) => IDLE_TIMEOUT,
             _ => NAP_AFTER,
         };
-        Some(self.began + Duration::from_millis(now >> 2) + limit)
+        if now >> 2 == 0 {
+            let millis = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX >> 3);
+            now |= (millis + 1) << 2;
+            self.now.store(now, Relaxed);
+        }
+        Some(self.began + Duration::from_millis((now >> 2) - 1) + limit)
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.now.load(Relaxed) & 3 == WAIT
+    }
+
+    /// True once: whoever waits is to be polled, and finds its time over.
+    fn expires(&self) -> bool {
+        self.is_waiting() && !self.late.swap(true, Relaxed)
+    }
+
+    /// What comes of `work`, a part of the request that the connection serves; `None` after `limit`. The connection's own timer looks at the time: one of
+    /// each request's own is set and taken back under a lock that all share.
+    pub(crate) async fn within<T>(&self, limit: Duration, work: impl Future<Output = T>) -> Option<T> {
+        let (mut work, mut waits) = (pin!(work), false);
+        let done = poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Some(done));
+            }
+            if !std::mem::replace(&mut waits, true) {
+                self.limit.store(u64::try_from(limit.as_millis()).unwrap_or(u64::MAX >> 3), Relaxed);
+                self.late.store(false, Relaxed);
+                self.enter(WAIT);
+            }
+            if self.late.load(Relaxed) { Poll::Ready(None) } else { Poll::Pending }
+        });
+        let done = done.await;
+        self.enter(BUSY);
+        done
     }
 
     /// Answered, all written, and nothing of the next request read by halves.

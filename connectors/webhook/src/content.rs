@@ -142,7 +142,11 @@ impl Request<'_> {
         let own = self.settings.signature.as_ref().map(|signature| signature.header().as_str());
         let copied = self.headers.iter().filter(|(name, _)| {
             let name = name.as_str();
-            !never_copied(name) && Some(name) != own && wanted.iter().any(|pattern| matches(name, pattern))
+            // The record is what the body was before it was compressed.
+            !never_copied(name)
+                && name != "content-encoding"
+                && Some(name) != own
+                && wanted.iter().any(|pattern| matches(name, pattern))
         });
         copied
             .map(|(name, value)| Header {

@@ -6,10 +6,14 @@ use crate::answer::Refusal;
 use crate::ids::{Id, Ids};
 use aqueduct_core::{Batch, BatchBuilder, Record, SourceOffset};
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::task::{Context, Poll};
+use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::{Notify, oneshot};
 
 /// What a request costs beside its bytes: its place in the queue, its channel, its headers.
@@ -45,13 +49,15 @@ pub(crate) struct Counts {
 
 /// A request's records, on their way to a commit.
 struct Arrival {
-    records: Vec<Record>,
+    records: Vec<(Record, Option<Id>)>,
+    /// What they take in a batch, at most.
+    bytes: usize,
     settled: Settled,
 }
 
 /// What is done once a request is durable.
 pub(crate) struct Settled {
-    ids: Vec<Id>,
+    ids: SmallVec<[Id; 1]>,
     answer: oneshot::Sender<()>,
     _held: Held,
 }
@@ -64,17 +70,20 @@ pub(crate) struct Parsed {
 }
 
 /// What a request waits for. An error means that the task ended: nobody knows whether the records are stored.
-pub(crate) struct Waiting(Vec<oneshot::Receiver<()>>);
+pub(crate) struct Waiting(SmallVec<[oneshot::Receiver<()>; 1]>);
 
-impl Waiting {
-    pub(crate) async fn durable(self, limit: Duration) -> Result<(), Refusal> {
-        let all = async {
-            for one in self.0 {
-                one.await.map_err(|_| Refusal::unavailable())?;
+impl Future for Waiting {
+    type Output = Result<(), Refusal>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        while let Some(one) = self.0.last_mut() {
+            match Pin::new(one).poll(cx) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Refusal::unavailable())),
+                Poll::Ready(Ok(())) => drop(self.0.pop()),
             }
-            Ok(())
-        };
-        tokio::time::timeout(limit, all).await.unwrap_or_else(|_| Err(Refusal::timeout()))
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -97,9 +106,9 @@ impl Intake {
 
     /// Room for one request; grows with its body.
     pub(crate) fn hold(&self) -> Result<Held, Refusal> {
-        let mut held = Held { memory: self.memory.clone(), bytes: 0 };
-        held.grow(REQUEST_BYTES)?;
-        Ok(held)
+        // Counted with the body, or with the records: a count that all connections share is touched as seldom as can be.
+        let held = Held { memory: self.memory.clone(), bytes: 0, owed: REQUEST_BYTES };
+        if self.memory.used.load(Relaxed) + REQUEST_BYTES > self.memory.limit { Err(Refusal::no_room()) } else { Ok(held) }
     }
 
     /// Hands the records over, but for those whose event is known. All or none.
@@ -111,14 +120,15 @@ impl Intake {
         }
         held.grow(parsed.records.len() * RECORD_BYTES)?;
         let (answer, own) = oneshot::channel();
-        let (mut records, mut ids, mut waiting) = (Vec::with_capacity(parsed.records.len()), Vec::new(), Vec::new());
+        let (mut records, mut ids, mut waiting) = (parsed.records, SmallVec::new(), SmallVec::new());
+        let all = records.len();
         let now = now_seconds();
         let mut state = self.state.lock();
         if !state.open {
             return Err(Refusal::unavailable());
         }
         let state = &mut *state;
-        let mut is_new = |id: Id, waiting: &mut Vec<_>| {
+        let mut is_new = |id: Id, waiting: &mut SmallVec<_>| {
             if let Some(others) = state.in_flight.get_mut(&id) {
                 // Others come and go: who hung up waits no more.
                 others.retain(|other| !other.is_closed());
@@ -134,50 +144,61 @@ impl Intake {
             }
             new
         };
-        let all = parsed.records.len();
         match parsed.request_id {
-            Some(id) if !is_new(id, &mut waiting) => {}
-            Some(_) => records.extend(parsed.records.into_iter().map(|(record, _)| record)),
-            None => {
-                let new = parsed.records.into_iter().filter(|(_, id)| id.is_none_or(|id| is_new(id, &mut waiting)));
-                records.extend(new.map(|(record, _)| record));
-            }
+            Some(id) if !is_new(id, &mut waiting) => records.clear(),
+            Some(_) => {}
+            None => records.retain(|(_, id)| id.is_none_or(|id| is_new(id, &mut waiting))),
         }
-        self.counts.repeats.fetch_add((all - records.len()) as u64, Relaxed);
+        if records.len() < all {
+            self.counts.repeats.fetch_add((all - records.len()) as u64, Relaxed);
+        }
         if !records.is_empty() {
             waiting.push(own);
-            state.queue.push_back(Arrival { records, settled: Settled { ids, answer, _held: held } });
-            self.arrived.notify_one();
+            let bytes = records.iter().map(|(record, _)| size(record)).sum();
+            // Where others wait already, the first of them has called.
+            let first = state.queue.is_empty();
+            state.queue.push_back(Arrival { records, bytes, settled: Settled { ids, answer, _held: held } });
+            if first {
+                self.arrived.notify_one();
+            }
         }
         Ok(Waiting(waiting))
     }
 
     /// Whole requests, as many as fit; at least one, unless there is none.
     pub(crate) fn take(&self, max_records: usize, max_bytes: usize) -> Taken {
-        let mut builder = BatchBuilder::new();
         let mut taken = Taken::default();
         let now = now_seconds();
         self.max_records.store(max_records, Relaxed);
-        let mut state = self.state.lock();
-        let state = &mut *state;
-        while let Some(next) = state.queue.front() {
-            let records = next.records.len();
-            let full = builder.len() + records > max_records
-                || builder.bytes() + next.records.iter().map(size).sum::<usize>() > max_bytes;
-            if full && !builder.is_empty() {
-                break;
+        let (mut arrivals, mut all, mut bytes) = (Vec::new(), 0, 0);
+        {
+            let mut state = self.state.lock();
+            let state = &mut *state;
+            arrivals.reserve(state.queue.len());
+            while let Some(next) = state.queue.front() {
+                let records = next.records.len();
+                if all > 0 && (all + records > max_records || bytes + next.bytes > max_bytes) {
+                    break;
+                }
+                let Some(arrival) = state.queue.pop_front() else { break };
+                if records > max_records {
+                    // It came before the bound was known: told to come again, and then why not.
+                    arrival.settled.ids.iter().for_each(|id| drop(state.in_flight.remove(id)));
+                    continue;
+                }
+                (all, bytes) = (all + records, bytes + arrival.bytes);
+                arrival.settled.ids.iter().for_each(|id| state.ids.add(*id, now));
+                arrivals.push(arrival);
             }
-            let Some(arrival) = state.queue.pop_front() else { break };
-            if records > max_records {
-                // It came before the bound was known: told to come again, and then why not.
-                arrival.settled.ids.iter().for_each(|id| drop(state.in_flight.remove(id)));
-                continue;
-            }
-            arrival.settled.ids.iter().for_each(|id| state.ids.add(*id, now));
-            arrival.records.into_iter().for_each(|record| builder.push(record));
+            taken.offsets = state.ids.take_changes();
+        }
+        // Without the lock, so that who comes meanwhile need not wait.
+        let mut builder = BatchBuilder::new();
+        taken.settled.reserve(arrivals.len());
+        for arrival in arrivals {
+            arrival.records.into_iter().for_each(|(record, _)| builder.push(record));
             taken.settled.push(arrival.settled);
         }
-        taken.offsets = state.ids.take_changes();
         taken.batch = builder.finish();
         taken
     }
@@ -196,7 +217,7 @@ impl Intake {
     /// The log holds them: answers, also to those who brought the same events meanwhile.
     pub(crate) fn settle(&self, settled: Vec<Settled>) {
         let mut others = Vec::new();
-        {
+        if settled.iter().any(|one| !one.ids.is_empty()) {
             let mut state = self.state.lock();
             for id in settled.iter().flat_map(|one| &one.ids) {
                 others.extend(state.in_flight.remove(id).unwrap_or_default());
@@ -249,13 +270,17 @@ struct Memory {
 /// A share of it, given back when it is dropped.
 pub(crate) struct Held {
     memory: Arc<Memory>,
+    /// Counted.
     bytes: usize,
+    /// To be counted with the next that is.
+    owed: usize,
 }
 
 impl Held {
     /// # Errors
     /// 429 when there is no room.
     pub(crate) fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
+        let bytes = bytes + std::mem::take(&mut self.owed);
         let before = self.memory.used.fetch_add(bytes, Relaxed);
         self.bytes += bytes;
         if before + bytes > self.memory.limit { Err(Refusal::no_room()) } else { Ok(()) }
@@ -284,7 +309,8 @@ mod tests {
     }
 
     async fn told(waiting: Waiting) -> u16 {
-        waiting.durable(Duration::from_millis(1)).await.map_or_else(|refusal| refusal.status.as_u16(), |()| 200)
+        let told = tokio::time::timeout(std::time::Duration::from_millis(1), waiting).await;
+        told.map_or(504, |told| told.map_or_else(|refusal| refusal.status.as_u16(), |()| 200))
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ mod answer;
 mod auth;
 mod body;
 mod cloudevents;
+mod coding;
 mod config;
 mod connection;
 mod content;

@@ -12,7 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -44,6 +44,8 @@ pub(crate) struct Listener {
     table: ArcSwap<Table>,
     connections: Arc<Semaphore>,
     stop: CancellationToken,
+    /// Set before `stop` is: looked at without its lock.
+    stopping: AtomicBool,
     /// Of the loop that accepts; it may end with its runtime, without a word.
     accepting: Mutex<Option<AbortHandle>>,
 }
@@ -117,7 +119,7 @@ fn try_open(options: &Options, tls: Option<&(Stamp, Arc<ServerConfig>)>, target:
         }
         other => {
             if let Some(unused) = other {
-                unused.stop.cancel();
+                unused.end();
                 listeners.remove(&address.socket);
             }
             let socket = bind(address.socket).map_err(|error| not_bound(address, &error))?;
@@ -172,6 +174,7 @@ impl Listener {
             routes: Mutex::default(),
             table: ArcSwap::default(),
             stop: CancellationToken::new(),
+            stopping: AtomicBool::new(false),
             accepting: Mutex::new(None),
         });
         let task = tokio::spawn(listener.clone().accept(socket, tls));
@@ -189,6 +192,15 @@ impl Listener {
 
     pub(crate) fn stop(&self) -> &CancellationToken {
         &self.stop
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Relaxed)
+    }
+
+    fn end(&self) {
+        self.stopping.store(true, Relaxed);
+        self.stop.cancel();
     }
 
     async fn accept(self: Arc<Self>, socket: TcpListener, mut tls: Option<(Stamp, Arc<ServerConfig>)>) {
@@ -259,7 +271,7 @@ impl Listener {
         if self.routes.lock().any_open() {
             return false;
         }
-        self.stop.cancel();
+        self.end();
         let address = self.options.address.socket;
         if listeners.get(&address).is_some_and(|listener| std::ptr::eq(Arc::as_ptr(listener), self)) {
             listeners.remove(&address);

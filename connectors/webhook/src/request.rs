@@ -1,7 +1,9 @@
 //! One request, from its path to its answer.
 
 use crate::answer::{Answer, Refusal, answer as respond};
+use crate::coding::Coding;
 use crate::config::Settings;
+use crate::connection::Phase;
 use crate::content::Request as Parts;
 use crate::intake::now_seconds;
 use crate::listener::Listener;
@@ -10,7 +12,7 @@ use crate::signature::Denied;
 use crate::{body, content};
 use bytes::Bytes;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_ENCODING, HeaderValue};
+use hyper::header::HeaderValue;
 use hyper::http::request;
 use hyper::{Method, Request, StatusCode};
 use percent_encoding::percent_decode_str;
@@ -21,14 +23,14 @@ use subtle::ConstantTimeEq;
 /// Names and texts of a path's segments.
 pub(crate) type Captures = Vec<(String, String)>;
 
-pub(crate) async fn answer(listener: &Listener, request: Request<Incoming>) -> Answer {
+pub(crate) async fn answer(listener: &Listener, phase: &Phase, request: Request<Incoming>) -> Answer {
     let (head, mut body) = request.into_parts();
     match find(listener, head.uri.path()) {
         Err(refusal) => {
             body::drain(&head.headers, &mut body).await;
             refusal.answer()
         }
-        Ok((target, captures)) => match take(&target, &captures, &head, &mut body).await {
+        Ok((target, captures)) => match take(&target, &captures, phase, &head, &mut body).await {
             Ok(answer) => answer,
             Err(refusal) => {
                 target.intake.counts.refused.fetch_add(1, Relaxed);
@@ -51,19 +53,29 @@ fn find(listener: &Listener, path: &str) -> Result<(Arc<Target>, Captures), Refu
     Ok((target.clone(), decoded.collect::<Result<_, Refusal>>()?))
 }
 
-async fn take(target: &Target, captures: &Captures, head: &request::Parts, body: &mut Incoming) -> Result<Answer, Refusal> {
+async fn take(
+    target: &Target,
+    captures: &Captures,
+    phase: &Phase,
+    head: &request::Parts,
+    body: &mut Incoming,
+) -> Result<Answer, Refusal> {
     let settings = &*target.settings;
     if !settings.methods.contains(&head.method) {
         return greeting(settings, head).ok_or_else(|| Refusal::method(settings.allowed.clone()));
     }
     settings.auth.check(&head.headers)?;
-    if head.headers.get(CONTENT_ENCODING).is_some_and(|coding| coding != "identity") {
-        let message = "a body with a content encoding is not taken: send it as it is";
-        return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
-    }
+    let coding = Coding::of(&head.headers)?;
     let mut held = target.intake.hold()?;
-    let bytes = body::read(body, settings.body_max, settings.body_timeout, &mut held).await?;
+    let bytes = phase
+        .within(settings.body_timeout, body::read(body, settings.body_max, &mut held))
+        .await
+        .unwrap_or_else(|| Err(body::slow()))?;
     verify(settings, head, &bytes)?;
+    let bytes = match coding {
+        None => bytes,
+        Some(coding) => coding.decode(&bytes, settings.body_max, &mut held).await?,
+    };
     if settings.challenge.slack
         && let Some(challenge) = content::slack_challenge(&bytes)
     {
@@ -72,7 +84,8 @@ async fn take(target: &Target, captures: &Captures, head: &request::Parts, body:
     let topic = target.topic(captures)?;
     let parts = Parts { settings, topic: &topic, headers: &head.headers, path: head.uri.path(), captures };
     let parsed = parts.parse(&bytes)?;
-    target.intake.admit(parsed, held)?.durable(settings.response_timeout).await?;
+    let waiting = target.intake.admit(parsed, held)?;
+    phase.within(settings.response_timeout, waiting).await.unwrap_or_else(|| Err(Refusal::timeout()))?;
     Ok(respond(settings.status, &settings.response_type, settings.response.clone()))
 }
 

@@ -124,3 +124,48 @@ async fn requests_that_arrive_together_share_commits() {
     assert_eq!(values, (0..64).collect::<Vec<_>>());
     running.stop().await;
 }
+
+/// The signature is of the bytes as they were sent; the records are what they were before.
+#[tokio::test]
+async fn a_compressed_body_is_verified_as_it_came_and_stored_as_it_was() {
+    use flate2::{Compression, write::GzEncoder};
+    use hmac::{Hmac, KeyInit, Mac};
+    use std::io::Write;
+
+    let (log, port) = (Log::default(), free_port());
+    let more = [
+        ("body.format", "array"),
+        ("headers", "*"),
+        ("signature.scheme", "github"),
+        ("signature.secret", "key"),
+        ("body.max.bytes", "20000"),
+        ("record.max.bytes", "20000"),
+    ];
+    let running = start(&log, &options(port, &more)).await.unwrap();
+    let signature = |bytes: &[u8]| {
+        let mut mac = Hmac::<sha2::Sha256>::new_from_slice(b"key").unwrap();
+        mac.update(bytes);
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    let sent = |plain: &str, of_plain: bool| {
+        let mut out = GzEncoder::new(Vec::new(), Compression::default());
+        let body = out.write_all(plain.as_bytes()).and_then(|()| out.finish()).unwrap();
+        let signature = signature(if of_plain { plain.as_bytes() } else { &body });
+        let head = format!(
+            "POST /orders HTTP/1.1\r\nhost: x\r\ncontent-encoding: gzip\r\nx-mine: 1\r\nx-hub-signature-256: sha256={signature}\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        [head.into_bytes(), body].concat()
+    };
+    let mut client = connect(port).await;
+    assert_eq!(client.ask(sent(r#"[{"n":1},{"n":2}]"#, true)).await.status, 403);
+    assert_eq!(client.ask(sent(r#"[{"n":1},{"n":2}]"#, false)).await.status, 200);
+    assert_eq!(log.values(), [r#"{"n":1}"#, r#"{"n":2}"#]);
+    let names: Vec<String> = log.records.lock()[0].headers.iter().map(|header| header.name.to_string()).collect();
+    assert!(names.iter().any(|name| name == "x-mine") && names.iter().all(|name| name != "content-encoding"), "{names:?}");
+    // 100 bytes that become 20,001; and the connection lives.
+    assert_eq!(client.ask(sent(&format!("[{}1]", " ".repeat(19_998)), false)).await.status, 413);
+    assert_eq!(client.ask(sent("[3]", false)).await.status, 200);
+    running.stop().await;
+}
