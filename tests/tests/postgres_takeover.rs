@@ -16,7 +16,8 @@ fn insert(server: &Server, rows: Range<usize>) {
     server.psql(&format!("insert into orders select n, 'order ' || n from generate_series({first}, {last}) n"));
 }
 
-/// A `read_committed` reader sees each row once, those of the snapshot as `r` and all others as `c`, in their order.
+/// A `read_committed` reader sees each row once, those of the snapshot as `r` and all others as `c`, in their order and with their place in their transaction:
+/// each has 300 rows.
 #[track_caller]
 fn exactly(broker: &Broker, topic: &str, snapshot: usize, rows: usize, why: impl Fn() -> String) {
     let mut count = 0;
@@ -26,15 +27,19 @@ fn exactly(broker: &Broker, topic: &str, snapshot: usize, rows: usize, why: impl
         (count >= rows).then_some(found)
     });
     let found = found.unwrap_or_else(|| panic!("{count} of {rows} rows in {topic}\n{}", why()));
-    let seen: Vec<(String, u64)> = found
+    let seen: Vec<(String, u64, Option<u64>)> = found
         .iter()
         .map(|record| {
             let event: Value = serde_json::from_str(&record.text()).unwrap();
-            (event["op"].as_str().unwrap().to_owned(), event["after"]["id"].as_u64().unwrap())
+            let place = event["transaction"]["total_order"].as_u64();
+            (event["op"].as_str().unwrap().to_owned(), event["after"]["id"].as_u64().unwrap(), place)
         })
         .collect();
-    let expected: Vec<(String, u64)> =
-        (0..rows).map(|id| ((if id < snapshot { "r" } else { "c" }).to_owned(), id as u64)).collect();
+    let row = |id: usize| match id < snapshot {
+        true => ("r".to_owned(), id as u64, None),
+        false => ("c".to_owned(), id as u64, Some(id as u64 % 300 + 1)),
+    };
+    let expected: Vec<_> = (0..rows).map(row).collect();
     assert_eq!(seen.len(), expected.len(), "{topic}: {:?} …\n{}", &seen[..seen.len().min(5)], why());
     assert!(seen == expected, "{topic}: another order, or another operation");
 }
@@ -54,7 +59,7 @@ fn there_and_back_again() {
         "publication.autocreate.mode": "filtered", "table.include.list": "public.orders",
         "key.converter": "org.apache.kafka.connect.json.JsonConverter", "key.converter.schemas.enable": "false",
         "value.converter": "org.apache.kafka.connect.json.JsonConverter", "value.converter.schemas.enable": "false",
-        "topic.creation.default.partitions": "1", "topic.creation.default.replication.factor": "1",
+        "provide.transaction.metadata": "true", "topic.creation.default.partitions": "1", "topic.creation.default.replication.factor": "1",
     });
     let slot = || server.psql("select slot_name, active from pg_replication_slots");
     let free = |who: &str| wait_until(MINUTE, &format!("{who} lets go of the slot"), || (slot() == "orders|f").then_some(()));
