@@ -246,6 +246,10 @@ impl SinkTask for HttpSink {
     /// Nothing; but the worker asks when it commits.
     fn metadata(&self, _: &TopicPartition) -> Option<String> {
         self.0.ledger.told();
+        // After a put that failed the ledger is with those of tasks that ended.
+        if let Some(task) = self.0.task.as_ref().filter(|_| self.0.ledger.is_empty()) {
+            ledger::committed(task);
+        }
         None
     }
 

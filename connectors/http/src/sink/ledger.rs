@@ -48,6 +48,10 @@ impl Ledger {
         !self.told.load(Relaxed) && self.partitions.values().any(|progress| progress.next > progress.from)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
     /// The worker asked for what goes with its commit.
     pub(super) fn told(&self) {
         self.told.store(true, Relaxed);
@@ -97,12 +101,13 @@ impl Ledger {
         records
     }
 
-    /// What a predecessor knew of partitions that go on where it stood. An operator's reset is a jump to elsewhere: then nothing of it counts.
-    fn adopt(&mut self, former: Ledger) {
+    /// What a predecessor knew of partitions that go on exactly where it stood: at what it passed, where that was committed, else where it began. An
+    /// operator's reset is a jump to elsewhere, also where that lies between the two: then nothing of it counts, and all is sent again.
+    fn adopt(&mut self, former: Ledger, committed: bool) {
         let mut letters: Vec<Letter> = former.given.into_iter().chain(former.letters).collect();
         for (partition, former) in former.partitions {
             if let Some(progress) = self.partitions.get_mut(&partition)
-                && (former.from..=former.next).contains(&progress.from)
+                && progress.from == if committed { former.next } else { former.from }
                 && progress.next == progress.from
             {
                 progress.next = former.next;
@@ -126,6 +131,8 @@ struct Kept {
     ledger: Ledger,
     /// Until when the receiver asked to be left alone.
     wait_until: Option<Instant>,
+    /// The worker committed what was passed, after it was kept.
+    committed: bool,
 }
 
 /// For the successor of this task.
@@ -133,7 +140,15 @@ pub(super) fn keep(task: &TaskId, target: u64, ledger: Ledger, wait_until: Optio
     let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
     let now = Instant::now();
     kept.retain(|_, kept| now - kept.at < KEPT_MAX || kept.wait_until.is_some_and(|until| until > now));
-    kept.insert(task.clone(), Kept { at: now, target, ledger, wait_until });
+    kept.insert(task.clone(), Kept { at: now, target, ledger, wait_until, committed: false });
+}
+
+/// The worker commits for this task, whose ledger is kept.
+pub(super) fn committed(task: &TaskId) {
+    let mut kept = KEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(kept) = kept.get_mut(task) {
+        kept.committed = true;
+    }
 }
 
 /// From the predecessor of this task: until when to wait.
@@ -142,7 +157,7 @@ pub(super) fn take(task: &TaskId, target: u64, ledger: &mut Ledger) -> Option<In
     if kept.target != target {
         return None;
     }
-    ledger.adopt(kept.ledger);
+    ledger.adopt(kept.ledger, kept.committed);
     kept.wait_until
 }
 
@@ -173,7 +188,7 @@ mod tests {
     #[test]
     fn a_successor_sends_only_what_was_not_answered() {
         let mut next = at(10);
-        next.adopt(failed());
+        next.adopt(failed(), false);
         let sent: Vec<i64> = (10..20).filter(|offset| !next.is_taken(&place(*offset))).collect();
         assert_eq!(sent, [12, 16, 17, 18, 19]);
         assert!(next.is_open());
@@ -181,11 +196,27 @@ mod tests {
 
     #[test]
     fn a_reset_sends_all_again() {
-        for elsewhere in [0, 9, 16, 100] {
-            let mut next = at(elsewhere);
-            next.adopt(failed());
-            assert!(!next.is_taken(&place(elsewhere.max(15))), "{elsewhere}");
+        for (committed, stood) in [(false, 10), (true, 15)] {
+            for elsewhere in (0..20).filter(|offset| *offset != stood) {
+                let mut next = at(elsewhere);
+                next.adopt(failed(), committed);
+                let taken: Vec<i64> = (elsewhere..20).filter(|offset| next.is_taken(&place(*offset))).collect();
+                assert!(taken.is_empty(), "reset from {stood} to {elsewhere}: {taken:?}");
+            }
         }
+    }
+
+    #[test]
+    fn a_commit_after_the_failure_moves_where_it_stood() {
+        let mut next = at(15);
+        next.adopt(failed(), true);
+        let sent: Vec<i64> = (15..20).filter(|offset| !next.is_taken(&place(*offset))).collect();
+        assert_eq!(sent, [16, 17, 18, 19]);
+        let (task, mut back) = (TaskId::new("ledger-committed", 0), at(10));
+        keep(&task, 1, failed(), None);
+        committed(&task);
+        take(&task, 1, &mut back);
+        assert!(!back.is_taken(&place(10)), "15 was committed, and 10 is a reset");
     }
 
     #[test]

@@ -227,12 +227,16 @@ async fn a_successor_goes_on_where_the_task_failed() {
     rig = rig.reopened(0).await;
     Rig::all_good(rig.put(records(12, 2)).await);
     assert_eq!(receiver.seen().len(), 11 + bad, "it was closed in order, and knows what was answered");
-    // Somewhere else, and back: an operator wants them again.
+    // Into the middle of what is remembered: an operator wants these again.
+    rig = rig.reopened(5).await;
+    Rig::all_good(rig.put(records(12, 2).split_off(5)).await);
+    assert_eq!(receiver.seen().len(), 11 + bad + 7);
+    // Somewhere else, and back.
     rig = rig.reopened(20).await;
     Rig::all_good(rig.put(vec![record(20, "k0", "elsewhere")]).await);
     rig = rig.reopened(0).await;
     Rig::all_good(rig.put(records(12, 2)).await);
-    assert_eq!(receiver.seen().len(), 11 + bad + 1 + 12);
+    assert_eq!(receiver.seen().len(), 11 + bad + 7 + 1 + 12);
 }
 
 /// Without tolerance the worker fails the task at a refused record. When it goes on, only that record is sent again: someone may have mended what was wrong.
