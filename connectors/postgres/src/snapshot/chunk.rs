@@ -34,6 +34,8 @@ pub struct Window {
     /// In the table's order; `None`: a newer version was sent already.
     rows: Vec<Option<RowPlaces>>,
     by_identity: FxHashMap<Vec<u8>, usize>,
+    /// Rows with what an update has told of them since.
+    updated: FxHashMap<usize, Vec<Option<Vec<u8>>>>,
     next: usize,
     /// The end of the reading.
     pub last: bool,
@@ -215,6 +217,7 @@ impl Window {
             bytes,
             rows,
             by_identity,
+            updated: FxHashMap::default(),
             next: 0,
             last: false,
             until: None,
@@ -246,6 +249,21 @@ impl Window {
         }
     }
 
+    /// An update that the view has not seen was sent, without the large values that it left alone: the row follows it, with these.
+    pub fn updated(&mut self, name: &[u8], told: Told) {
+        let Some(index) = self.by_identity.get(name).copied() else { return };
+        let Some(Some(row)) = self.rows.get(index) else { return };
+        let bytes = &self.bytes;
+        let as_read = || row.iter().map(|place| place.clone().map(|place| bytes[place].to_vec())).collect();
+        let cells = self.updated.entry(index).or_insert_with(as_read);
+        for (column, value) in told {
+            let at = self.table.columns.iter().position(|known| known.name == column);
+            if let Some(cell) = at.and_then(|at| cells.get_mut(at)) {
+                *cell = value;
+            }
+        }
+    }
+
     pub fn truncated(&mut self) {
         self.rows.fill(None);
     }
@@ -257,7 +275,10 @@ impl Window {
         }
         let row = self.rows.get(self.next)?.as_ref()?;
         self.next += 1;
-        Some(copy::cells(&self.bytes, row))
+        Some(match self.updated.get(&(self.next - 1)) {
+            Some(cells) => cells.iter().map(|cell| cell.as_deref().map_or(Cell::Null, Cell::Text)).collect(),
+            None => copy::cells(&self.bytes, row),
+        })
     }
 
     pub fn is_sent(&self) -> bool {
@@ -273,6 +294,25 @@ impl Window {
         let row = self.rows[..self.next].iter().rev().find_map(Option::as_ref);
         row.map(|row| key_of(&self.bytes, &row.to_vec(), &self.columns)).transpose()
     }
+}
+
+/// Columns and their values, as an event has them.
+pub type Told = Vec<(Arc<str>, Option<Vec<u8>>)>;
+
+/// What an update tells of a row, where it leaves large values out that did not change; `None` where its event has all of the row.
+pub fn told(table: &Table, new: &[Cell<'_>]) -> Option<Told> {
+    if table.identity == ReplicaIdentity::Full || !new.contains(&Cell::Unchanged) {
+        return None;
+    }
+    let cell = |(index, cell): (usize, &Cell<'_>)| {
+        let name = table.columns.get(index)?.name.clone();
+        match cell {
+            Cell::Unchanged => None,
+            Cell::Null => Some((name, None)),
+            Cell::Text(text) => Some((name, Some(text.to_vec()))),
+        }
+    };
+    Some(new.iter().enumerate().filter_map(cell).collect())
 }
 
 /// Where columns of these names are.
@@ -335,6 +375,26 @@ mod tests {
         assert_eq!(sent(&mut window), ["c\td"]);
         assert!(window.is_sent());
         assert_eq!(window.position().unwrap(), Some(vec!["3".to_owned()]));
+    }
+
+    #[test]
+    fn a_row_whose_large_value_an_update_left_out_follows_with_it() {
+        let mut window = window("large\t1\nb\t2\nc\t3\n");
+        let told = |key: &str| vec![(Arc::from("k"), Some(key.as_bytes().to_vec()))];
+        window.updated(&called("1"), told("7"));
+        window.updated(&called("1"), told("8"));
+        window.updated(&called("2"), told("9"));
+        window.replaced(&called("2"));
+        window.updated(&called("2"), told("9"));
+        let row: Vec<_> = window.next_row().unwrap().into_iter().collect();
+        assert_eq!(row, [Cell::Text(b"large"), Cell::Text(b"8")]);
+        assert_eq!(window.position().unwrap(), Some(vec!["1".to_owned()]), "where it was read");
+        assert_eq!(sent(&mut window), ["c"]);
+        let table = (*window.table).clone();
+        assert_eq!(super::told(&table, &[Cell::Unchanged, Cell::Text(b"8")]), Some(told("8")));
+        assert_eq!(super::told(&table, &[Cell::Null, Cell::Text(b"8")]), None, "nothing was left out");
+        let full = Table { identity: ReplicaIdentity::Full, ..table };
+        assert_eq!(super::told(&full, &[Cell::Unchanged, Cell::Text(b"8")]), None, "the old row has it");
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! A chunk is read in one transaction, whose view says which transactions it has seen. Its rows are sent when the stream has passed every one of
 //! these, so nothing that follows is older than a row. Changes by transactions that the view has *not* seen may be sent before: each takes the row that
-//! it replaces out of the chunk. So a row is sent at most once, never after a newer version of itself, and never left out.
+//! it replaces out of the chunk. So a row is sent at most once, never after a newer version of itself, and never left out. An update whose event leaves large
+//! values out that did not change is put into the chunk's row instead: it follows the event, and has them.
 //! Debezium tells the same from rows that it writes into the signal table before and after each chunk; here nothing needs to be written, and so a
 //! standby and a role that may only read can do it. Where it may, a logical message moves an idle stream past the view at once.
 
-use super::chunk::{self, Outcome, Wanted, Window};
+use super::chunk::{self, Outcome, Told, Wanted, Window};
 use super::state::Name;
 use super::{Encode, Mark, ReadRow};
 use crate::connection::Connect;
@@ -41,13 +42,41 @@ struct Reading {
     wanted: Wanted,
     /// Done: taken up by the next [`Chunks::advance`].
     done: Option<Answer>,
-    /// What the stream changed meanwhile: the row's name (none: all rows) and the transaction.
-    changed: Vec<(Option<Vec<u8>>, u32)>,
+    /// What the stream changed meanwhile, and the transaction.
+    changed: Vec<(Changed, u32)>,
     changed_bytes: usize,
     /// Too much changed, or it is not known what: the chunk is of no use.
     spoiled: bool,
     /// The columns that name a row; `None` before the table's first chunk.
     identity: Option<Vec<Arc<str>>>,
+}
+
+/// What an event does to rows that were read and not yet sent.
+enum Changed {
+    All,
+    /// The row of this name is told as a whole, or gone.
+    Replaced(Vec<u8>),
+    /// It is told but for large values.
+    Updated(Vec<u8>, Told),
+}
+
+impl Changed {
+    fn bytes(&self) -> usize {
+        let told = |told: &Told| told.iter().map(|(_, value)| 40 + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        match self {
+            Changed::All => 0,
+            Changed::Replaced(name) => name.len() + 40,
+            Changed::Updated(name, values) => name.len() + 40 + told(values),
+        }
+    }
+
+    fn take_from(self, window: &mut Window) {
+        match self {
+            Changed::All => window.truncated(),
+            Changed::Replaced(name) => window.replaced(&name),
+            Changed::Updated(name, told) => window.updated(&name, told),
+        }
+    }
 }
 
 /// One table at a time.
@@ -164,7 +193,7 @@ impl Chunks {
             Stage::Reading(reading) if reading.wanted.oid == table.oid => reading.note(table, xid, old, new),
             Stage::Window(window) if window.table.oid == table.oid && !window.view.seen.sees(xid) => {
                 match chunk::places(table, &window.identity()).filter(|_| window.fits(table)) {
-                    Some(identity) => names(&identity, old, new).for_each(|name| window.replaced(&name)),
+                    Some(identity) => changes(table, &identity, old, new).for_each(|changed| changed.take_from(window)),
                     // Another version of the table: its rows are read again as they are now.
                     None => self.stage = Stage::Idle,
                 }
@@ -175,7 +204,7 @@ impl Chunks {
 
     pub fn truncate(&mut self, oid: u32, xid: u32) {
         match &mut self.stage {
-            Stage::Reading(reading) if reading.wanted.oid == oid => reading.changed.push((None, xid)),
+            Stage::Reading(reading) if reading.wanted.oid == oid => reading.changed.push((Changed::All, xid)),
             Stage::Window(window) if window.table.oid == oid && !window.view.seen.sees(xid) => window.truncated(),
             _ => {}
         }
@@ -260,11 +289,9 @@ impl Chunks {
         if unsure {
             return Ok(Some(Event::Waiting));
         }
-        for (name, xid) in changed {
-            match name {
-                _ if window.view.seen.sees(xid) => {}
-                Some(name) => window.replaced(&name),
-                None => window.truncated(),
+        for (changed, xid) in changed {
+            if !window.view.seen.sees(xid) {
+                changed.take_from(&mut window);
             }
         }
         self.stage = Stage::Window(window);
@@ -285,9 +312,9 @@ impl Reading {
             self.spoiled = true;
             return;
         };
-        for name in names(&identity, old, new) {
-            self.changed_bytes += name.len() + 40;
-            self.changed.push((Some(name), xid));
+        for changed in changes(table, &identity, old, new) {
+            self.changed_bytes += changed.bytes();
+            self.changed.push((changed, xid));
         }
         self.spoiled |= self.changed_bytes > NAMES_BYTES_MAX;
         if self.spoiled {
@@ -296,14 +323,20 @@ impl Reading {
     }
 }
 
-/// What the row was called before and is called after.
-fn names<'a>(
-    identity: &'a [usize],
-    old: Option<&'a [Cell<'a>]>,
-    new: Option<&'a [Cell<'a>]>,
-) -> impl Iterator<Item = Vec<u8>> + 'a {
-    [old, new]
-        .into_iter()
-        .flatten()
-        .filter_map(move |cells| chunk::name(identity.iter().map(|index| cells.get(*index).copied().unwrap_or(Cell::Null))))
+/// What an event does to the row as it was called before and is called after.
+fn changes(
+    table: &Table,
+    identity: &[usize],
+    old: Option<&[Cell<'_>]>,
+    new: Option<&[Cell<'_>]>,
+) -> impl Iterator<Item = Changed> + use<> {
+    let name = |cells: &[Cell<'_>]| chunk::name(identity.iter().map(|index| cells.get(*index).copied().unwrap_or(Cell::Null)));
+    let (before, after) = (old.and_then(name), new.and_then(name));
+    let changed = match (new.and_then(|new| chunk::told(table, new)), before, after) {
+        // With another key the row is one of that name now; whatever had it before was deleted or renamed by an event of its own.
+        (Some(told), Some(before), _) => [Some(Changed::Updated(before, told)), None],
+        (Some(told), None, Some(after)) => [Some(Changed::Updated(after, told)), None],
+        (_, before, after) => [before.map(Changed::Replaced), after.map(Changed::Replaced)],
+    };
+    changed.into_iter().flatten()
 }

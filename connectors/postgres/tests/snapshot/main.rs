@@ -206,6 +206,36 @@ async fn large_values_that_did_not_change_are_not_lost_by_a_crash() {
     assert!(rig.copy.rows["toast"].values().all(whole), "{:?}", rig.copy.rows["toast"].values().find(|row| !whole(row)));
 }
 
+/// An update between a chunk's view and its sending replaces a row that has values which the update does not tell.
+#[tokio::test]
+async fn large_values_of_rows_that_change_while_a_chunk_is_read_are_not_lost() {
+    let database = SERVER.database();
+    make(&database, &[], 0);
+    let sql = "create table toast (id bigint, v bigint, k int primary key, big text); alter table toast alter big set storage external; \
+               insert into toast select n, nextval('ver'), n, repeat(md5(n::text), 200) from generate_series(1, 200) n;";
+    SERVER.psql_in(&database, sql);
+    let mut rig = Rig::start(snapshot_options(&database)).await;
+    rig.records = 30;
+    rig.poll().await;
+    rig.crash().await;
+    // Fewer than a poll takes.
+    rig.records = 100;
+    let until = std::time::Instant::now() + harness::DEADLINE;
+    for round in 0.. {
+        assert!(std::time::Instant::now() < until, "{:?}", rig.stored());
+        SERVER.psql_in(&database, &format!("update toast set v = nextval('ver') where id % 10 = {}", round % 10));
+        rig.poll().await;
+        if round > 20 && rig.unread().is_empty() {
+            break;
+        }
+    }
+    rig.catch_up(&SERVER, &database).await;
+    compare(&rig, &database, &[("toast", "")]);
+    let whole = |row: &serde_json::Value| row["big"].as_str().is_some_and(|text| text.len() == 6400);
+    let lost: Vec<_> = rig.copy.rows["toast"].iter().filter(|(_, row)| !whole(row)).map(|(key, _)| key).collect();
+    assert!(lost.is_empty(), "{} of 200: {lost:?}", lost.len());
+}
+
 #[tokio::test]
 async fn tables_join_without_stopping_and_what_was_open_when_they_did_is_there() {
     let database = SERVER.database();
