@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod http_sink;
+mod http_source;
 mod idle;
 mod kafka;
 mod kafka_latency;
@@ -65,6 +66,8 @@ enum Part {
     Webhook,
     /// Log → HTTP beside a loop of reqwest by hand: `--lines` records in batches, a twentieth of them one by one.
     HttpSink,
+    /// HTTP → log beside a loop of reqwest by hand: a fifth of `--lines` as records, 100 a page.
+    HttpSource,
 }
 
 fn main() -> Result<()> {
@@ -97,6 +100,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::HttpSink) {
         http_sink::measure(&dir, args.lines, args.runs, &mut table)?;
+    }
+    if wanted(Part::HttpSource) {
+        http_source::measure(&dir, args.lines / 5, args.runs, &mut table)?;
     }
     let text = format!("{}\n{table}", machine(&dir)?);
     println!("{text}");
