@@ -121,9 +121,9 @@ impl Params {
 /// A config as a client sends it: a flat object whose values are texts, numbers, booleans or null.
 pub(crate) type RawConfig = IndexMap<String, Option<Box<RawValue>>>;
 
-/// Numbers and booleans become the text that was sent; null stays `None`.
-pub(crate) fn texts(raw: RawConfig) -> Result<IndexMap<String, Option<String>>, ApiError> {
-    let text = |key: &str, value: Box<RawValue>| match value.get().as_bytes().first() {
+/// A number or a boolean becomes the text that was sent.
+pub(crate) fn text(key: &str, value: &RawValue) -> Result<String, ApiError> {
+    match value.get().as_bytes().first() {
         Some(b'"') => serde_json::from_str(value.get())
             .map_err(|error| ApiError::bad_request(format!("the value of `{key}` is not a text: {error}"))),
         Some(b'{' | b'[') => {
@@ -132,16 +132,20 @@ pub(crate) fn texts(raw: RawConfig) -> Result<IndexMap<String, Option<String>>, 
             Err(ApiError::bad_request(message))
         }
         _ => Ok(value.get().to_owned()),
-    };
+    }
+}
+
+/// The texts of a config; null stays `None`.
+pub(crate) fn texts(raw: RawConfig) -> Result<IndexMap<String, Option<String>>, ApiError> {
     let mut texts = IndexMap::with_capacity(raw.len());
     for (key, value) in raw {
-        let value = value.map(|value| text(&key, value)).transpose()?;
+        let value = value.map(|value| text(&key, &value)).transpose()?;
         texts.insert(key, value);
     }
     Ok(texts)
 }
 
-/// A config to store: what is null is absent.
+/// A config to look at: what is null is absent.
 pub(crate) fn config(raw: RawConfig) -> Result<ConfigMap, ApiError> {
     Ok(texts(raw)?.into_iter().filter_map(|(key, value)| Some((key, value?))).collect())
 }

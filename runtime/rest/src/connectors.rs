@@ -1,23 +1,42 @@
 //! `/connectors`: Kafka Connect's `ConnectorsResource`.
 
-use crate::body::{Body, Names, Params, RawConfig, config as flat, texts};
+use crate::body::{Body, Names, Params, RawConfig, config as flat, text, texts};
 use crate::{ApiError, ApiResult, Ready, known};
-use aqueduct_worker::{ConfigMap, ConnectorInfo, ConnectorStatus, ConnectorTaskId, TargetState, TaskStatus};
+use aqueduct_core::Issue;
+use aqueduct_worker::{AdminError, ConfigMap, ConnectorInfo, ConnectorStatus, ConnectorTaskId, TargetState, TaskStatus};
 use axum::Json;
 use axum::http::StatusCode;
 use axum::http::header::LOCATION;
 use axum::response::{IntoResponse, Response};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-/// What may stand unescaped in a segment of a path (RFC 3986's unreserved characters).
-const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+/// What may stand unescaped in a segment of a path (RFC 3986's `pchar`, without `;`, which begins parameters for some servers).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateConnector {
-    name: Option<String>,
+    /// A number is taken for its text, as in a config.
+    name: Option<Box<RawValue>>,
     config: Option<RawConfig>,
     initial_state: Option<String>,
 }
@@ -69,7 +88,7 @@ pub(crate) async fn config(Ready(worker): Ready, Names(name): Names<String>) -> 
 }
 
 pub(crate) async fn put_config(ready: Ready, Names(name): Names<String>, Body(raw): Body<RawConfig>) -> ApiResult<Response> {
-    let config = named(&name, flat(raw)?)?;
+    let config = named(&name, whole(raw)?)?;
     let (created, info) = ready.change(|worker| async move { worker.put_config(&name, config).await }).await?;
     if !created {
         return Ok(Json(info).into_response());
@@ -86,7 +105,10 @@ pub(crate) async fn patch_config(
     let patch = texts(raw)?;
     match patch.get("name") {
         Some(Some(other)) if *other != name => return Err(mismatch(other, &name)),
-        Some(None) => return Err(ApiError::bad_request("the name of a connector cannot be removed")),
+        Some(None) => {
+            let issue = Issue::error("name", "config.required", "cannot be removed").fix("leave it out of the patch");
+            return Err(AdminError::InvalidConfig(vec![issue]).into());
+        }
         _ => {}
     }
     Ok(Json(ready.change(|worker| async move { worker.patch_config(&name, patch).await }).await?))
@@ -98,7 +120,8 @@ pub(crate) async fn delete(ready: Ready, Names(name): Names<String>) -> ApiResul
 }
 
 pub(crate) async fn status(Ready(worker): Ready, Names(name): Names<String>) -> ApiResult<Json<ConnectorStatus>> {
-    Ok(Json(worker.status(&name)?))
+    let unknown = unknown(&name, format!("No status found for connector {name}"));
+    worker.status(&name).map(Json).map_err(|error| unknown(error.into()))
 }
 
 pub(crate) async fn pause(ready: Ready, Names(name): Names<String>) -> ApiResult<StatusCode> {
@@ -115,14 +138,16 @@ pub(crate) async fn stop(ready: Ready, Names(name): Names<String>) -> ApiResult<
 }
 
 async fn set_target(ready: Ready, name: String, target: TargetState, answer: StatusCode) -> ApiResult<StatusCode> {
-    ready.change(|worker| async move { worker.set_target(&name, target).await }).await?;
+    let unknown = unknown(&name, format!("Unknown connector {name}"));
+    ready.change(|worker| async move { worker.set_target(&name, target).await }).await.map_err(unknown)?;
     Ok(answer)
 }
 
 /// 204 for the connector alone, 202 with the status when tasks are asked for.
 pub(crate) async fn restart(ready: Ready, Names(name): Names<String>, params: Params) -> ApiResult<Response> {
     let (tasks, failed) = (params.flag("includeTasks", false), params.flag("onlyFailed", false));
-    let status = ready.change(|worker| async move { worker.restart(&name, tasks, failed).await }).await?;
+    let unknown = unknown(&name, format!("Unknown connector: {name}"));
+    let status = ready.change(|worker| async move { worker.restart(&name, tasks, failed).await }).await.map_err(unknown)?;
     if tasks || failed {
         return Ok((StatusCode::ACCEPTED, Json(status)).into_response());
     }
@@ -134,12 +159,13 @@ pub(crate) async fn tasks(Ready(worker): Ready, Names(name): Names<String>) -> A
 }
 
 pub(crate) async fn task_status(Ready(worker): Ready, Names((name, task)): Names<(String, u32)>) -> ApiResult<Json<TaskStatus>> {
-    let found = worker.status(&name)?.tasks.into_iter().find(|status| status.id == task);
+    let found = worker.status(&name).ok().and_then(|status| status.tasks.into_iter().find(|status| status.id == task));
     found.map(Json).ok_or_else(|| ApiError::not_found(format!("No status found for task {name}-{task}")))
 }
 
 pub(crate) async fn restart_task(ready: Ready, Names((name, task)): Names<(String, u32)>) -> ApiResult<StatusCode> {
-    ready.change(|worker| async move { worker.restart_task(&name, task).await }).await?;
+    let unknown = unknown(&name, format!("Unknown connector: {name}"));
+    ready.change(|worker| async move { worker.restart_task(&name, task).await }).await.map_err(unknown)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -154,12 +180,10 @@ pub(crate) async fn reset_topics(ready: Ready, Names(name): Names<String>) -> Ap
 }
 
 fn to_create(request: CreateConnector) -> Result<(String, ConfigMap, TargetState), ApiError> {
-    let config =
-        flat(request.config.ok_or_else(|| ApiError::bad_request("`config` is missing: {\"name\": …, \"config\": {…}}"))?)?;
-    let name = request.name.or_else(|| config.get("name").cloned()).unwrap_or_default().trim().to_owned();
-    if name.is_empty() {
-        return Err(ApiError::bad_request("`name` is missing: {\"name\": …, \"config\": {…}}"));
-    }
+    let config = request.config.ok_or_else(|| ApiError::bad_request("`config` is missing: {\"name\": …, \"config\": {…}}"))?;
+    let config = whole(config)?;
+    // The worker refuses an empty one.
+    let name = request.name.map(|name| text("name", &name)).transpose()?.unwrap_or_default().trim().to_owned();
     let initial = match request.initial_state.as_deref().map(str::to_ascii_uppercase).as_deref() {
         None | Some("RUNNING") => TargetState::Started,
         Some("PAUSED") => TargetState::Paused,
@@ -170,6 +194,23 @@ fn to_create(request: CreateConnector) -> Result<(String, ConfigMap, TargetState
     };
     let config = named(&name, config)?;
     Ok((name, config, initial))
+}
+
+/// A config to store. Kafka Connect refuses nulls as well, but for a few options that it then stores as null.
+fn whole(raw: RawConfig) -> Result<ConfigMap, ApiError> {
+    let nulls = raw.iter().filter(|(_, value)| value.is_none());
+    let issue = |key: &String| {
+        Issue::error(key.as_str(), "config.null", "Null value can not be supplied as the configuration value.")
+            .fix("leave the key out")
+    };
+    let issues: Vec<Issue> = nulls.map(|(key, _)| issue(key)).collect();
+    if issues.is_empty() { flat(raw) } else { Err(AdminError::InvalidConfig(issues).into()) }
+}
+
+/// Kafka Connect says it in other words at each path.
+fn unknown(name: &str, text: String) -> impl FnOnce(ApiError) -> ApiError + use<> {
+    let ours = format!("Connector {name} not found");
+    move |error| if error.message == ours { ApiError::not_found(text) } else { error }
 }
 
 /// What was put plus `name`, and nothing else: Terraform and Strimzi put again for ever when a key differs.
@@ -202,7 +243,7 @@ mod tests {
         let (name, config, initial) = create(r#"{"name":" a/b ","config":{"x":1},"initial_state":"paused"}"#).unwrap();
         assert_eq!((name.as_str(), initial), ("a/b", TargetState::Paused));
         assert_eq!(serde_json::to_string(&config).unwrap(), r#"{"x":"1","name":"a/b"}"#);
-        assert_eq!(create(r#"{"config":{"name":"c"}}"#).unwrap().0, "c");
+        assert_eq!(create(r#"{"name":17,"config":{}}"#).unwrap().0, "17");
     }
 
     #[test]
@@ -211,7 +252,9 @@ mod tests {
             ("{}", "`config` is missing"),
             (r#"{"name":"a","config":null}"#, "`config` is missing"),
             (r#"{"name":"a","config":[]}"#, "expected a map"),
-            (r#"{"config":{}}"#, "`name` is missing"),
+            (r#"{"config":{"name":"c"}}"#, "Connector name configuration (c) doesn't match connector name in the URL ()"),
+            (r#"{"name":{},"config":{}}"#, "`name` is nested"),
+            (r#"{"name":"a","config":{"x":null}}"#, "x: Null value can not be supplied"),
             (r#"{"name":"a","confg":{}}"#, "unknown field `confg`"),
             (r#"{"name":"a","config":{},"initial_state":"FAILED"}"#, "RUNNING, PAUSED or STOPPED"),
             (

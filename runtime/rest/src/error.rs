@@ -5,7 +5,7 @@ use aqueduct_worker::AdminError;
 use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
-use axum::http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
+use axum::http::header::{ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, TRANSFER_ENCODING};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -82,7 +82,15 @@ fn body_is_long(headers: &HeaderMap) -> bool {
 /// Gives the answers that axum and tower-http make in plain text (a body too large, a timeout, a panic, …) the JSON body.
 pub(crate) async fn as_json(request: Request, next: Next) -> Response {
     let long = body_is_long(request.headers());
+    let asks_for_methods = request.method() == Method::OPTIONS;
     let mut response = next.run(request).await;
+    if asks_for_methods
+        && response.status() == StatusCode::METHOD_NOT_ALLOWED
+        && let Some(methods) = response.headers().get(ALLOW).and_then(|allow| allow.to_str().ok())
+    {
+        let methods = format!("{methods},OPTIONS");
+        return ([(ALLOW, methods.clone()), (CONTENT_TYPE, "text/plain".to_owned())], methods).into_response();
+    }
     let status = response.status();
     if long && !status.is_success() {
         // The body was perhaps not read, and then the connection ends: the client must know, or its next call on it fails.

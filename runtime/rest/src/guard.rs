@@ -4,7 +4,7 @@ use crate::{ApiError, REQUEST_TIMEOUT, RestOptions, error};
 use aqueduct_core::{Error, Result};
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::{HOST, ORIGIN};
+use axum::http::header::{ACCEPT, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -74,9 +74,23 @@ async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: 
         let message = "a call from another site is refused; set access.control.allow.origin in worker.yaml to allow it";
         return ApiError::new(403, message).into_response();
     }
+    let of_connect = ["/connectors", "/connector-plugins", "/admin"].iter().any(|path| request.uri().path().starts_with(path));
+    if of_connect && !takes_json(request.headers()) {
+        return ApiError::new(406, "HTTP 406 Not Acceptable: answers are application/json").into_response();
+    }
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// A client that says nothing takes anything.
+fn takes_json(headers: &HeaderMap) -> bool {
+    let kinds = ["application/json", "application/*", "*/*"];
+    let takes =
+        |range: &str| kinds.iter().any(|kind| range.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(kind));
+    let mut all = headers.get_all(ACCEPT).iter().peekable();
+    all.peek().is_none()
+        || all.any(|accept| accept.to_str().is_ok_and(|accept| accept.trim().is_empty() || accept.split(',').any(takes)))
 }
 
 fn host_allowed(host: &str, advertised: Option<&str>) -> bool {

@@ -58,7 +58,9 @@ pub(crate) async fn validate(
         }
     }
     let validation = worker.validate(&plugin.name, &config)?;
-    Ok(Json(ConfigInfos::new(validation, &config)))
+    // By the name that the config calls it.
+    let class = config.get("connector.class").cloned().unwrap_or(plugin.name);
+    Ok(Json(ConfigInfos::new(Validation { class, ..validation }, &config)))
 }
 
 fn about(plugin: &Descriptor) -> Value {
@@ -85,7 +87,7 @@ struct ConfigEntry {
     value: ConfigValue,
 }
 
-/// `ConfigKeyInfo`. Kafka writes `order`, though its own constructor reads `order_in_group`.
+/// `ConfigKeyInfo`. Kafka Connect wrote `order` up to 4.0 and writes `order_in_group` now; there are clients that read the one or the other.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct ConfigKey {
     name: String,
@@ -100,6 +102,7 @@ pub(crate) struct ConfigKey {
     display_name: String,
     dependents: Vec<String>,
     order: usize,
+    order_in_group: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -149,7 +152,7 @@ impl ConfigInfos {
             let value = config.get(name).map(|text| if password { "[hidden]".to_owned() } else { text.clone() });
             let order = configs.len() + 1;
             configs.push(ConfigEntry {
-                definition: ConfigKey { order, ..key_for(name, family) },
+                definition: ConfigKey { order, order_in_group: order, ..key_for(name, family) },
                 value: ConfigValue { name: name.to_owned(), value, recommended_values: Vec::new(), errors, visible: true },
             });
         }
@@ -167,12 +170,77 @@ impl ConfigInfos {
 /// The order counts within each group, from 1.
 fn keys(options: &[OptionSpec]) -> Vec<ConfigKey> {
     let mut orders = std::collections::HashMap::<&str, usize>::new();
-    let mut next = |group| {
-        let order = orders.entry(group).or_insert(0);
-        *order += 1;
-        *order
-    };
-    options.iter().map(|spec| ConfigKey { order: next(spec.group.as_str()), ..key(spec) }).collect()
+    let mut keys = Vec::with_capacity(options.len());
+    for spec in options {
+        let next = orders.entry(spec.group.as_str()).or_insert(0);
+        *next += 1;
+        let key = ConfigKey { order: *next, order_in_group: *next, ..key(spec) };
+        let of_kafka = KAFKAS.iter().find(|option| option.name == spec.name);
+        keys.push(of_kafka.map_or(key.clone(), |of| ConfigKey {
+            kind: of.kind,
+            width: of.width,
+            display_name: of.display_name.to_owned(),
+            order: of.order,
+            order_in_group: of.order,
+            ..key
+        }));
+    }
+    keys
+}
+
+/// How Kafka Connect shows an option that every connector has: user interfaces are built from this.
+struct KafkasOption {
+    name: &'static str,
+    kind: OptionKind,
+    order: usize,
+    width: &'static str,
+    display_name: &'static str,
+}
+
+/// `ConnectorConfig`, `SourceConnectorConfig` and `SinkConnectorConfig` of Kafka Connect 4.3.
+const KAFKAS: &[KafkasOption] = &[
+    kafkas("name", OptionKind::String, 1, "MEDIUM", "Connector name"),
+    kafkas("connector.class", OptionKind::String, 2, "LONG", "Connector class"),
+    kafkas("connector.plugin.version", OptionKind::String, 3, "MEDIUM", "Connector version"),
+    kafkas("tasks.max", OptionKind::Int, 4, "SHORT", "Tasks max"),
+    kafkas("tasks.max.enforce", OptionKind::Boolean, 5, "SHORT", "Enforce tasks max"),
+    kafkas("key.converter", OptionKind::Class, 6, "SHORT", "Key converter class"),
+    kafkas("value.converter", OptionKind::Class, 8, "SHORT", "Value converter class"),
+    kafkas("header.converter", OptionKind::Class, 10, "SHORT", "Header converter class"),
+    kafkas("transforms", OptionKind::List, 12, "LONG", "Transforms"),
+    kafkas("predicates", OptionKind::List, 13, "LONG", "Predicates"),
+    kafkas("config.action.reload", OptionKind::String, 14, "MEDIUM", "Reload Action"),
+    kafkas("errors.retry.timeout", OptionKind::Long, 1, "MEDIUM", "Retry Timeout for Errors"),
+    kafkas("errors.retry.delay.max.ms", OptionKind::Long, 2, "MEDIUM", "Maximum Delay Between Retries for Errors"),
+    kafkas("errors.tolerance", OptionKind::String, 3, "SHORT", "Error Tolerance"),
+    kafkas("errors.log.enable", OptionKind::Boolean, 4, "SHORT", "Log Errors"),
+    kafkas("errors.log.include.messages", OptionKind::Boolean, 5, "SHORT", "Log Error Details"),
+    kafkas("errors.deadletterqueue.topic.name", OptionKind::String, 6, "MEDIUM", "Dead Letter Queue Topic Name"),
+    kafkas(
+        "errors.deadletterqueue.topic.replication.factor",
+        OptionKind::Short,
+        7,
+        "MEDIUM",
+        "Dead Letter Queue Topic Replication Factor",
+    ),
+    kafkas("errors.deadletterqueue.context.headers.enable", OptionKind::Boolean, 8, "MEDIUM", "Enable Error Context Headers"),
+    kafkas("topics", OptionKind::List, 4, "LONG", "Topics"),
+    kafkas("topics.regex", OptionKind::String, 4, "LONG", "Topics regex"),
+    kafkas("topic.creation.groups", OptionKind::List, 1, "LONG", "Topic Creation Groups"),
+    kafkas("exactly.once.support", OptionKind::String, 2, "SHORT", "Exactly once support"),
+    kafkas("transaction.boundary", OptionKind::String, 3, "SHORT", "Transaction Boundary"),
+    kafkas("transaction.boundary.interval.ms", OptionKind::Long, 4, "SHORT", "Transaction boundary interval"),
+    kafkas("offsets.storage.topic", OptionKind::String, 1, "LONG", "Offsets topic"),
+];
+
+const fn kafkas(
+    name: &'static str,
+    kind: OptionKind,
+    order: usize,
+    width: &'static str,
+    display_name: &'static str,
+) -> KafkasOption {
+    KafkasOption { name, kind, order, width, display_name }
 }
 
 fn key(spec: &OptionSpec) -> ConfigKey {
@@ -192,6 +260,7 @@ fn key(spec: &OptionSpec) -> ConfigKey {
         display_name: spec.name.clone(),
         dependents: Vec::new(),
         order: 0,
+        order_in_group: 0,
     }
 }
 
@@ -261,7 +330,7 @@ mod tests {
         );
         let expected = json!({
             "definition": {"name": "file", "type": "STRING", "required": true, "default_value": null, "importance": "HIGH",
-                "documentation": "Says.", "group": "File", "width": "MEDIUM", "display_name": "file", "dependents": [], "order": 1},
+                "documentation": "Says.", "group": "File", "width": "MEDIUM", "display_name": "file", "dependents": [], "order": 1, "order_in_group": 1},
             "value": {"name": "file", "value": null, "recommended_values": [],
                 "errors": ["Missing required configuration \"file\"; set it"], "visible": true},
         });
@@ -269,7 +338,9 @@ mod tests {
         assert_eq!(answer["configs"][1]["definition"]["order"], 2);
         assert_eq!(answer["configs"][2]["value"]["value"], "1");
         let names: Vec<&String> = answer["configs"][0]["definition"].as_object().unwrap().keys().collect();
-        assert_eq!(names.last().unwrap(), &"order");
+        assert_eq!(names[names.len() - 2..], ["order", "order_in_group"]);
+        let common = &answer["configs"][2]["definition"];
+        assert_eq!((&common["display_name"], &common["order_in_group"]), (&json!("Tasks max"), &json!(4)));
     }
 
     #[test]

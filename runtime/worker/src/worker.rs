@@ -443,7 +443,9 @@ impl Worker {
         unknown_keys: UnknownKeys,
     ) -> AdminResult<()> {
         if name.is_empty() || name.chars().any(char::is_control) {
-            return Err(AdminError::BadRequest("Connector name must not be empty or contain control characters".to_owned()));
+            let what = if name.is_empty() { "String may not be empty" } else { "String may not contain control sequences" };
+            let issue = Issue::error("name", "config.name", what).fix("give it a name of printable characters");
+            return Err(AdminError::InvalidConfig(vec![issue]));
         }
         match config.get("name") {
             Some(given) if given != name => {
@@ -607,7 +609,6 @@ impl Worker {
             self.command(name, if only_failed { Command::RestartFailed } else { Command::RestartAll })?;
             for task in status.tasks.iter_mut().filter(|task| !only_failed || task.state == State::Failed) {
                 task.state = State::Restarting;
-                task.trace = None;
             }
         }
         Ok(status)
@@ -684,7 +685,7 @@ impl Worker {
     pub async fn alter_offsets(&self, name: &str, offsets: Vec<SourceOffset>) -> AdminResult<String> {
         self.wait_settled(name).await;
         let _admin = self.0.admin.lock().await;
-        let kind = self.settled(name, "altered")?;
+        let kind = self.settled(name)?;
         if offsets.is_empty() {
             return Err(AdminError::BadRequest(
                 "Partitions / offsets need to be provided for an alter offsets request".to_owned(),
@@ -696,13 +697,13 @@ impl Worker {
         } else {
             self.0.log.alter_source_offsets(name, &offsets).await?;
         }
-        Ok(format!("The offsets for connector {name} have been altered successfully"))
+        Ok("The offsets for this connector have been altered successfully".to_owned())
     }
 
     pub async fn reset_offsets(&self, name: &str) -> AdminResult<String> {
         self.wait_settled(name).await;
         let _admin = self.0.admin.lock().await;
-        if self.settled(name, "reset")? == ConnectorType::Sink {
+        if self.settled(name)? == ConnectorType::Sink {
             let group = crate::sink::group(name);
             let positions = self.0.log.group_positions(&group).await?;
             let none: Vec<_> = positions.iter().map(|position| (position.topic_partition(), None)).collect();
@@ -712,7 +713,7 @@ impl Worker {
             offsets.iter_mut().for_each(|offset| offset.offset = None);
             self.0.log.alter_source_offsets(name, &offsets).await?;
         }
-        Ok(format!("The offsets for connector {name} have been reset successfully"))
+        Ok("The offsets for this connector have been reset successfully".to_owned())
     }
 
     /// Who stops a connector and moves its offsets in the next breath waits for its tasks to end, rather than being told to stop it.
@@ -726,12 +727,12 @@ impl Worker {
     }
 
     /// Invariant 4: offsets are moved by hand only while no task of the connector lives.
-    fn settled(&self, name: &str, verb: &str) -> AdminResult<ConnectorType> {
+    fn settled(&self, name: &str) -> AdminResult<ConnectorType> {
         let (target, settled, kind) =
             self.with(name, |handle| (handle.stored.target, handle.view.borrow().settled, handle.kind))?;
         if target != TargetState::Stopped || !settled {
             return Err(AdminError::BadRequest(format!(
-                "Connectors must be in the STOPPED state before their offsets can be {verb}. This can be done for the specified connector by issuing a 'PUT' request to the '/connectors/{name}/stop' endpoint"
+                "Connectors must be in the STOPPED state before their offsets can be modified. This can be done for the specified connector by issuing a 'PUT' request to the '/connectors/{name}/stop' endpoint"
             )));
         }
         Ok(kind)
@@ -801,23 +802,38 @@ fn object<const N: usize>(entries: [(&str, serde_json::Value); N]) -> JsonMap {
     entries.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
+/// Kafka Connect's texts (`SinkUtils.parseSinkConnectorOffsets`).
 fn sink_position(offset: &SourceOffset) -> AdminResult<(TopicPartition, Option<i64>)> {
-    let bad = |what: &str| AdminError::BadRequest(format!("{what} in {}", serde_json::json!(offset)));
+    let bad = AdminError::BadRequest;
     let number = |value: &serde_json::Value| value.as_i64().or_else(|| value.as_str()?.parse().ok());
-    let topic =
-        offset.partition.get("kafka_topic").and_then(serde_json::Value::as_str).ok_or_else(|| bad("kafka_topic is missing"))?;
+    let plain = |value: &serde_json::Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let (Some(topic), Some(partition)) = (offset.partition.get("kafka_topic"), offset.partition.get("kafka_partition")) else {
+        return Err(bad(
+            "The partition for a sink connector offset must contain the keys 'kafka_topic' and 'kafka_partition'".into()
+        ));
+    };
+    let no_partition = || {
+        bad(format!(
+            "Failed to parse the following Kafka partition value in the provided offsets: '{}'. Partition values for sink connectors need to be integers.",
+            plain(partition)
+        ))
+    };
     let partition =
-        offset.partition.get("kafka_partition").and_then(number).ok_or_else(|| bad("kafka_partition is missing or no number"))?;
-    let partition = i32::try_from(partition).map_err(|_| bad("kafka_partition is too large"))?;
+        number(partition).and_then(|number| i32::try_from(number).ok()).filter(|number| *number >= 0).ok_or_else(no_partition)?;
     let position = match &offset.offset {
         None => None,
-        Some(offset) => Some(
-            offset
-                .get("kafka_offset")
-                .and_then(number)
-                .filter(|offset| *offset >= 0)
-                .ok_or_else(|| bad("kafka_offset is missing or no number ≥ 0"))?,
-        ),
+        Some(offset) => {
+            let value = offset.get("kafka_offset").ok_or_else(|| {
+                bad("The offset for a sink connector should either be null or contain the key 'kafka_offset'".into())
+            })?;
+            let no_offset = || {
+                bad(format!(
+                    "Failed to parse the following Kafka offset value in the provided offsets: '{}'. Offset values for sink connectors need to be integers.",
+                    plain(value)
+                ))
+            };
+            Some(number(value).filter(|number| *number >= 0).ok_or_else(no_offset)?)
+        }
     };
-    Ok((TopicPartition::new(topic, partition), position))
+    Ok((TopicPartition::new(plain(topic), partition), position))
 }
