@@ -52,6 +52,39 @@ fn the_worker_says_what_it_is() {
 }
 
 #[test]
+fn levels_change_and_a_connector_shows_what_it_logged() {
+    let mut site = Site::new();
+    std::fs::create_dir_all(site.path("taken")).unwrap();
+    site.start();
+    let client = site.client();
+    let all = client.get("/admin/loggers/").expect(200).json();
+    assert_eq!(all["root"], json!({"level": "INFO", "last_modified": null}));
+    assert_eq!(client.get("/admin/loggers/root").expect(200).json()["level"], "INFO");
+    assert_eq!(
+        client.get("/admin/loggers/nobody").expect(404).json(),
+        json!({"error_code": 404, "message": "Logger nobody not found."})
+    );
+    let level = |level: &str| json!({"level": level});
+    let set = client.put("/admin/loggers/aqueduct_worker", Some(&level("debug"))).expect(200).json();
+    assert_eq!(set, json!(["aqueduct_worker"]));
+    let now = client.get("/admin/loggers/aqueduct_worker").json();
+    assert!(now["level"] == "DEBUG" && now["last_modified"].is_i64(), "{now}");
+    client.put("/admin/loggers/root?scope=cluster", Some(&level("WARN"))).expect(204);
+    assert_eq!(client.get("/admin/loggers/aqueduct_worker").json()["level"], "WARN");
+    client.put("/admin/loggers/root", Some(&level("LOUD"))).expect(404);
+    client.put("/admin/loggers/root", Some(&json!({}))).expect(400);
+
+    client.get("/aqueduct/v1/connectors/nobody/logs").expect(404);
+    create(&client, "gen", datagen("t"));
+    create(&client, "bad", json!({"connector.class": "file-sink", "topics": "t", "file": site.path("taken").to_str().unwrap()}));
+    let failed = wait_until(SOON, "its task's failure is among its lines", || {
+        let lines = client.get("/aqueduct/v1/connectors/bad/logs").expect(200).json();
+        lines.as_array()?.iter().find(|line| line["task"] == 0 && line["level"] != "INFO").cloned()
+    });
+    assert!(failed["timestamp"].is_i64() && failed["message"].as_str().is_some_and(|text| text.contains("taken")), "{failed}");
+}
+
+#[test]
 fn a_connectors_life() {
     let mut site = Site::new();
     site.start();

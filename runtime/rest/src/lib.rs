@@ -8,6 +8,7 @@ mod connectors;
 mod error;
 mod guard;
 mod listen;
+mod loggers;
 mod offsets;
 mod plugins;
 mod root;
@@ -19,6 +20,7 @@ pub use call::call;
 pub use error::ApiError;
 pub use guard::check_listeners;
 pub use listen::{bind, serve};
+pub use loggers::{LogLine, LoggerLevel, Logging};
 pub use plugins::OtherPlugin;
 
 use aqueduct_log::{Log, LogWriter};
@@ -39,7 +41,7 @@ const BODY_MAX_BYTES: usize = 1 << 20;
 pub const KAFKA_VERSION: &str = "4.1.0";
 
 /// From worker.yaml, under Kafka Connect's names.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct RestOptions {
     /// `rest.advertised.host.name`: also allowed in `Host`.
     pub advertised_host: Option<String>,
@@ -49,6 +51,8 @@ pub struct RestOptions {
     pub allow_methods: String,
     /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
     pub other_plugins: Vec<OtherPlugin>,
+    /// The worker's own log.
+    pub logging: Option<Arc<dyn Logging>>,
     /// Why the worker is not there yet, where there is something to say: then calls are refused with it instead of waiting.
     pub starting: Option<watch::Receiver<Option<String>>>,
 }
@@ -81,6 +85,9 @@ pub fn router(worker: watch::Receiver<Option<Worker>>, options: RestOptions) -> 
         .route("/connector-plugins", get(plugins::list))
         .route("/connector-plugins/{plugin}/config", get(plugins::config))
         .route("/connector-plugins/{plugin}/config/validate", put(plugins::validate))
+        .route("/admin/loggers", get(loggers::list))
+        .route("/admin/loggers/{logger}", get(loggers::show).put(loggers::set))
+        .route("/aqueduct/v1/connectors/{connector}/logs", get(loggers::recent))
         .route("/aqueduct/v1/summary", get(summary::summary))
         .route("/aqueduct/v1/connectors/{connector}/signals", post(signals::send))
         .route("/aqueduct/v1/folder", get(summary::folder))

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// What REST and the folder want; written there, read here.
 #[derive(Clone)]
@@ -305,8 +306,10 @@ impl Supervisor {
         };
         slot.stats.task_starts();
         let runs = spec.clone();
-        let abort =
-            self.runs.spawn_on(blocking::limited(self.blocking.clone(), async move { runs.run(parts).await }), &self.plane.data);
+        // At a level that no filter leaves out: every line of a task says whose it is.
+        let span = tracing::error_span!("task", connector = %self.name, task = index);
+        let run = async move { runs.run(parts).await }.instrument(span);
+        let abort = self.runs.spawn_on(blocking::limited(self.blocking.clone(), run), &self.plane.data);
         if slot.error.is_some() {
             slot.stats.restarts.fetch_add(1, Relaxed);
         }

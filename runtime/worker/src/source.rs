@@ -104,7 +104,7 @@ impl SourceLoop {
         if asked.answer.is_closed() {
             return;
         }
-        tracing::info!(connector = %self.run.id.connector, task = self.run.id.task, id = asked.signal.id, kind = asked.signal.kind, "signal");
+        tracing::info!(id = asked.signal.id, kind = asked.signal.kind, "signal");
         let taken = self.run.stats.time(Call::Signal, self.source.signal(asked.signal)).await;
         // The next report shows what it led to.
         self.reported = None;

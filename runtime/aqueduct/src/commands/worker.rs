@@ -1,6 +1,7 @@
 //! `worker`: wires the parts together and runs until a signal.
 
 mod banner;
+mod loggers;
 mod logging;
 
 use crate::failure::{Failure, Outcome};
@@ -51,7 +52,7 @@ const CONTROL_THREADS: usize = 2;
 const BLOCKING_THREADS_MAX: usize = 64;
 
 pub(crate) fn run(args: Args) -> Outcome {
-    logging::start(args.log_format, &args.log_level)?;
+    let loggers = logging::start(args.log_format, &args.log_level)?;
     if let Ok(plan) = std::env::var("AQUEDUCT_FAILPOINTS") {
         aqueduct_core::failpoint::arm(&plan).map_err(|error| Failure::failed(format!("AQUEDUCT_FAILPOINTS: {error}")))?;
         tracing::warn!(plan, "failpoints are armed: this worker will fail on purpose");
@@ -65,7 +66,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     // Two runtimes: no call of a connector can hold up REST (invariant 10).
     let control = runtime("control", CONTROL_THREADS)?;
     let data = runtime("data", std::thread::available_parallelism().map_or(2, usize::from))?;
-    let outcome = control.block_on(serve(config, addresses, data.handle().clone(), args.log_format));
+    let outcome = control.block_on(serve(config, addresses, data.handle().clone(), args.log_format, loggers));
     // What does not end by itself (a plugin that hangs) must not keep the process.
     data.shutdown_background();
     control.shutdown_background();
@@ -101,6 +102,7 @@ async fn serve(
     addresses: Vec<SocketAddr>,
     data: tokio::runtime::Handle,
     format: logging::Format,
+    loggers: Arc<loggers::Loggers>,
 ) -> Outcome {
     let mut signals = Signals::new()?;
     // REST is there before anything else: it says `starting` until the log is open.
@@ -110,7 +112,7 @@ async fn serve(
     let (say, starting) = watch::channel(None);
     let stop_rest = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let router = aqueduct_rest::router(published, rest_options(&config, starting));
+    let router = aqueduct_rest::router(published, rest_options(&config, loggers, starting));
     tasks.spawn(aqueduct_rest::serve(listeners, router, stop_rest.clone()));
     let started = tokio::select! {
         worker = start_patiently(&config, &bound, data, &say) => worker.map(Some),
@@ -196,12 +198,13 @@ fn worker_id(config: &WorkerConfig, bound: &[SocketAddr]) -> String {
     config.advertised_host.as_ref().map_or_else(|| first.to_string(), |host| format!("{host}:{}", first.port()))
 }
 
-fn rest_options(config: &WorkerConfig, starting: watch::Receiver<Option<String>>) -> RestOptions {
+fn rest_options(config: &WorkerConfig, loggers: Arc<loggers::Loggers>, starting: watch::Receiver<Option<String>>) -> RestOptions {
     RestOptions {
         advertised_host: config.advertised_host.clone(),
         allow_origin: config.allow_origin.clone(),
         allow_methods: config.allow_methods.clone(),
         other_plugins: other_plugins(),
+        logging: Some(loggers),
         starting: Some(starting),
     }
 }

@@ -1,9 +1,13 @@
 //! The worker's log: to stderr, as text for people or JSON for machines; panics go there too.
 
+use super::loggers::{Levels, Loggers, Rings};
 use crate::failure::{Failure, Outcome};
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::IsTerminal;
-use tracing_subscriber::EnvFilter;
+use std::sync::Arc;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt, reload};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Format {
@@ -13,19 +17,23 @@ pub(crate) enum Format {
     Json,
 }
 
-pub(crate) fn start(format: Format, filter: &str) -> Outcome {
-    let filter = EnvFilter::try_new(filter).map_err(|error| {
+/// What REST changes and shows of it.
+pub(crate) fn start(format: Format, filter: &str) -> Outcome<Arc<Loggers>> {
+    let levels: Levels = filter.parse().map_err(|error| {
         Failure::usage(format!("--log-level {filter:?}: {error}")).fix("for example info, or info,aqueduct_worker=debug")
     })?;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let started = match format {
-        Format::Text => builder.with_ansi(colour).with_target(false).try_init(),
-        Format::Json => builder.json().flatten_event(true).try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        Format::Text => lines.with_ansi(colour).with_target(false).boxed(),
+        Format::Json => lines.json().flatten_event(true).boxed(),
     };
+    let (targets, handle) = reload::Layer::new(levels.targets());
+    let rings = Arc::new(Rings::default());
+    let started = tracing_subscriber::registry().with(targets).with(lines).with(rings.clone().layer()).try_init();
     started.map_err(|error| Failure::failed(format!("the log cannot start: {error}")))?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(())
+    Ok(Arc::new(Loggers::new(levels, handle, rings)))
 }
 
 /// A panic fails its own task alone; here it is only told, in the log's own form.

@@ -1,0 +1,79 @@
+//! `/admin/loggers`: levels that change while the worker runs (KIP-495, KIP-976). And what a connector logged lately.
+
+use crate::body::{Body, Names, Params};
+use crate::{ApiError, ApiResult, App, Ready};
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// The worker's log, as REST sees it. Called on the control plane: no call waits.
+pub trait Logging: Send + Sync {
+    /// Loggers whose level was set or that the worker itself has, by name. `root` is among them.
+    fn levels(&self) -> BTreeMap<String, LoggerLevel>;
+
+    /// Sets a logger and those below it, `root` all. Their names; `None`: there is no such level.
+    fn set(&self, logger: &str, level: &str) -> Option<Vec<String>>;
+
+    /// The last lines of a connector and its tasks, oldest first.
+    fn recent(&self, connector: &str) -> Vec<LogLine>;
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LoggerLevel {
+    /// Log4j's name: `OFF FATAL ERROR WARN INFO DEBUG TRACE ALL`.
+    pub level: String,
+    /// Milliseconds since the epoch; `None`: as it was when the worker started.
+    pub last_modified: Option<i64>,
+}
+
+/// One line of `GET /aqueduct/v1/connectors/{connector}/logs`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LogLine {
+    /// Milliseconds since the epoch.
+    pub timestamp: i64,
+    pub level: &'static str,
+    /// `None`: of the connector itself.
+    pub task: Option<u64>,
+    /// With its fields behind it, as ` name=value`.
+    pub message: String,
+}
+
+pub(crate) async fn list(State(app): State<App>) -> Json<BTreeMap<String, LoggerLevel>> {
+    Json(app.options.logging.as_ref().map(|logging| logging.levels()).unwrap_or_default())
+}
+
+pub(crate) async fn show(State(app): State<App>, Names(name): Names<String>) -> ApiResult<Json<LoggerLevel>> {
+    let mut levels = app.options.logging.as_ref().map(|logging| logging.levels()).unwrap_or_default();
+    levels.remove(&name).map(Json).ok_or_else(|| ApiError::not_found(format!("Logger {name} not found.")))
+}
+
+/// 200 with the names that were set; 204 with `scope=cluster`, which here is the same: there is one worker. 404 for a level that does not exist,
+/// as Kafka Connect has it.
+pub(crate) async fn set(
+    State(app): State<App>,
+    Names(name): Names<String>,
+    params: Params,
+    Body(body): Body<BTreeMap<String, Value>>,
+) -> ApiResult<Response> {
+    let Some(Value::String(level)) = body.get("level") else {
+        return Err(ApiError::bad_request("Desired 'level' parameter was not specified in request."));
+    };
+    let set = app.options.logging.as_ref().and_then(|logging| logging.set(&name, level));
+    let set = set.ok_or_else(|| ApiError::not_found(format!("invalid log level '{level}'.")))?;
+    let cluster = params.get("scope").is_some_and(|scope| scope.eq_ignore_ascii_case("cluster"));
+    Ok(if cluster { StatusCode::NO_CONTENT.into_response() } else { Json(set).into_response() })
+}
+
+/// What the connector and its tasks logged lately on this worker.
+pub(crate) async fn recent(
+    State(app): State<App>,
+    Ready(worker): Ready,
+    Names(name): Names<String>,
+) -> ApiResult<Json<Vec<LogLine>>> {
+    worker.status(&name)?;
+    Ok(Json(app.options.logging.as_ref().map(|logging| logging.recent(&name)).unwrap_or_default()))
+}
