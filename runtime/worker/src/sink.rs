@@ -35,6 +35,8 @@ struct SinkLoop {
     assigned: BTreeMap<TopicPartition, Assigned>,
     /// Read while the sink put.
     ahead: Option<Piece>,
+    /// What was put before that. Its many small values are freed by the thread that decodes the next piece, before it does: the sink does not wait.
+    spent: Batch,
     /// What happened behind that.
     event: Option<Result<Fetch>>,
     /// At most `aqueduct.buffer.bytes`.
@@ -87,6 +89,7 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
         letters: Letters::new(run.limits.buffer_bytes),
         held: Held::new(run.limits.buffer_bytes),
         ahead: None,
+        spent: Batch::new(),
         event: None,
         reports: sink.reports(),
         run,
@@ -247,6 +250,7 @@ impl SinkLoop {
             stats: &stats,
             most,
             piece: &mut self.ahead,
+            spent: &mut self.spent,
             event: &mut self.event,
         };
         // The read begins first, on a thread of its own, then the sink works on this batch. Nothing is waited for here: what is not there when the
@@ -268,6 +272,8 @@ impl SinkLoop {
         if self.letters.is_full() {
             self.commit().await?;
         }
+        // With nothing ahead nobody would free it.
+        self.spent = if self.ahead.is_some() { batch } else { Batch::new() };
         Ok(())
     }
 
@@ -360,17 +366,23 @@ struct ReadAhead<'a> {
     /// Records of a put.
     most: usize,
     piece: &'a mut Option<Piece>,
+    spent: &'a mut Batch,
     event: &'a mut Option<Result<Fetch>>,
 }
 
 impl ReadAhead<'_> {
     /// On a thread of its own: this one is the sink's. `None`: it failed, and the event says so.
     async fn decode(&mut self, raw: Batch) -> Option<Piece> {
+        let spent = std::mem::take(self.spent);
         if raw.bytes() < DECODE_HERE_BYTES {
             return Some(Piece::decode(raw, self.converters));
         }
         let converters = self.converters.clone();
-        let decoded = tokio::task::spawn_blocking(move || Piece::decode(raw, &converters)).await;
+        let decoded = tokio::task::spawn_blocking(move || {
+            drop(spent);
+            Piece::decode(raw, &converters)
+        })
+        .await;
         decoded
             .map_err(|error| *self.event = Some(Err(Error::fatal("worker.task_panicked", "a converter panicked").because(error))))
             .ok()
