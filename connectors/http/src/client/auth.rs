@@ -206,14 +206,10 @@ impl Auth {
         Ok(())
     }
 
-    /// Whether [`Auth::forget`] can help.
-    pub(super) fn may_forget(&self) -> bool {
-        matches!(self.credentials, Credentials::OAuth2(_))
-    }
-
     /// Forgets the token that was refused; whether there can be another.
     pub(super) async fn forget(&self) -> bool {
-        self.may_forget() && self.token.lock().await.take().is_some()
+        let oauth2 = matches!(self.credentials, Credentials::OAuth2(_));
+        oauth2 && self.token.lock().await.take().is_some()
     }
 
     async fn token(
@@ -264,9 +260,9 @@ async fn fetch(http: &reqwest::Client, settings: &Settings, client: &OAuth2) -> 
         request = request
             .header(header::AUTHORIZATION, sensitive(basic(&encode(&client.id), &encode(client.secret.expose())).expose())?);
     }
-    let mut response = request.send().await.map_err(|error| Failure::of_transport(error, &client.url))?;
+    let response = request.send().await.map_err(|error| Failure::of_transport(error, &client.url))?;
     let status = response.status();
-    let (_, bytes) = body::read(&mut response, TOKEN_BYTES, &client.url).await?;
+    let bytes = body::read(response, TOKEN_BYTES, &client.url).await?;
     token_of(status, &bytes, client, settings)
 }
 

@@ -5,7 +5,6 @@ use super::shown;
 use brotli_decompressor::DecompressorWriter;
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
-use reqwest::header::HeaderMap;
 use reqwest::{Response, Url, header};
 use std::io::{self, Write};
 use zstd::stream::{raw, zio};
@@ -26,23 +25,10 @@ const RATIO_FROM: usize = 1 << 20;
 /// Nobody wraps an answer more often.
 const CODINGS_MAX: usize = 3;
 
-/// With the headers: those of the response are taken.
-pub(super) async fn read(response: &mut Response, bounds: Bounds, url: &Url) -> Result<(HeaderMap, Bytes), Failure> {
-    let codings = codings(response, url)?;
-    let announced = response.content_length();
-    let headers = std::mem::take(response.headers_mut());
-    read_body(response, codings, announced, bounds, url).await.map(|body| (headers, body))
-}
-
-async fn read_body(
-    response: &mut Response,
-    codings: Vec<Coding>,
-    announced: Option<u64>,
-    bounds: Bounds,
-    url: &Url,
-) -> Result<Bytes, Failure> {
+pub(super) async fn read(mut response: Response, bounds: Bounds, url: &Url) -> Result<Bytes, Failure> {
+    let codings = codings(&response, url)?;
     // What is announced is refused before a byte of it is read.
-    if codings.is_empty() && announced.is_some_and(|length| length > bounds.bytes_max as u64) {
+    if codings.is_empty() && response.content_length().is_some_and(|length| length > bounds.bytes_max as u64) {
         return Err(too_large(url, bounds));
     }
     let mut sink = codings.iter().fold(Coder::Plain(Bounded { bytes: Vec::new(), sent: 0, bounds, over: None }), Coder::around);

@@ -8,7 +8,6 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
 /// Where an address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,29 +234,20 @@ fn rule(text: &str) -> Result<Rule, String> {
 }
 
 /// Resolves names, and lets only those addresses through that may be dialled.
-pub(super) struct Resolver {
-    guard: Guard,
-    /// Each lookup holds one of the worker's threads for blocking calls; requests on tasks of their own are outside the connector's share of them.
-    lookups: Arc<Semaphore>,
-}
-
-/// Few hosts are called, and a connection that lives needs none.
-const LOOKUPS: usize = 2;
+pub(super) struct Resolver(Guard);
 
 impl Resolver {
     pub(super) fn new(guard: Guard) -> Self {
-        Self { guard, lookups: Arc::new(Semaphore::new(LOOKUPS)) }
+        Self(guard)
     }
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (guard, lookups) = (self.guard.clone(), self.lookups.clone());
+        let guard = self.0.clone();
         Box::pin(async move {
             let host = name.as_str().trim_end_matches('.').to_ascii_lowercase();
             let found: Vec<SocketAddr> = {
-                // Nobody closes it.
-                let _lookup = lookups.acquire().await.ok();
                 let _permit = aqueduct_core::blocking::permit().await;
                 tokio::net::lookup_host((name.as_str(), 0)).await?.collect()
             };

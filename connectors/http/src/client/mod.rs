@@ -45,7 +45,6 @@ use guard::Resolver;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 #[derive(Clone, Debug)]
@@ -110,16 +109,7 @@ impl Client {
 
     /// Sends and reads the whole answer, within `http.client.request.timeout.millis`.
     pub(crate) async fn send(&self, request: Request) -> Result<Reply, Failure> {
-        self.send_within(request, Duration::MAX).await
-    }
-
-    /// The same, within `limit` too: one timer for both.
-    pub(crate) async fn send_within(&self, request: Request, limit: Duration) -> Result<Reply, Failure> {
-        let limit = limit.min(self.0.settings.request_timeout);
-        let deadline = Deadline { at: Instant::now() + limit, limit };
-        if !self.0.auth.may_forget() {
-            return self.follow(request, deadline).await;
-        }
+        let deadline = Instant::now() + self.0.settings.request_timeout;
         let first = self.follow(request.clone(), deadline).await;
         // The token ended early, or its key was changed: once with a new one.
         match first {
@@ -131,14 +121,11 @@ impl Client {
     }
 
     /// Follows redirects: each hop is checked as the first request was.
-    async fn follow(&self, mut request: Request, deadline: Deadline) -> Result<Reply, Failure> {
-        let settings = &self.0.settings;
-        // Of the first request, once there is another.
-        let mut home: Option<Url> = None;
+    async fn follow(&self, mut request: Request, deadline: Instant) -> Result<Reply, Failure> {
+        let (settings, home) = (&self.0.settings, request.url.clone());
         let mut hops = 0;
         loop {
-            let reply =
-                self.exchange(&request, home.as_ref().is_none_or(|home| same_origin(home, &request.url)), deadline).await?;
+            let reply = self.exchange(&request, same_origin(&home, &request.url), deadline).await?;
             let next = redirect(&reply)?;
             let Some(next) = next else { return self.judge(reply) };
             hops += 1;
@@ -165,33 +152,28 @@ impl Client {
                 request.body = Bytes::new();
                 request.headers.remove(header::CONTENT_TYPE);
             }
-            let left = std::mem::replace(&mut request.url, next);
-            home.get_or_insert(left);
+            request.url = next;
         }
     }
 
     /// One request and its answer; `trusted` with credentials.
-    async fn exchange(&self, request: &Request, trusted: bool, deadline: Deadline) -> Result<Reply, Failure> {
+    async fn exchange(&self, request: &Request, trusted: bool, deadline: Instant) -> Result<Reply, Failure> {
         let settings = &self.0.settings;
         settings.guard.check_url(&request.url).map_err(|denied| denied.into_failure())?;
         let mut url = request.url.clone();
         let mut headers = request.headers.clone();
         headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static(body::ENCODINGS));
         if trusted {
-            self.0.auth.sign(&self.0.http, settings, &mut url, &mut headers, deadline.at).await?;
+            self.0.auth.sign(&self.0.http, settings, &mut url, &mut headers, deadline).await?;
         }
         let call = async {
-            let mut outgoing = reqwest::Request::new(request.method.clone(), url);
-            *outgoing.headers_mut() = headers;
-            *outgoing.body_mut() = Some(request.body.clone().into());
-            let sent = self.0.http.execute(outgoing).await;
+            let sent = self.0.http.request(request.method.clone(), url).headers(headers).body(request.body.clone()).send().await;
             let response = sent.map_err(|error| Failure::of_transport(error, &request.url))?;
-            let mut response = response;
-            let status = response.status();
-            let (headers, body) = body::read(&mut response, settings.body, &request.url).await?;
+            let (status, headers) = (response.status(), response.headers().clone());
+            let body = body::read(response, settings.body, &request.url).await?;
             Ok(Reply { status, headers, body, url: request.url.clone() })
         };
-        timeout_at(deadline.at, call).await.unwrap_or_else(|_| Err(Failure::timeout(&request.url, deadline.limit)))
+        timeout_at(deadline, call).await.unwrap_or_else(|_| Err(Failure::timeout(&request.url, settings.request_timeout)))
     }
 
     fn judge(&self, reply: Reply) -> Result<Reply, Failure> {
@@ -200,13 +182,6 @@ impl Client {
         }
         Err(Failure::of_status(&reply, &self.0.settings.retry))
     }
-}
-
-/// Until when an answer must be there in full, and how long that was at first.
-#[derive(Clone, Copy)]
-struct Deadline {
-    at: Instant,
-    limit: Duration,
 }
 
 /// Where a reply sends us; `None` when it is no redirect.

@@ -8,14 +8,14 @@ use super::ledger;
 use super::outcome::{Verdict, copy};
 use super::plan::Plan;
 use super::receipt;
-use crate::client::{Failure, Reply, Request};
+use crate::client::{Client, Failure, Reply, Request};
 use aqueduct_core::{CancellationToken, Error, Rejects, Result, TaskId};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::pin::pin;
 use std::time::{Duration, Instant};
-use tokio::task::{JoinError, JoinSet};
 
 /// How long a task that is to stop goes on with what it was given.
 const GRACE: Duration = Duration::from_secs(3);
@@ -71,26 +71,16 @@ impl<'a> Flight<'a> {
         if let Some(until) = self.paused {
             self.check_pause(until, "the receiver asked for it before")?;
         }
-        // Tasks of their own, so that one thread does not do the work of all; nothing of them is left when this ends.
-        let mut under_way = JoinSet::new();
-        let outcome = self.drive(interrupt, &mut under_way).await;
-        under_way.shutdown().await;
-        self.finished = outcome.is_ok();
-        outcome
-    }
-
-    async fn drive(&mut self, interrupt: &CancellationToken, under_way: &mut JoinSet<Answer>) -> Result<()> {
+        let mut under_way = FuturesUnordered::new();
         let mut stop_at: Option<Instant> = None;
-        // One for all rounds: each of its own takes and gives back a place in a list under a lock.
-        let mut interrupted = pin!(interrupt.cancelled());
         loop {
             let now = Instant::now();
             self.wake(now);
             while let Some((job, request, limit)) = self.next(under_way.len(), now) {
-                let client = self.parts.client.clone();
-                under_way.spawn(async move { (job, client.send_within(request, limit).await) });
+                under_way.push(send(self.parts.client.clone(), job, request, limit));
             }
             if under_way.is_empty() && self.plan.ready.is_empty() && self.waiting.is_empty() {
+                self.finished = true;
                 return Ok(());
             }
             if stop_at.is_some_and(|at| now >= at || under_way.is_empty()) {
@@ -99,8 +89,8 @@ impl<'a> Flight<'a> {
             let alarm = self.alarm().into_iter().chain(stop_at).min();
             tokio::select! {
                 biased;
-                Some(answer) = under_way.join_next(), if !under_way.is_empty() => self.settle(answered(answer)?)?,
-                () = &mut interrupted, if stop_at.is_none() => stop_at = Some(Instant::now() + GRACE),
+                Some(answer) = under_way.next(), if !under_way.is_empty() => self.settle(answer)?,
+                () = interrupt.cancelled(), if stop_at.is_none() => stop_at = Some(Instant::now() + GRACE),
                 () = sleep_until(alarm), if alarm.is_some() => {}
             }
         }
@@ -303,12 +293,10 @@ impl<'a> Flight<'a> {
     }
 }
 
-/// A panic fails this task alone, as if it had happened here.
-fn answered(answer: Result<Answer, JoinError>) -> Result<Answer> {
-    answer.map_err(|error| match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(_) => Error::retriable("http_sink.stopped", "the worker stops before every request was answered"),
-    })
+async fn send(client: Client, job: u32, request: Request, limit: Duration) -> Answer {
+    let url = request.url.clone();
+    let answer = tokio::time::timeout(limit, client.send(request)).await;
+    (job, answer.unwrap_or_else(|_| Err(Failure::timeout(&url, limit))))
 }
 
 async fn sleep_until(at: Option<Instant>) {
