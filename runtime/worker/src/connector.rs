@@ -529,7 +529,8 @@ impl Slot {
 fn task_state(phase: Phase, target: TargetState, slot: &Slot) -> State {
     match (phase, target) {
         (Phase::Live { .. }, _) if slot.stalled.is_some() => State::Failed,
-        (_, TargetState::Stopped) => State::Stopped,
+        // On its way out. Kafka Connect's tasks are never STOPPED: clients with closed enums do not read that.
+        (_, TargetState::Stopped) => State::Unassigned,
         (Phase::Failed, _) => State::Failed,
         (_, TargetState::Paused) => State::Paused,
         (Phase::Live { stopping: false }, _) => State::Running,
