@@ -55,8 +55,8 @@ struct SinkLoop {
     committed_at: Instant,
 }
 
-/// A piece that is gathered for a sink that wants many records (invariant 6). Decoded it takes many times this, and twice: one is put, one is ahead. Some
-/// 2,000 envelopes are enough for postgres-sink, whose statements gain nothing beyond.
+/// A piece that is gathered for a sink that wants many records (invariant 6). Decoded it takes many times this, and twice: one is put, one is ahead. Measured
+/// with postgres-sink and Debezium's envelopes: 8 MiB peaked at 184 MB, 2 MiB at 105 MB; more and smaller commits cost a fifth of its speed.
 const GATHER_MAX_BYTES: usize = 2 << 20;
 /// Less is decoded before another thread would have begun.
 const DECODE_HERE_BYTES: usize = 64 << 10;
