@@ -145,6 +145,8 @@ fn not_beside_kafka_connect() {
     let folder = tempfile_dir();
     let file = folder.path().join("in.txt");
     append(&file, 0..10);
+    // A producer of Kafka Connect's waits for a missing topic for ever, and does not let a signal end it.
+    broker.admin().create_topic(&format!("{group}-lines"), 1, &[]);
     // It runs a connector once it is a member of its group.
     connect.connector("tail", &file_stream_source(&file, &format!("{group}-lines")));
     let mut site = worker(&broker, &group);
