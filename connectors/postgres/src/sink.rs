@@ -25,8 +25,8 @@ pub use config::Config;
 use aqueduct_config::SinkConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::{
-    Ack, Batch, Delivery, Error, Issue, LogPosition, RecordRef, Rejects, Result, SinkTask, Stage, TaskContext, TaskSpec, Topic,
-    TopicPartition, Unfinished,
+    Ack, Batch, Delivery, Error, Issue, LogPosition, Projection, RecordRef, Rejects, Result, SinkTask, Stage, TaskContext,
+    TaskSpec, Topic, TopicPartition, Unfinished,
 };
 use async_trait::async_trait;
 use boundary::Boundaries;
@@ -442,6 +442,11 @@ impl SinkTask for PostgresSink {
 
     fn unfinished(&self, batch: &Batch) -> Vec<Unfinished> {
         self.boundaries.unfinished(batch)
+    }
+
+    fn projection(&self) -> Option<Projection> {
+        let named = self.settings.format.source_fields().map(str::to_owned);
+        Some(change::projection(boundary::looked_at().map(str::to_owned).chain(named).collect()))
     }
 
     /// One statement is worth that many.

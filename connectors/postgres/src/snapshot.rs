@@ -87,7 +87,7 @@ pub enum Mark {
 }
 
 /// Where a row that was read stands.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadRow {
     pub mark: Mark,
     pub lsn: u64,

@@ -332,6 +332,28 @@ impl ChunkBuilder {
         }
     }
 
+    /// The record pushed last, which has none yet, has the headers of the one before it: they are kept once.
+    pub fn headers_as_before(&mut self) {
+        if let [.., before, last] = &mut self.entries[..] {
+            (last.headers_start, last.headers_len) = (before.headers_start, before.headers_len);
+        }
+    }
+
+    /// Whether these are the very headers of the record pushed last; equal ones in other memory are not looked at.
+    fn has_headers(&self, headers: &[Header]) -> bool {
+        let same = |a: &Header, b: &Header| {
+            Arc::ptr_eq(&a.name, &b.name)
+                && match (&a.value, &b.value) {
+                    (Payload::Bytes(a), Payload::Bytes(b)) => a.as_ptr() == b.as_ptr() && a.len() == b.len(),
+                    _ => false,
+                }
+        };
+        self.entries.last().is_some_and(|last| {
+            let before = &self.headers[last.headers_start as usize..][..last.headers_len as usize];
+            before.len() == headers.len() && before.iter().zip(headers).all(|(a, b)| same(a, b))
+        })
+    }
+
     /// # Panics
     /// When a span lies outside the buffer: a bug of the caller.
     pub fn finish(self, buffer: Bytes) -> Chunk {
@@ -424,7 +446,11 @@ impl BatchBuilder {
         };
         let key = cell(run, record.key);
         let value = cell(run, record.value);
+        let as_before = !record.headers.is_empty() && run.has_headers(&record.headers);
         run.push_entry(key, value, record.timestamp, record.origin.map_or(-1, |origin| origin.offset));
+        if as_before {
+            return run.headers_as_before();
+        }
         for header in record.headers {
             run.header(header.name, header.value);
         }
@@ -469,6 +495,20 @@ mod tests {
         assert_eq!((batch.len(), batch.chunks().len()), (5, 3));
         assert!(batch.chunks()[1].has_data());
         assert!(batch.bytes() > 5000);
+        assert_eq!(batch.into_records().collect::<Vec<_>>(), records);
+    }
+
+    /// What a source says of every record is kept once, and each record has its own of what differs.
+    #[test]
+    fn headers_that_are_the_same_are_kept_once() {
+        let common = [Header { name: "run".into(), value: "7".into() }, Header { name: "task".into(), value: "0".into() }];
+        let with = |headers: &[Header]| Record { headers: headers.to_vec(), ..record("a", "v") };
+        let other = [Header { name: "run".into(), value: "8".to_owned().into() }];
+        let records =
+            [with(&common), with(&common), with(&[]), with(&[]), with(&other), with(&common), with(&common[..1]), with(&common)];
+        let batch: Batch = records.iter().cloned().collect();
+        assert_eq!(batch.chunks()[0].headers.len(), 2 + 1 + 2 + 1 + 2);
+        assert_eq!(batch.slice(1..4).into_records().collect::<Vec<_>>(), records[1..4]);
         assert_eq!(batch.into_records().collect::<Vec<_>>(), records);
     }
 

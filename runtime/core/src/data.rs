@@ -1,6 +1,7 @@
 //! Structured values: what stands between a structured source (or a decoding converter) and an encoder.
 
 use bytes::Bytes;
+use std::sync::Arc;
 
 #[derive(Clone, Debug, PartialEq)]
 pub enum Data {
@@ -21,6 +22,9 @@ pub enum Data {
     Struct(Vec<Data>),
     /// A value that the source has but did not send: an unchanged TOAST column. Not null.
     Unavailable,
+    /// A part that many records have in common, such as where they came from: made once, and written once by a converter that remembers its text.
+    /// Within a map, an array or a struct only; never in another one of these. Sinks never see it: what is read from a log is nobody else's.
+    Shared(Arc<Data>),
 }
 
 impl Data {

@@ -25,7 +25,7 @@ pub use offset::{JsonMap, LogPosition, SourceOffset, TaskId, Topic, TopicPartiti
 pub use plugin::{Descriptor, OptionKind, OptionSpec, Options, Plugin, PluginKind, SinkPlugin, SourcePlugin};
 pub use record::{Header, Origin, Payload, PayloadRef, Record, Structured};
 pub use schema::Schema;
-pub use sink::{Ack, Delivery, SinkTask, Unfinished};
+pub use sink::{Ack, Delivery, Projection, SinkTask, Unfinished};
 pub use source::{Measure, Polled, Report, Signal, SourceTask, TaskSpec};
 pub use transform::{Reject, Rejects, Stage, Transform};
 

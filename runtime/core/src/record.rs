@@ -62,6 +62,7 @@ fn size_of_data(data: &Data) -> usize {
         Data::Bytes(bytes) => bytes.len() + 32,
         Data::Array(items) | Data::Struct(items) => 24 + items.iter().map(size_of_data).sum::<usize>(),
         Data::Map(entries) => 24 + entries.iter().map(|(key, value)| size_of_data(key) + size_of_data(value)).sum::<usize>(),
+        // What it refers to is there once for all.
         _ => 16,
     }
 }

@@ -1,6 +1,6 @@
 //! What a sink is to the worker.
 
-use crate::{Batch, LogPosition, Record, Rejects, Report, Result, TaskContext, TopicPartition};
+use crate::{Batch, Data, LogPosition, Record, Rejects, Report, Result, Schema, TaskContext, TopicPartition};
 use async_trait::async_trait;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,17 @@ pub struct Unfinished {
     pub from: i64,
     /// For so long after the partition's last record was read, then it is put as it is.
     pub wait: Duration,
+}
+
+/// What a sink looks at in one field of a record's value, where it is a small part: a converter leaves out the rest.
+#[derive(Clone, Debug)]
+pub struct Projection {
+    /// A field that is a struct or a map, such as `source` in Debezium's envelope.
+    pub field: &'static str,
+    /// Its own fields that are looked at. The others are null in a struct, and not there in a map.
+    pub kept: Vec<String>,
+    /// Whether a value that was decoded so is one of those that are meant. One that is not is decoded whole. Pure, and cheap.
+    pub applies: fn(Option<&Arc<Schema>>, &Data) -> bool,
 }
 
 /// One task of a sink connector.
@@ -64,6 +75,11 @@ pub trait SinkTask: Send {
     fn unfinished(&self, batch: &Batch) -> Vec<Unfinished> {
         let _ = batch;
         Vec::new()
+    }
+
+    /// What it does not look at. Asked once, before the first `put`; transforms see values whole.
+    fn projection(&self) -> Option<Projection> {
+        None
     }
 
     /// So many records are worth one `put`: the worker gathers up to that, while earlier ones are put, from what the log has at once, within

@@ -5,8 +5,8 @@ use crate::parts::{PartKind, find};
 use crate::text::{Dress, class_of, write_text};
 use aqueduct_config::parse;
 use aqueduct_core::{
-    Batch, BatchBuilder, Bytes, Chunk, ChunkBuilder, Data, Error, Header, Issue, Options, Payload, PayloadRef, RecordRef,
-    Rejects, Result, Schema, Span, Stage, schema::Kind,
+    Batch, BatchBuilder, Bytes, Chunk, ChunkBuilder, Data, Error, Header, Issue, Options, Payload, PayloadRef, Projection,
+    RecordRef, Rejects, Result, Schema, Span, Stage, schema::Kind,
 };
 use parking_lot::Mutex;
 use schemars::JsonSchema;
@@ -149,9 +149,16 @@ impl Converters {
         }
     }
 
+    /// What a sink does not look at in values is not decoded from here on.
+    pub fn project(&mut self, projection: Projection) {
+        if let Format::Json(json) = &mut self.value.format {
+            json.get_mut().project(projection);
+        }
+    }
+
     /// Source side: everything to bytes. Records that cannot be encoded go to `rejects`, as they were.
     pub fn encode(&self, batch: Batch, rejects: &mut Rejects) -> Batch {
-        if !batch.chunks().iter().any(|chunk| self.changes(chunk)) {
+        if !self.encodes(&batch) {
             return batch;
         }
         let mut out = Batch::new();
@@ -163,6 +170,11 @@ impl Converters {
             }
         }
         out
+    }
+
+    /// Whether [`Converters::encode`] has anything to do.
+    pub fn encodes(&self, batch: &Batch) -> bool {
+        batch.chunks().iter().any(|chunk| self.changes(chunk))
     }
 
     /// Sink side: bytes to what the converters say. Records that cannot be decoded go to `rejects`, as they were in the log.
@@ -215,19 +227,27 @@ impl Converters {
             builder
         };
         let (mut builder, mut buffer) = (fresh(), Vec::with_capacity(chunk.buffer().len() * 2));
+        // Of the record that was pushed last.
+        let mut before: Option<&[Header]> = None;
         for record in chunk.iter() {
             if buffer.len() > BUFFER_BYTES_MAX {
                 let full = std::mem::replace(&mut builder, fresh());
                 out.push_chunk(full.finish(std::mem::take(&mut buffer).into()));
+                before = None;
             }
             let start = buffer.len();
-            match self.encode_record(record, &mut buffer) {
+            let as_before = before.is_some_and(|before| std::ptr::eq(before, record.headers()));
+            match self.encode_record(record, as_before, &mut buffer) {
                 Ok((key, value, headers)) => {
                     let offset = record.origin().map_or(-1, |(_, offset)| offset);
                     builder.push_span(key, value, record.timestamp(), offset);
+                    if as_before {
+                        builder.headers_as_before();
+                    }
                     for header in headers {
                         builder.header(header.name, header.value);
                     }
+                    before = Some(record.headers());
                 }
                 Err((converter, error)) => {
                     buffer.truncate(start);
@@ -242,11 +262,13 @@ impl Converters {
     fn encode_record(
         &self,
         record: RecordRef<'_>,
+        as_before: bool,
         buffer: &mut Vec<u8>,
     ) -> Result<(Option<Span>, Option<Span>, Vec<Header>), (&Converter, Error)> {
         let key = self.key.encode_span(record.key(), buffer).map_err(|error| (&self.key, error))?;
         let value = self.value.encode_span(record.value(), buffer).map_err(|error| (&self.value, error))?;
-        let headers = record.headers().iter().map(|header| {
+        let headers = if as_before { &[] } else { record.headers() };
+        let headers = headers.iter().map(|header| {
             let value = self.header.encode_header(&header.value)?;
             Ok(Header { name: header.name.clone(), value })
         });

@@ -6,9 +6,10 @@ mod schema;
 
 pub(crate) use encode::UNAVAILABLE;
 
+use self::encode::{Layout, Writer};
 use crate::cache::SchemaCache;
 use crate::text::{Dress, utf8, write_text};
-use aqueduct_core::{Data, Error, Payload, PayloadRef, Result, Schema, Structured};
+use aqueduct_core::{Data, Error, Payload, PayloadRef, Projection, Result, Schema, Structured};
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -75,7 +76,7 @@ pub fn text(value: &Structured) -> String {
 
 /// As with `schemas.enable: false`.
 pub(crate) fn write_plain(out: &mut Vec<u8>, value: &Structured) -> Result<()> {
-    encode::write(out, value.schema.as_deref(), &value.data, Style { numeric: false, replace_null: true }, 0)
+    Writer::new(Style { numeric: false, replace_null: true }).write(out, value.schema.as_deref(), None, &value.data, 0)
 }
 
 /// How values are written and read.
@@ -85,12 +86,21 @@ pub(crate) struct Style {
     replace_null: bool,
 }
 
+/// What is the same in every message of a schema.
+#[derive(Debug)]
+struct Shape {
+    /// `{"schema":…,"payload":`, or nothing.
+    head: Vec<u8>,
+    layout: Layout,
+}
+
 #[derive(Debug)]
 pub(crate) struct Json {
     schemas: bool,
     style: Style,
-    /// `{"schema":…,"payload":` for each schema.
-    heads: SchemaCache<Vec<u8>>,
+    writer: Writer,
+    shapes: SchemaCache<Shape>,
+    projection: Option<Projection>,
     /// By the text of the schema in the envelope, as it came.
     read: FxHashMap<Box<str>, Option<Arc<Schema>>>,
     cache_size: usize,
@@ -103,10 +113,17 @@ impl Json {
         Self {
             schemas: config.schemas_enable,
             style,
-            heads: SchemaCache::new(cache_size),
+            writer: Writer::new(style),
+            shapes: SchemaCache::new(cache_size),
+            projection: None,
             read: FxHashMap::default(),
             cache_size,
         }
+    }
+
+    /// From here on only this is decoded.
+    pub(crate) fn project(&mut self, projection: Projection) {
+        self.projection = Some(projection);
     }
 
     /// Appends the message to `out`; false for null, which has no message. On an error `out` may have a part of it.
@@ -118,13 +135,22 @@ impl Json {
             PayloadRef::Null => return Ok(false),
             PayloadRef::Data(structured) if structured.schema.is_none() && structured.data.is_null() => return Ok(false),
             PayloadRef::Data(structured) => {
-                if self.schemas {
-                    match &structured.schema {
-                        Some(schema) => out.extend_from_slice(self.heads.get(schema, |schema| schema::head(schema, self.style))?),
-                        None => out.extend_from_slice(br#"{"schema":null,"payload":"#),
+                let Structured { schema, data } = structured;
+                let shape = match schema {
+                    Some(schema) => {
+                        let (schemas, style) = (self.schemas, self.style);
+                        let head = |schema: &Schema| if schemas { schema::head(schema, style) } else { Ok(Vec::new()) };
+                        let shape = |schema: &Schema| Ok(Shape { head: head(schema)?, layout: Layout::of(schema, 0) });
+                        Some(self.shapes.get::<Error>(schema, shape)?)
                     }
+                    None => None,
+                };
+                match shape {
+                    Some(shape) => out.extend_from_slice(&shape.head),
+                    None if self.schemas => out.extend_from_slice(br#"{"schema":null,"payload":"#),
+                    None => {}
                 }
-                encode::write(out, structured.schema.as_deref(), &structured.data, self.style, 0)?;
+                self.writer.write(out, schema.as_deref(), shape.map(|shape| &shape.layout), data, 0)?;
             }
             // What a file or a socket held: Kafka Connect's sources hand such text over as a string with a schema.
             PayloadRef::Bytes(bytes) => match utf8(bytes) {
@@ -152,12 +178,19 @@ impl Json {
             if message.iter().all(u8::is_ascii_whitespace) {
                 return Ok(Payload::Null);
             }
-            return Ok(structured(None, decode::value(message, None, self.style)?));
+            return Ok(structured(None, self.value(message, None)?));
         }
         let envelope = decode::envelope(message)?;
         let schema = self.schema(envelope.schema.get())?;
-        let data = decode::value(envelope.payload.get().as_bytes(), schema.as_deref(), self.style)?;
+        let data = self.value(envelope.payload.get().as_bytes(), schema.as_ref())?;
         Ok(structured(schema, data))
+    }
+
+    fn value(&self, message: &[u8], schema: Option<&Arc<Schema>>) -> Result<Data> {
+        match &self.projection {
+            None => decode::value(message, schema.map(|schema| &**schema), self.style),
+            Some(projection) => decode::projected(message, schema, self.style, projection),
+        }
     }
 
     fn head(&self, out: &mut Vec<u8>, head: &[u8]) {

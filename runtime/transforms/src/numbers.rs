@@ -48,20 +48,7 @@ pub(crate) fn write_float<F: LowerExp + Into<f64> + Copy>(out: &mut Vec<u8>, val
 
 /// In decimal, without the machinery of formatting: an event has a dozen of these.
 pub(crate) fn write_integer(out: &mut Vec<u8>, value: i64) {
-    // 19 digits are the most that 63 bits have.
-    let (mut digits, mut at, mut rest) = ([0u8; 20], 20, value.unsigned_abs());
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    if value < 0 {
-        out.push(b'-');
-    }
-    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
 }
 
 pub(crate) fn write_int(out: &mut Vec<u8>, value: impl std::fmt::Display) {

@@ -29,6 +29,7 @@ pub(crate) fn class_of(data: &Data) -> &'static str {
         Data::Map(_) => "java.util.HashMap",
         Data::Struct(_) => "org.apache.kafka.connect.data.Struct",
         Data::Unavailable => "an unavailable value",
+        Data::Shared(shared) => class_of(shared),
     }
 }
 
@@ -96,6 +97,7 @@ pub(crate) fn write_text(out: &mut Vec<u8>, schema: Option<&Schema>, data: &Data
             });
         }
         Data::Unavailable => out.extend_from_slice(crate::json::UNAVAILABLE.as_bytes()),
+        Data::Shared(shared) => write_text(out, schema, shared, dress, nested),
     }
 }
 

@@ -86,6 +86,12 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
             return closed.and(Err(error));
         }
     };
+    // A transform may look at anything.
+    if let Some(projection) = sink.projection().filter(|_| run.chain.is_empty())
+        && let Some(converters) = Arc::get_mut(&mut run.converters)
+    {
+        converters.project(projection);
+    }
     let mut pump = SinkLoop {
         letters: Letters::new(run.limits.buffer_bytes),
         held: Held::new(run.limits.buffer_bytes),

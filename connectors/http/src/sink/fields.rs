@@ -132,6 +132,7 @@ fn child<'a>(data: &'a Data, schema: Option<&'a Schema>, name: &str) -> Option<(
 fn of_data<'a>(data: &'a Data, schema: Option<&Schema>) -> Option<Value<'a>> {
     Some(match data {
         Data::Null | Data::Unavailable => return None,
+        Data::Shared(shared) => return of_data(shared, schema),
         Data::String(text) => Value::from(text.as_str()),
         Data::Bytes(bytes) => Value::from(STANDARD.encode(bytes)),
         Data::Boolean(value) => number(value),

@@ -55,6 +55,7 @@ pub(super) fn data(value: &Data, schema: Option<&Schema>, out: &mut Vec<u8>) {
         Data::String(text) => string(text, out),
         Data::Bytes(bytes) => string(&STANDARD.encode(bytes), out),
         Data::Unavailable => string(UNAVAILABLE, out),
+        Data::Shared(shared) => data(shared, schema, out),
         Data::Array(items) => {
             let schema = schema.and_then(|schema| schema.values.as_deref());
             joined(out, b'[', items, |item, out| data(item, schema, out), b']');

@@ -60,6 +60,8 @@ pub(crate) struct SourceInfo {
     pub(crate) origin: Option<Arc<Origin>>,
     /// The clock: nanoseconds since the epoch.
     pub(crate) now_ns: i64,
+    /// What was made of the rest before, for this table.
+    pub(crate) block: Option<Arc<Data>>,
 }
 
 /// What is the same in every event of a task.

@@ -149,6 +149,11 @@ impl TableModel {
         &self.envelope
     }
 
+    /// The block `source` of the events that are at this place.
+    pub(crate) fn source_block(&self, info: &SourceInfo) -> Data {
+        info.block(&self.context, &self.schema, &self.table)
+    }
+
     /// Whether changes of this kind are sent at all; an update of a key is a delete and an insert, which are asked for by themselves.
     pub(crate) fn wants(&self, operation: Operation) -> bool {
         !self.operations.skipped(operation)
@@ -273,7 +278,7 @@ impl TableModel {
         let value = Data::Struct(vec![
             before,
             after,
-            info.block(&self.context, &self.schema, &self.table),
+            info.block.clone().map_or_else(|| self.source_block(info), Data::Shared),
             place.map_or(Data::Null, Place::block),
             Data::String(op.into()),
             Data::Int64(clock.millis()),

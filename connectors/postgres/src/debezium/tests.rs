@@ -136,6 +136,7 @@ const INFO: SourceInfo = SourceInfo {
     xmin: None,
     origin: None,
     now_ns: 1_700_000_001_000_000_123,
+    block: None,
 };
 
 fn data(payload: &Payload) -> (&Schema, &Data) {

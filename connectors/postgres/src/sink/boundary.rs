@@ -37,6 +37,11 @@ enum Seen<'a> {
 /// has the LSN of the event in it.
 const IN_SOURCE: [&str; 3] = ["txId", "gtid", "commit_lsn"];
 
+/// All that is looked at in an event's `source` here.
+pub(super) fn looked_at() -> impl Iterator<Item = &'static str> {
+    IN_SOURCE.into_iter().chain(["snapshot"])
+}
+
 fn seen(record: RecordRef<'_>) -> Seen<'_> {
     let value = match record.value() {
         PayloadRef::Null => return Seen::Silent,

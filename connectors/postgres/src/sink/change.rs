@@ -1,7 +1,7 @@
 //! What a record says is to happen to a row: a Debezium envelope, a flat record, a tombstone.
 
 use super::config::KeyMode;
-use aqueduct_core::{Data, Payload, PayloadRef, RecordRef, Schema, Structured};
+use aqueduct_core::{Data, Payload, PayloadRef, Projection, RecordRef, Schema, Structured};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -95,6 +95,19 @@ pub(super) fn change<'a>(record: RecordRef<'a>, delete: bool, truncate: bool) ->
         "t" if truncate => Ok(Change::Truncate),
         "d" | "t" | "m" => Ok(Change::Skip),
         other => Err(format!("its envelope has the operation {other:?}, which is none of c, r, u, d, t, m")),
+    }
+}
+
+/// Of Debezium's envelope the sink looks at a few fields of `source`.
+pub(super) fn projection(kept: Vec<String>) -> Projection {
+    Projection {
+        field: "source",
+        kept,
+        applies: |schema, data| match (schema, data) {
+            (Some(schema), Data::Struct(values)) => is_envelope(&Fields::Struct(schema, values)),
+            (None, Data::Map(entries)) => is_envelope(&Fields::Map(entries)),
+            _ => false,
+        },
     }
 }
 

@@ -48,6 +48,14 @@ impl Format {
         !self.parts.iter().any(|part| matches!(part, Part::Source(_)))
     }
 
+    /// The fields of `source` that are in it.
+    pub(super) fn source_fields(&self) -> impl Iterator<Item = &str> {
+        self.parts.iter().filter_map(|part| match part {
+            Part::Source(field) => Some(&**field),
+            _ => None,
+        })
+    }
+
     /// `None`: the record has no such field in its `source`.
     pub(super) fn name<'a>(&self, topic: &str, source: impl Fn(&str) -> Option<Cow<'a, str>>) -> Option<String> {
         let mut name = String::with_capacity(topic.len() + 16);

@@ -68,6 +68,7 @@ pub(super) fn kind_of(data: &Data) -> &'static str {
         Data::Map(_) => "a map",
         Data::Struct(_) => "a struct",
         Data::Unavailable => "a value that was not sent",
+        Data::Shared(shared) => kind_of(shared),
     }
 }
 
@@ -350,6 +351,7 @@ pub(super) fn json(data: &Data, schema: Option<&Schema>, out: &mut String) -> Re
     match data {
         Data::Null => out.push_str("null"),
         Data::Unavailable => return Err("holds a value that was not sent".to_owned()),
+        Data::Shared(shared) => return json(shared, schema, out),
         Data::String(text) => json_string(text, out),
         Data::Bytes(bytes) => match schema.map(Meaning::of) {
             Some(Meaning::Decimal { scale }) => decimal(bytes, scale, out),

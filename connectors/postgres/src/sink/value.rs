@@ -126,6 +126,7 @@ pub(super) fn encode(
     match data {
         Data::Null => return Ok(Form::Null),
         Data::Unavailable => return Ok(Form::Absent),
+        Data::Shared(shared) => return encode(shared, meaning, schema, target, dress, out),
         data if is_placeholder(data, dress.placeholder) => return Ok(Form::Absent),
         _ => {}
     }

@@ -133,6 +133,7 @@ fn guess(data: &Data) -> &'static str {
         Data::Bytes(_) => "bytea",
         Data::Array(_) | Data::Map(_) | Data::Struct(_) => "jsonb",
         Data::String(_) | Data::Null | Data::Unavailable => "text",
+        Data::Shared(shared) => guess(shared),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::connection::{Connect, qualified};
 use crate::debezium::{Change, Message, Model, Origin, Snapshot, SourceInfo, TableModel, Transaction};
 use crate::snapshot::{Encode, Mark, ReadRow};
 use crate::table::{Cell, Table};
-use aqueduct_core::{JsonMap, Record, Result};
+use aqueduct_core::{Data, JsonMap, Record, Result};
 use async_trait::async_trait;
 use rustc_hash::FxHashMap;
 use sqlx::postgres::PgConnection;
@@ -52,6 +52,14 @@ impl Known {
     }
 }
 
+/// A table whose rows are read.
+struct Reading {
+    table: Arc<Table>,
+    model: Arc<TableModel>,
+    /// The block `source` of the last row, and what it was made of: it is that of nearly all rows of a chunk.
+    block: Option<(ReadRow, Option<u64>, Arc<Data>)>,
+}
+
 pub struct Shape {
     connect: Connect,
     /// For the catalog; opened when it is needed.
@@ -59,8 +67,7 @@ pub struct Shape {
     types: Types,
     signal_table: Option<String>,
     model: Model,
-    /// Of tables whose rows are read.
-    read: FxHashMap<u32, (Arc<Table>, Arc<TableModel>)>,
+    read: FxHashMap<u32, Reading>,
     /// Of the open transaction.
     origin: Option<Arc<Origin>>,
     /// The slot's `catalog_xmin`, where it is asked for.
@@ -263,6 +270,7 @@ impl Shape {
             xmin: self.xmin,
             origin: self.origin.clone(),
             now_ns: self.now_ns,
+            block: None,
         }
     }
 
@@ -277,15 +285,15 @@ impl Shape {
 impl Encode for Shape {
     async fn table(&mut self, table: &Arc<Table>) -> Result<()> {
         self.tick();
-        if self.read.get(&table.oid).is_none_or(|(known, _)| known != table) {
+        if self.read.get(&table.oid).is_none_or(|reading| reading.table != *table) {
             let model = self.make(table).await?;
-            self.read.insert(table.oid, (table.clone(), model));
+            self.read.insert(table.oid, Reading { table: table.clone(), model, block: None });
         }
         Ok(())
     }
 
     fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut Vec<Record>) -> Result<()> {
-        let Some((_, model)) = self.read.get(&table.oid) else { return Ok(()) };
+        let Some(reading) = self.read.get_mut(&table.oid) else { return Ok(()) };
         let snapshot = match row.mark {
             Mark::First => Snapshot::First,
             Mark::FirstInTable => Snapshot::FirstInDataCollection,
@@ -294,7 +302,7 @@ impl Encode for Shape {
             Mark::Last => Snapshot::Last,
             Mark::Incremental => Snapshot::Incremental,
         };
-        let info = SourceInfo {
+        let mut info = SourceInfo {
             commit_us: row.time_micros,
             snapshot,
             last_commit_lsn: self.last_commit,
@@ -303,8 +311,18 @@ impl Encode for Shape {
             xmin: None,
             origin: None,
             now_ns: self.now_ns,
+            block: None,
         };
-        model.change(Change::Read(cells), &info, None, out)
+        let block = match &reading.block {
+            Some((of, last_commit, block)) if of == row && *last_commit == self.last_commit => block.clone(),
+            _ => {
+                let block = Arc::new(reading.model.source_block(&info));
+                reading.block = Some((*row, self.last_commit, block.clone()));
+                block
+            }
+        };
+        info.block = Some(block);
+        reading.model.change(Change::Read(cells), &info, None, out)
     }
 }
 

@@ -188,6 +188,7 @@ fn json(data: &Data, schema: Option<&Schema>) -> Value {
             fields.iter().zip(values).map(|(field, value)| (field.name.to_string(), json(value, Some(&field.schema)))).collect()
         }
         Data::Unavailable => "(unavailable)".into(),
+        Data::Shared(shared) => json(shared, schema),
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{DEPTH_MAX, Style, too_deep};
 use crate::decimal::{is_decimal, parse, scale};
 use aqueduct_core::schema::Kind;
-use aqueduct_core::{Bytes, Data, Error, Result, Schema};
+use aqueduct_core::{Bytes, Data, Error, Projection, Result, Schema};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rustc_hash::FxHashMap;
@@ -12,6 +12,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess
 use serde_json::value::RawValue;
 use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::sync::Arc;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -39,26 +40,49 @@ pub(super) fn envelope(message: &[u8]) -> Result<Envelope<'_>> {
 /// # Errors
 /// As [`super::Json::decode`].
 pub(super) fn value(message: &[u8], schema: Option<&Schema>, style: Style) -> Result<Data> {
-    let state = State { style, vast: Cell::new(false), error: RefCell::new(None) };
+    read(message, schema, style, None).map(|(data, _)| data)
+}
+
+/// As [`value`], without what the projection leaves out.
+pub(super) fn projected(message: &[u8], schema: Option<&Arc<Schema>>, style: Style, projection: &Projection) -> Result<Data> {
+    let of = schema.map(|schema| &**schema);
+    let (data, whole) = read(message, of, style, Some(projection))?;
+    if whole || (projection.applies)(schema, &data) { Ok(data) } else { value(message, of, style) }
+}
+
+/// The value, and whether nothing was left out.
+fn read(message: &[u8], schema: Option<&Schema>, style: Style, projection: Option<&Projection>) -> Result<(Data, bool)> {
+    let state = State { style, projection, left_out: Cell::new(false), vast: Cell::new(false), error: RefCell::new(None) };
     let mut reader = serde_json::Deserializer::from_slice(message);
-    let read = Seed { schema, depth: 0, state: &state }.deserialize(&mut reader).and_then(|data| reader.end().map(|()| data));
+    let seed = Seed { schema, depth: 0, state: &state, kept: None };
+    let read = seed.deserialize(&mut reader).and_then(|data| reader.end().map(|()| data));
     let data = read.map_err(|why| state.error.take().unwrap_or_else(|| not_json(&why)))?;
     // The reader hands an integer beyond 64 bits over as a float. Kafka Connect keeps its low 64 bits, silently; we refuse it.
     if state.vast.get() && has_vast_integer(message) {
         return Err(vast());
     }
-    Ok(data)
+    Ok((data, !state.left_out.get()))
 }
 
-struct State {
+struct State<'p> {
     style: Style,
+    projection: Option<&'p Projection>,
+    /// Something was.
+    left_out: Cell<bool>,
     /// A schemaless float was so large that it may have been an integer.
     vast: Cell<bool>,
     /// The error behind a serde error.
     error: RefCell<Option<Error>>,
 }
 
-impl State {
+impl<'p> State<'p> {
+    /// What is kept of this field of the whole.
+    fn kept(&self, depth: usize, field: &str) -> Option<&'p [String]> {
+        let projection = self.projection.filter(|projection| depth == 0 && projection.field == field)?;
+        self.left_out.set(true);
+        Some(&projection.kept)
+    }
+
     fn fail<E: serde::de::Error>(&self, error: Error) -> E {
         let serde_error = E::custom(error.message());
         self.error.borrow_mut().get_or_insert(error);
@@ -70,12 +94,18 @@ impl State {
 struct Seed<'s> {
     schema: Option<&'s Schema>,
     depth: usize,
-    state: &'s State,
+    state: &'s State<'s>,
+    /// Of this value's fields; `None` is all.
+    kept: Option<&'s [String]>,
 }
 
 impl<'s> Seed<'s> {
     fn inner(self, schema: Option<&'s Schema>) -> Self {
-        Self { schema, depth: self.depth + 1, state: self.state }
+        Self { schema, depth: self.depth + 1, state: self.state, kept: None }
+    }
+
+    fn keeps(self, name: &str) -> bool {
+        self.kept.is_none_or(|kept| kept.iter().any(|kept| kept == name))
     }
 
     /// No value of the schema's type stands there.
@@ -224,9 +254,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
             return Err(self.state.fail(too_deep()));
         }
         match self.schema {
-            None => read_map(&mut entries, self.inner(None)),
+            None => read_map(&mut entries, self, None),
             Some(Schema { kind: Kind::Map, keys: Some(keys), values, .. }) if keys.kind == Kind::String => {
-                read_map(&mut entries, self.inner(values.as_deref()))
+                read_map(&mut entries, self, values.as_deref())
             }
             Some(schema) if schema.kind == Kind::Struct => {
                 let mut values = vec![None; schema.fields.len()];
@@ -234,7 +264,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
                 while let Some(index) = entries.next_key_seed(FieldName { schema, next })? {
                     match index {
                         Some(index) => {
-                            values[index] = Some(entries.next_value_seed(self.inner(Some(&schema.fields[index].schema)))?);
+                            let field = &schema.fields[index];
+                            values[index] = Some(if self.keeps(&field.name) {
+                                let kept = self.state.kept(self.depth, &field.name);
+                                entries.next_value_seed(Seed { kept, ..self.inner(Some(&field.schema)) })?
+                            } else {
+                                entries.next_value::<IgnoredAny>().map(|_| Data::Null)?
+                            });
                             next = index + 1;
                         }
                         None => {
@@ -260,12 +296,17 @@ fn read_all<'de, A: SeqAccess<'de>>(items: &mut A, seed: Seed<'_>) -> Result<Vec
 }
 
 /// Of a name that comes twice the last value counts, at the place of the first, as with Jackson.
-fn read_map<'de, A: MapAccess<'de>>(entries: &mut A, seed: Seed<'_>) -> Result<Data, A::Error> {
+fn read_map<'de, A: MapAccess<'de>>(entries: &mut A, map: Seed<'_>, values: Option<&Schema>) -> Result<Data, A::Error> {
     let mut out: Vec<(Data, Data)> = Vec::new();
     // Few names are compared one by one; many by hash, so that a record of a million names stays linear.
     let mut places: FxHashMap<String, usize> = FxHashMap::default();
-    while let Some(name) = entries.next_key::<String>()? {
-        let value = entries.next_value_seed(seed)?;
+    while let Some(name) = entries.next_key_seed(KeptName(map))? {
+        let Some(name) = name else {
+            entries.next_value::<IgnoredAny>()?;
+            continue;
+        };
+        let kept = map.state.kept(map.depth, &name);
+        let value = entries.next_value_seed(Seed { schema: values, depth: map.depth + 1, state: map.state, kept })?;
         if out.len() == 16 {
             places = out.iter().enumerate().filter_map(|(at, (name, _))| Some((name.as_str()?.to_owned(), at))).collect();
         }
@@ -285,6 +326,30 @@ fn read_map<'de, A: MapAccess<'de>>(entries: &mut A, seed: Seed<'_>) -> Result<D
         }
     }
     Ok(Data::Map(out))
+}
+
+/// The name, where its value is kept.
+#[derive(Clone, Copy)]
+struct KeptName<'s>(Seed<'s>);
+
+impl<'de> DeserializeSeed<'de> for KeptName<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl Visitor<'_> for KeptName<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field's name")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Self::Value, E> {
+        Ok(self.0.keeps(name).then(|| name.to_owned()))
+    }
 }
 
 /// The index of the field with this name. Fields mostly come in the schema's order, so the next one is tried first.

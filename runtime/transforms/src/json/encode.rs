@@ -4,95 +4,209 @@ use super::{DEPTH_MAX, Style, too_deep};
 use crate::decimal::{is_decimal, scale, to_text};
 use crate::numbers::{write_float, write_int, write_integer};
 use crate::text::class_of;
-use aqueduct_core::schema::Kind;
+use aqueduct_core::schema::{Field, Kind};
 use aqueduct_core::{Data, Error, Result, Schema};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use std::sync::Arc;
 
 /// Debezium's text for a value that the source did not send (`unavailable.value.placeholder`).
 pub(crate) const UNAVAILABLE: &str = "__debezium_unavailable_value";
 
-pub(super) fn write(out: &mut Vec<u8>, schema: Option<&Schema>, data: &Data, style: Style, depth: usize) -> Result<()> {
-    if depth > DEPTH_MAX {
-        return Err(too_deep());
-    }
-    let of = |kind: Kind| schema.is_none_or(|schema| schema.kind == kind);
-    match data {
-        Data::Null => write_null(out, schema, style, depth)?,
-        Data::Boolean(value) if of(Kind::Boolean) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
-        Data::Int8(value) if of(Kind::Int8) => write_integer(out, (*value).into()),
-        Data::Int16(value) if of(Kind::Int16) => write_integer(out, (*value).into()),
-        Data::Int32(value) if of(Kind::Int32) => write_integer(out, (*value).into()),
-        Data::Int64(value) if of(Kind::Int64) => write_integer(out, *value),
-        Data::Float32(value) if of(Kind::Float32) => quoted_unless(out, value.is_finite(), |out| write_float(out, *value)),
-        Data::Float64(value) if of(Kind::Float64) => quoted_unless(out, value.is_finite(), |out| write_float(out, *value)),
-        Data::String(text) if of(Kind::String) => write_string(out, text),
-        Data::Bytes(bytes) if of(Kind::Bytes) => match schema {
-            Some(schema) if style.numeric && is_decimal(schema) => {
-                out.extend_from_slice(to_text(bytes, scale(schema)?)?.as_bytes())
-            }
-            _ => write_base64(out, bytes),
-        },
-        Data::Array(items) if of(Kind::Array) => {
-            let values = schema.and_then(|schema| schema.values.as_deref());
-            list(out, b"[]", items, |out, item| write(out, values, item, style, depth + 1))?;
+/// The names in a schema's structs as they are written: quoted, with what stands around them.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    /// `,"name":` and what is below, for each field.
+    fields: Vec<(Box<[u8]>, Layout)>,
+    /// Of an array's or a map's values.
+    values: Option<Box<Layout>>,
+}
+
+impl Layout {
+    /// Deeper than [`DEPTH_MAX`] nothing is written.
+    pub(super) fn of(schema: &Schema, depth: usize) -> Self {
+        if depth > DEPTH_MAX {
+            return Self::default();
         }
-        Data::Map(entries) if of(Kind::Map) => write_map(out, schema, entries, style, depth)?,
-        Data::Struct(values) => match schema {
-            Some(schema) if schema.kind == Kind::Struct && schema.fields.len() == values.len() => {
-                list(out, b"{}", schema.fields.iter().zip(values), |out, (field, value)| {
+        let field = |field: &Field| {
+            let mut name = vec![b','];
+            write_string(&mut name, &field.name);
+            name.push(b':');
+            (name.into(), Layout::of(&field.schema, depth + 1))
+        };
+        let values = schema.values.as_ref();
+        Self {
+            fields: schema.fields.iter().map(field).collect(),
+            values: values.map(|values| Box::new(Layout::of(values, depth + 1))),
+        }
+    }
+}
+
+/// How values are written, and the text of the last struct that records share.
+#[derive(Debug)]
+pub(super) struct Writer {
+    style: Style,
+    /// Both are kept, so that their addresses mean them alone.
+    shared: Option<(Arc<Data>, Arc<Schema>, Vec<u8>)>,
+}
+
+impl Writer {
+    pub(super) fn new(style: Style) -> Self {
+        Self { style, shared: None }
+    }
+
+    /// `layout`, where there is one, is the schema's.
+    pub(super) fn write(
+        &mut self,
+        out: &mut Vec<u8>,
+        schema: Option<&Schema>,
+        layout: Option<&Layout>,
+        data: &Data,
+        depth: usize,
+    ) -> Result<()> {
+        if depth > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        let of = |kind: Kind| schema.is_none_or(|schema| schema.kind == kind);
+        match data {
+            Data::Null => self.write_null(out, schema, depth)?,
+            Data::Boolean(value) if of(Kind::Boolean) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+            Data::Int8(value) if of(Kind::Int8) => write_integer(out, (*value).into()),
+            Data::Int16(value) if of(Kind::Int16) => write_integer(out, (*value).into()),
+            Data::Int32(value) if of(Kind::Int32) => write_integer(out, (*value).into()),
+            Data::Int64(value) if of(Kind::Int64) => write_integer(out, *value),
+            Data::Float32(value) if of(Kind::Float32) => quoted_unless(out, value.is_finite(), |out| write_float(out, *value)),
+            Data::Float64(value) if of(Kind::Float64) => quoted_unless(out, value.is_finite(), |out| write_float(out, *value)),
+            Data::String(text) if of(Kind::String) => write_string(out, text),
+            Data::Bytes(bytes) if of(Kind::Bytes) => match schema {
+                Some(schema) if self.style.numeric && is_decimal(schema) => {
+                    out.extend_from_slice(to_text(bytes, scale(schema)?)?.as_bytes())
+                }
+                _ => write_base64(out, bytes),
+            },
+            Data::Array(items) if of(Kind::Array) => {
+                let values = schema.and_then(|schema| schema.values.as_deref());
+                let layout = layout.and_then(|layout| layout.values.as_deref());
+                list(out, b"[]", items, |out, item| self.write(out, values, layout, item, depth + 1))?;
+            }
+            Data::Map(entries) if of(Kind::Map) => self.write_map(out, schema, layout, entries, depth)?,
+            Data::Struct(values) => match schema {
+                Some(schema) if schema.kind == Kind::Struct && schema.fields.len() == values.len() => {
+                    self.write_struct(out, &schema.fields, layout, values, depth)?;
+                }
+                _ => return Err(Error::fatal("converter.type", "Mismatching schema.")),
+            },
+            Data::Unavailable => write_unavailable(out, schema)?,
+            Data::Shared(shared) => self.write(out, schema, layout, shared, depth)?,
+            other => {
+                let kind = schema.map_or("unknown schema".to_owned(), |schema| format!("{:?}", schema.kind).to_uppercase());
+                return Err(Error::fatal("converter.type", format!("Invalid type for {kind}: class {}", class_of(other))));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_struct(
+        &mut self,
+        out: &mut Vec<u8>,
+        fields: &[Field],
+        layout: Option<&Layout>,
+        values: &[Data],
+        depth: usize,
+    ) -> Result<()> {
+        let names = layout.map(|layout| &layout.fields[..]).filter(|names| names.len() == fields.len());
+        out.push(b'{');
+        for (index, (field, value)) in fields.iter().zip(values).enumerate() {
+            let below = match names {
+                Some(names) => {
+                    let (name, below) = &names[index];
+                    out.extend_from_slice(&name[usize::from(index == 0)..]);
+                    Some(below)
+                }
+                None => {
+                    if index > 0 {
+                        out.push(b',');
+                    }
                     write_string(out, &field.name);
                     out.push(b':');
-                    write(out, Some(&field.schema), value, style, depth + 1)
-                })?;
+                    None
+                }
+            };
+            match value {
+                Data::Shared(shared) if matches!(**shared, Data::Struct(_)) => {
+                    self.write_shared(out, &field.schema, below, shared, depth + 1)?;
+                }
+                value => self.write(out, Some(&field.schema), below, value, depth + 1)?,
             }
-            _ => return Err(Error::fatal("converter.type", "Mismatching schema.")),
-        },
-        Data::Unavailable => write_unavailable(out, schema)?,
-        other => {
-            let kind = schema.map_or("unknown schema".to_owned(), |schema| format!("{:?}", schema.kind).to_uppercase());
-            return Err(Error::fatal("converter.type", format!("Invalid type for {kind}: class {}", class_of(other))));
         }
-    }
-    Ok(())
-}
-
-fn write_null(out: &mut Vec<u8>, schema: Option<&Schema>, style: Style, depth: usize) -> Result<()> {
-    match schema {
-        Some(Schema { default: Some(default), .. }) if style.replace_null && !default.is_null() => {
-            write(out, schema, default, style, depth + 1)
-        }
-        Some(schema) if !schema.optional => Err(Error::fatal(
-            "converter.null",
-            "Conversion error: null value for field that is required and has no default value",
-        )),
-        _ => {
-            out.extend_from_slice(b"null");
-            Ok(())
-        }
-    }
-}
-
-/// String keys make an object, other keys a list of pairs.
-fn write_map(out: &mut Vec<u8>, schema: Option<&Schema>, entries: &[(Data, Data)], style: Style, depth: usize) -> Result<()> {
-    let (keys, values) = schema.map_or((None, None), |schema| (schema.keys.as_deref(), schema.values.as_deref()));
-    let object = match keys {
-        Some(keys) => keys.kind == Kind::String,
-        None => entries.iter().all(|(key, _)| matches!(key, Data::String(_))),
-    };
-    list(out, if object { b"{}" } else { b"[]" }, entries, |out, (key, value)| {
-        if object {
-            write(out, keys, key, style, depth + 1)?;
-            out.push(b':');
-            return write(out, values, value, style, depth + 1);
-        }
-        out.push(b'[');
-        write(out, keys, key, style, depth + 1)?;
-        out.push(b',');
-        write(out, values, value, style, depth + 1)?;
-        out.push(b']');
+        out.push(b'}');
         Ok(())
-    })
+    }
+
+    fn write_shared(
+        &mut self,
+        out: &mut Vec<u8>,
+        schema: &Arc<Schema>,
+        layout: Option<&Layout>,
+        shared: &Arc<Data>,
+        depth: usize,
+    ) -> Result<()> {
+        match &self.shared {
+            Some((data, of, text)) if Arc::ptr_eq(data, shared) && Arc::ptr_eq(of, schema) => out.extend_from_slice(text),
+            _ => {
+                let start = out.len();
+                self.write(out, Some(schema), layout, shared, depth)?;
+                self.shared = Some((shared.clone(), schema.clone(), out[start..].to_vec()));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_null(&mut self, out: &mut Vec<u8>, schema: Option<&Schema>, depth: usize) -> Result<()> {
+        match schema {
+            Some(Schema { default: Some(default), .. }) if self.style.replace_null && !default.is_null() => {
+                self.write(out, schema, None, default, depth + 1)
+            }
+            Some(schema) if !schema.optional => Err(Error::fatal(
+                "converter.null",
+                "Conversion error: null value for field that is required and has no default value",
+            )),
+            _ => {
+                out.extend_from_slice(b"null");
+                Ok(())
+            }
+        }
+    }
+
+    /// String keys make an object, other keys a list of pairs.
+    fn write_map(
+        &mut self,
+        out: &mut Vec<u8>,
+        schema: Option<&Schema>,
+        layout: Option<&Layout>,
+        entries: &[(Data, Data)],
+        depth: usize,
+    ) -> Result<()> {
+        let (keys, values) = schema.map_or((None, None), |schema| (schema.keys.as_deref(), schema.values.as_deref()));
+        let layout = layout.and_then(|layout| layout.values.as_deref());
+        let object = match keys {
+            Some(keys) => keys.kind == Kind::String,
+            None => entries.iter().all(|(key, _)| matches!(key, Data::String(_))),
+        };
+        list(out, if object { b"{}" } else { b"[]" }, entries, |out, (key, value)| {
+            if object {
+                self.write(out, keys, None, key, depth + 1)?;
+                out.push(b':');
+                return self.write(out, values, layout, value, depth + 1);
+            }
+            out.push(b'[');
+            self.write(out, keys, None, key, depth + 1)?;
+            out.push(b',');
+            self.write(out, values, layout, value, depth + 1)?;
+            out.push(b']');
+            Ok(())
+        })
+    }
 }
 
 /// As Debezium does: the placeholder in the shape that the schema wants.

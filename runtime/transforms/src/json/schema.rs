@@ -1,6 +1,6 @@
 //! Schemas to JSON and back.
 
-use super::encode::{write, write_string};
+use super::encode::{Writer, write_string};
 use super::{DEPTH_MAX, Style, decode, too_deep};
 use crate::numbers::write_int;
 use aqueduct_core::schema::{Field, Kind};
@@ -67,7 +67,7 @@ fn write_schema(out: &mut Vec<u8>, schema: &Schema, field: Option<&str>, style: 
     }
     if let Some(default) = schema.default.as_ref().filter(|default| !default.is_null()) {
         out.extend_from_slice(br#","default":"#);
-        write(out, Some(schema), default, style, depth + 1)?;
+        Writer::new(style).write(out, Some(schema), None, default, depth + 1)?;
     }
     text(out, r#","field":"#, field);
     out.push(b'}');

@@ -176,3 +176,84 @@ proptest! {
         let _ = json(&[]).decode(&message);
     }
 }
+
+/// Written once and remembered: with its own schema, by the identity of both, and only where the whole of it was written.
+#[test]
+fn a_part_that_records_share_is_written_as_if_each_had_its_own() {
+    let source =
+        Arc::new(Schema::new(Kind::Struct).field("db", Schema::new(Kind::String)).field("lsn", Schema::new(Kind::Int64)));
+    let schema = Arc::new(Schema::new(Kind::Struct).field("id", Schema::new(Kind::Int32)).field("source", source.clone()));
+    let renamed = Arc::new(Schema::new(Kind::Struct).field("id", Schema::new(Kind::Int32)).field(
+        "source",
+        Schema::new(Kind::Struct).field("database", Schema::new(Kind::String)).field("at", Schema::new(Kind::Int64)),
+    ));
+    let block = |lsn: i64| Data::Struct(vec!["shop \"1\"".into(), lsn.into()]);
+    let (first, second) = (Arc::new(block(1)), Arc::new(block(2)));
+    let wrong = Arc::new(Data::Struct(vec!["shop".into(), "no number".into()]));
+    for schemas in ["true", "false"] {
+        let (mut json, mut own) = (json(&[("schemas.enable", schemas)]), json(&[("schemas.enable", schemas)]));
+        let record = |id: i32, source: Data| Data::Struct(vec![id.into(), source]);
+        for (id, schema, shared) in
+            [(1, &schema, &first), (2, &schema, &first), (3, &renamed, &first), (4, &schema, &second), (5, &schema, &first)]
+        {
+            let written =
+                encode(&mut json, &Payload::data(Some(schema.clone()), record(id, Data::Shared(shared.clone())))).unwrap();
+            let expected = encode(&mut own, &Payload::data(Some(schema.clone()), record(id, (**shared).clone()))).unwrap();
+            assert_eq!(written, expected);
+        }
+        for _ in 0..2 {
+            let error =
+                encode(&mut json, &Payload::data(Some(schema.clone()), record(6, Data::Shared(wrong.clone())))).unwrap_err();
+            assert_eq!(error.code(), "converter.type");
+        }
+    }
+    // A text that is shared, and a whole without a schema.
+    let entries = Data::object([
+        ("name", Data::Shared(Arc::new("x".into()))),
+        ("list", Data::Array(vec![Data::Shared(Arc::new(1.into()))])),
+    ]);
+    assert_eq!(encode(&mut plain(), &Payload::data(None, entries)).unwrap(), r#"{"name":"x","list":[1]}"#);
+}
+
+/// A sink's projection leaves out what it names in the values that it means, and nothing anywhere else.
+#[test]
+fn what_a_sink_does_not_look_at_is_left_out() {
+    let projection = || Projection {
+        field: "source",
+        kept: vec!["txId".into(), "table".into()],
+        applies: |_, data| match data {
+            Data::Map(entries) => entries.iter().any(|(name, _)| name.as_str() == Some("op")),
+            _ => true,
+        },
+    };
+    let mut json = plain();
+    json.project(projection());
+    let cases = [
+        (
+            r#"{"after":{"source":{"db":1}},"source":{"db":"d","txId":7,"lsn":[{"a":1}]},"op":"c"}"#,
+            r#"{"after":{"source":{"db":1}},"source":{"txId":7},"op":"c"}"#,
+        ),
+        // A row that has a column of that name.
+        (r#"{"id":1,"source":{"db":"d","txId":7}}"#, r#"{"id":1,"source":{"db":"d","txId":7}}"#),
+        (r#"{"op":"c","source":null}"#, r#"{"op":"c","source":null}"#),
+        (r#"{"op":"c","source":{"source":{"db":1},"table":{"db":2}}}"#, r#"{"op":"c","source":{"table":{"db":2}}}"#),
+        (r#"[{"source":{"db":1}}]"#, r#"[{"source":{"db":1}}]"#),
+    ];
+    for (message, expected) in cases {
+        let payload = json.decode(message.as_bytes()).unwrap();
+        assert_eq!(encode(&mut plain(), &payload).unwrap(), expected);
+    }
+    assert_eq!(json.decode(br#"{"op":"c","source":{"db":"#).unwrap_err().code(), "converter.json");
+
+    let field = |name: &str| format!(r#"{{"type":"string","optional":false,"field":"{name}"}}"#);
+    let source =
+        format!(r#"{{"type":"struct","fields":[{},{}],"optional":false,"field":"source"}}"#, field("db"), field("table"));
+    let message = format!(
+        r#"{{"schema":{{"type":"struct","fields":[{source},{}],"optional":false}},"payload":{{"source":{{"db":"d","table":"t"}},"op":"c"}}}}"#,
+        field("op")
+    );
+    let mut json = self::json(&[]);
+    json.project(projection());
+    let Payload::Data(value) = json.decode(message.as_bytes()).unwrap() else { panic!("a struct") };
+    assert_eq!(value.data, Data::Struct(vec![Data::Struct(vec![Data::Null, "t".into()]), "c".into()]));
+}
