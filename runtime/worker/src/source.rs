@@ -1,4 +1,4 @@
-//! The source loop: poll → transforms → encode → append, with commits in flight.
+//! The source loop: poll → transforms → encode → append, with commits in flight. The next batch is polled while a large one is encoded.
 
 use crate::letters::Letters;
 use crate::signals::{self, Asked};
@@ -6,14 +6,17 @@ use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
 use crate::topics::{TaskLog, TopicCreation};
 use aqueduct_core::failpoint::{self, bug, point};
-use aqueduct_core::{Error, Polled, Rejects, Result, SourceOffset, SourcePlugin, SourceTask};
+use aqueduct_core::{Batch, Error, Polled, Rejects, Result, SourceOffset, SourcePlugin, SourceTask};
 use aqueduct_log::{Appended, Commit, EncodedBatch, LogWriter};
 use futures_util::FutureExt;
+use futures_util::future::{MaybeDone, maybe_done};
 use std::collections::VecDeque;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// An append that is not durable yet.
 struct InFlight {
@@ -24,18 +27,36 @@ struct InFlight {
     since: Instant,
 }
 
+/// A batch that another thread encodes while the next one is polled. Nothing overtakes it (invariant 3).
+struct Encoding {
+    job: MaybeDone<JoinHandle<(Batch, Rejects)>>,
+    resume: Vec<SourceOffset>,
+    records: usize,
+    bytes: usize,
+}
+
 struct SourceLoop {
-    run: TaskRun,
-    topics: TopicCreation,
     source: Box<dyn SourceTask>,
-    writer: Box<dyn LogWriter>,
-    in_flight: VecDeque<InFlight>,
-    bytes_in_flight: usize,
-    /// Only with the planted bug `reorder`.
-    held_back: Option<(EncodedBatch, Vec<SourceOffset>, Fate)>,
+    out: Outbound,
     signals: mpsc::Receiver<Asked>,
     reported: Option<Instant>,
 }
+
+/// What the source has handed over, on its way into the log.
+struct Outbound {
+    run: TaskRun,
+    topics: TopicCreation,
+    writer: Box<dyn LogWriter>,
+    encoding: Option<Encoding>,
+    in_flight: VecDeque<InFlight>,
+    /// With what is being encoded.
+    bytes_in_flight: usize,
+    /// Only with the planted bug `reorder`.
+    held_back: Option<(EncodedBatch, Vec<SourceOffset>, Fate)>,
+}
+
+/// Less is encoded before another thread would have begun, and is not to wait for one.
+const ENCODE_HERE_BYTES: usize = 64 << 10;
 
 /// A report costs the source a little, and nobody looks more often.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -59,40 +80,36 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicC
     drop(options);
     let (sender, signals) = signals::queue();
     run.stats.takes_signals(sender);
-    let mut pump = SourceLoop {
-        run,
-        topics,
-        source,
-        writer,
-        in_flight: VecDeque::new(),
-        bytes_in_flight: 0,
-        held_back: None,
-        signals,
-        reported: None,
-    };
+    let (in_flight, encoding) = (VecDeque::new(), None);
+    let out = Outbound { run, topics, writer, encoding, in_flight, bytes_in_flight: 0, held_back: None };
+    let mut pump = SourceLoop { source, out, signals, reported: None };
     let outcome = match pump.pump().await {
         Ok(()) => pump.drain().await,
         Err(error) => Err(error),
     };
     let outcome = match outcome {
-        Err(error) => Err(pump.refused(error).await),
+        Err(error) => Err(pump.out.refused(error).await),
         Ok(()) => Ok(()),
     };
-    let closed = pump.run.stats.time(Call::Close, pump.source.close()).await;
+    let closed = pump.out.run.stats.time(Call::Close, pump.source.close()).await;
     outcome.and(closed)
 }
 
 impl SourceLoop {
     async fn pump(&mut self) -> Result<()> {
-        while !self.run.stop.is_cancelled() {
+        while !self.out.run.stop.is_cancelled() {
             self.make_room().await?;
             let polled = self.poll().await;
-            self.run.stats.source_lost_bytes.fetch_add(self.source.take_lost_bytes(), Relaxed);
-            let polled = polled?;
+            self.out.run.stats.source_lost_bytes.fetch_add(self.source.take_lost_bytes(), Relaxed);
+            let polled = match polled {
+                Ok(polled) => polled,
+                // Nothing is wrong with what it handed over before.
+                Err(error) => return self.out.append_encoded().await.and(Err(error)),
+            };
             failpoint::hit(point::SOURCE_POLLED);
-            self.forward(polled).await?;
+            self.out.forward(polled).await?;
             if self.reported.is_none_or(|at| at.elapsed() >= REPORT_INTERVAL) {
-                self.run.stats.reports(self.source.report());
+                self.out.run.stats.reports(self.source.report());
                 self.reported = Some(Instant::now());
             }
         }
@@ -105,15 +122,16 @@ impl SourceLoop {
             return;
         }
         tracing::info!(id = asked.signal.id, kind = asked.signal.kind, "signal");
-        let taken = self.run.stats.time(Call::Signal, self.source.signal(asked.signal)).await;
+        let taken = self.out.run.stats.time(Call::Signal, self.source.signal(asked.signal)).await;
         // The next report shows what it led to.
         self.reported = None;
         let _ = asked.answer.send(taken);
     }
 
-    /// Everything that was appended becomes durable before the task ends.
+    /// Everything that was handed over becomes durable before the task ends.
     async fn drain(&mut self) -> Result<()> {
-        while !self.in_flight.is_empty() {
+        self.out.append_encoded().await?;
+        while !self.out.in_flight.is_empty() {
             self.reap().await?;
         }
         Ok(())
@@ -121,43 +139,53 @@ impl SourceLoop {
 
     /// Waits until the bytes in flight are within the connector's budget (invariant 6); takes what is durable already.
     async fn make_room(&mut self) -> Result<()> {
-        while self.bytes_in_flight >= self.run.limits.buffer_bytes {
+        while self.out.bytes_in_flight >= self.out.run.limits.buffer_bytes {
+            self.out.append_encoded().await?;
             self.reap().await?;
         }
         let mut durable = Vec::new();
-        while let Some(front) = self.in_flight.front_mut() {
+        while let Some(front) = self.out.in_flight.front_mut() {
             let Some(done) = (&mut front.commit).now_or_never() else { break };
-            self.taken(done, &mut durable)?;
+            self.out.taken(done, &mut durable)?;
         }
         self.tell(durable).await
     }
 
     async fn reap(&mut self) -> Result<()> {
-        let Some(front) = self.in_flight.front_mut() else { return Ok(()) };
-        let done = self.run.stats.time(Call::Log, &mut front.commit).await;
+        let Some(front) = self.out.in_flight.front_mut() else { return Ok(()) };
+        let done = self.out.run.stats.time(Call::Log, &mut front.commit).await;
         let mut durable = Vec::new();
-        self.taken(done, &mut durable)?;
+        self.out.taken(done, &mut durable)?;
         self.tell(durable).await
     }
 
-    /// One poll. When a commit resolves or a signal comes while the source waits, the poll is asked to return, so that the source hears of it at once.
+    /// One poll. What was encoded meanwhile is appended. When a commit resolves or a signal comes while the source waits, the poll is asked to return,
+    /// so that the source hears of it at once.
     async fn poll(&mut self) -> Result<Polled> {
-        let interrupt = self.run.stop.child_token();
-        let cx = self.run.context(interrupt.clone());
-        let stats = self.run.stats.clone();
-        let mut done = Vec::new();
+        let interrupt = self.out.run.stop.child_token();
+        let cx = self.out.run.context(interrupt.clone());
+        let stats = self.out.run.stats.clone();
+        let (mut done, mut failed) = (Vec::new(), None);
         let mut asked = self.signals.try_recv().ok();
         if asked.is_some() {
             interrupt.cancel();
         }
         let polled = {
+            let out = &mut self.out;
             let poll = stats.time(Call::Poll, self.source.poll(&cx));
             tokio::pin!(poll);
             loop {
-                let waiting = self.in_flight.get_mut(done.len()).filter(|_| !matches!(done.last(), Some(Err(_))));
+                let waiting = out.in_flight.get_mut(done.len()).filter(|_| !matches!(done.last(), Some(Err(_))));
                 let committed = async {
                     match waiting {
                         Some(waiting) => (&mut waiting.commit).await,
+                        None => std::future::pending().await,
+                    }
+                };
+                let encoding = out.encoding.as_mut();
+                let encoded = async {
+                    match encoding {
+                        Some(encoding) => (&mut encoding.job).await,
                         None => std::future::pending().await,
                     }
                 };
@@ -168,6 +196,10 @@ impl SourceLoop {
                         done.push(outcome);
                         interrupt.cancel();
                     }
+                    () = encoded => if let Err(error) = stats.meanwhile(out.append_encoded()).await {
+                        failed = Some(error);
+                        interrupt.cancel();
+                    },
                     Some(signal) = self.signals.recv(), if asked.is_none() => {
                         asked = Some(signal);
                         interrupt.cancel();
@@ -175,9 +207,11 @@ impl SourceLoop {
                 }
             }
         };
+        // A poll is never dropped midway: only now.
+        failed.map_or(Ok(()), Err)?;
         let mut durable = Vec::new();
         for outcome in done {
-            self.taken(outcome, &mut durable)?;
+            self.out.taken(outcome, &mut durable)?;
         }
         self.tell(durable).await?;
         if let (Some(asked), Ok(_)) = (asked, &polled) {
@@ -186,6 +220,17 @@ impl SourceLoop {
         polled
     }
 
+    /// Invariant 1: the external system is told only after the log holds the records.
+    async fn tell(&mut self, durable: Vec<SourceOffset>) -> Result<()> {
+        if durable.is_empty() {
+            return Ok(());
+        }
+        failpoint::hit(point::SOURCE_COMMITTED);
+        self.out.run.stats.time(Call::Commit, self.source.commit(&durable)).await
+    }
+}
+
+impl Outbound {
     /// The oldest append is done.
     fn taken(&mut self, outcome: Result<Appended>, durable: &mut Vec<SourceOffset>) -> Result<()> {
         let Some(front) = self.in_flight.pop_front() else { return Ok(()) };
@@ -206,15 +251,6 @@ impl SourceLoop {
         }
     }
 
-    /// Invariant 1: the external system is told only after the log holds the records.
-    async fn tell(&mut self, durable: Vec<SourceOffset>) -> Result<()> {
-        if durable.is_empty() {
-            return Ok(());
-        }
-        failpoint::hit(point::SOURCE_COMMITTED);
-        self.run.stats.time(Call::Commit, self.source.commit(&durable)).await
-    }
-
     async fn forward(&mut self, polled: Polled) -> Result<()> {
         if polled.batch.is_empty() && polled.resume.is_empty() {
             return Ok(());
@@ -227,7 +263,32 @@ impl SourceLoop {
         }
         let mut rejects = Rejects::default();
         let batch = self.run.transform(polled.batch, &mut rejects).await?;
-        let mut batch = self.run.converters.encode(batch, &mut rejects);
+        self.append_encoded().await?;
+        if bytes < ENCODE_HERE_BYTES || !self.run.converters.encodes(&batch) {
+            let batch = self.run.converters.encode(batch, &mut rejects);
+            return self.pass_on(batch, rejects, polled.resume, records).await;
+        }
+        let converters = self.run.converters.clone();
+        let job = tokio::task::spawn_blocking(move || (converters.encode(batch, &mut rejects), rejects));
+        self.bytes_in_flight += bytes;
+        self.encoding = Some(Encoding { job: maybe_done(job), resume: polled.resume, records, bytes });
+        Ok(())
+    }
+
+    /// Waits for the batch that is being encoded, where there is one, and appends it.
+    async fn append_encoded(&mut self) -> Result<()> {
+        let Some(Encoding { mut job, resume, records, bytes }) = self.encoding.take() else { return Ok(()) };
+        self.bytes_in_flight -= bytes;
+        (&mut job).await;
+        let Some(encoded) = Pin::new(&mut job).take_output() else { return Ok(()) };
+        let panicked = |error| Error::fatal("worker.task_panicked", "a converter panicked").because(error);
+        let (batch, rejects) = encoded.map_err(panicked)?;
+        self.pass_on(batch, rejects, resume, records).await
+    }
+
+    /// Appends what was encoded, `records` before the transforms, with the dead letters of what was not.
+    async fn pass_on(&mut self, mut batch: Batch, mut rejects: Rejects, resume: Vec<SourceOffset>, records: usize) -> Result<()> {
+        let stats = self.run.stats.clone();
         let mut to = TaskLog { connector: &self.run.id.connector, log: &*self.run.log, writer: &mut *self.writer };
         stats.time(Call::Log, self.topics.ensure(&batch, &mut to)).await?;
         stats.time(Call::Log, self.topics.reject_too_large(&mut batch, &mut rejects, &mut to)).await?;
@@ -245,7 +306,7 @@ impl SourceLoop {
         for chunk in batch.chunks() {
             self.run.active_topics.add(&chunk.topic);
         }
-        self.append(EncodedBatch::new(batch)?, polled.resume, fate).await
+        self.append(EncodedBatch::new(batch)?, resume, fate).await
     }
 
     async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>, fate: Fate) -> Result<()> {

@@ -137,6 +137,15 @@ impl TaskStats {
         out
     }
 
+    /// Other calls while one is under way; the clock of that one then goes on.
+    pub async fn meanwhile<T>(&self, future: impl Future<Output = T>) -> T {
+        let (call, started_ms) = (self.call.load(Relaxed), self.call_started_ms.load(Relaxed));
+        let out = future.await;
+        self.call_started_ms.store(started_ms, Relaxed);
+        self.call.store(call, Relaxed);
+        out
+    }
+
     /// The call under way and its age.
     pub fn calling(&self) -> Option<(Call, Duration)> {
         let call = Call::from_u8(self.call.load(Relaxed));

@@ -127,6 +127,35 @@ async fn a_source_is_told_only_after_its_records_are_durable() {
     assert_eq!(rig.source.closes.load(SeqCst), 1);
 }
 
+/// A large batch is encoded on another thread: nothing overtakes it, and it does not wait for a source that waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_batch_keeps_its_place_and_waits_for_no_poll() {
+    let rig = Rig::new().await;
+    let large: &'static str = "x".repeat(100_000).leak();
+    for step in [Step::Records(vec![large]), Step::Records(vec!["a", "b"]), Step::Records(vec![large, large]), Step::Hang] {
+        rig.source.push(step);
+    }
+    let json = "org.apache.kafka.connect.json.JsonConverter";
+    let config =
+        [("connector.class", "fake-source"), ("topic", "t"), ("value.converter", json), ("aqueduct.stall.timeout.ms", "3000")];
+    rig.create("src", &config).await;
+    until("all of it is in the log", async || rig.values("t").await.len() == 5).await;
+    let lengths: Vec<usize> = rig.values("t").await.iter().map(|value| value.matches('x').count()).collect();
+    assert_eq!(lengths, [100_000, 0, 0, 100_000, 100_000]);
+    let offsets = rig.worker.offsets("src").await.unwrap().offsets;
+    assert_eq!(offsets[0].offset.as_ref().unwrap()["n"], 5);
+    // The append in between does not hide that the poll has not returned.
+    until("the stall is seen", async || {
+        rig.worker.status("src").unwrap().tasks[0]
+            .aqueduct
+            .last_error
+            .as_ref()
+            .is_some_and(|error| error.contains("`poll` has not returned"))
+    })
+    .await;
+    assert_eq!(rig.values("t").await.len(), 5);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retriable_error_reopens_the_source_where_it_was() {
     let rig = Rig::new().await;
