@@ -9,11 +9,12 @@
 //! until it is ready. Every call of this trait then comes from the caller's thread, in an order that only the requests determine (given
 //! `EmbeddedOptions::{now_ms, new_id}`). A power cut is dropping log and stepper and opening the disk anew.
 
+use parking_lot::Mutex;
 use rustix::buffer::spare_capacity;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 pub trait Disk: Send + Sync + 'static {
     /// # Errors
@@ -82,9 +83,10 @@ impl SyncTarget {
 }
 
 /// Files below one directory.
-#[derive(Debug)]
 pub struct RealDisk {
     root: PathBuf,
+    /// Those that helped with a commit before.
+    syncers: Mutex<Vec<Syncer>>,
 }
 
 /// fdatasyncs at the same time: enough to keep a disk's queue busy, few enough for a small machine.
@@ -92,7 +94,7 @@ const SYNC_THREADS: usize = 8;
 
 impl RealDisk {
     pub fn new(root: &Path) -> Self {
-        Self { root: root.to_owned() }
+        Self { root: root.to_owned(), syncers: Mutex::default() }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -151,28 +153,55 @@ impl Disk for RealDisk {
             return own.run(self);
         }
         let each = others.len().div_ceil(SYNC_THREADS - 1);
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = others
-                .chunks(each)
-                .map(|share| {
-                    std::thread::Builder::new()
-                        .name("log-sync".into())
-                        .spawn_scoped(scope, move || SyncTarget::run_in_order(self, share))
-                })
-                .collect();
-            let mut first = own.run(self);
-            for (thread, share) in threads.into_iter().zip(others.chunks(each)) {
-                let result = match thread {
-                    Ok(thread) => thread.join().unwrap_or_else(|_| Err(io::Error::other("a sync thread panicked"))),
-                    // No thread to be had (EAGAIN): slower, not wrong.
-                    Err(_) => SyncTarget::run_in_order(self, share),
-                };
-                if first.is_ok() {
-                    first = result;
+        // Who comes while another syncs does its own.
+        let Some(mut syncers) = self.syncers.try_lock() else { return own.run(self).and(SyncTarget::run_in_order(self, others)) };
+        let (mut at_work, mut left) = (0, Vec::new());
+        for share in others.chunks(each) {
+            if Syncer::hand(&mut syncers, at_work, &self.root, share) {
+                at_work += 1;
+            } else {
+                // No thread to be had (EAGAIN): slower, not wrong.
+                left.extend_from_slice(share);
+            }
+        }
+        let mut outcome = own.run(self).and(SyncTarget::run_in_order(self, &left));
+        for syncer in &syncers[..at_work] {
+            let done = syncer.done.recv().unwrap_or_else(|_| Err(io::Error::other("a sync thread panicked")));
+            outcome = outcome.and(done);
+        }
+        outcome
+    }
+}
+
+/// A thread that syncs for the one that commits, and stays for the next commit: to start one takes half as long as a sync. It ends with the disk.
+struct Syncer {
+    work: mpsc::Sender<Vec<SyncTarget>>,
+    done: mpsc::Receiver<io::Result<()>>,
+}
+
+impl Syncer {
+    /// Gives the share to the syncer at this place, or to a new one where there is none, or a dead one.
+    fn hand(syncers: &mut Vec<Self>, at: usize, root: &Path, share: &[SyncTarget]) -> bool {
+        let takes = |syncer: &Syncer| syncer.work.send(share.to_vec()).is_ok();
+        if syncers.get(at).is_some_and(takes) {
+            return true;
+        }
+        syncers.truncate(at);
+        syncers.extend(Syncer::start(root).filter(takes));
+        syncers.len() > at
+    }
+
+    fn start(root: &Path) -> Option<Self> {
+        let ((work, targets), (reply, done)) = (mpsc::channel::<Vec<SyncTarget>>(), mpsc::channel());
+        let disk = RealDisk::new(root);
+        let run = move || {
+            while let Ok(share) = targets.recv() {
+                if reply.send(SyncTarget::run_in_order(&disk, &share)).is_err() {
+                    return;
                 }
             }
-            first
-        })
+        };
+        std::thread::Builder::new().name("log-sync".into()).spawn(run).ok().map(|_| Self { work, done })
     }
 }
 
