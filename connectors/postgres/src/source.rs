@@ -9,6 +9,7 @@ pub mod options;
 mod pgoutput;
 pub(crate) mod position;
 mod publication;
+mod quiet;
 mod shape;
 mod signals;
 mod slot;

@@ -1,10 +1,11 @@
 //! The task that owns the replication socket: it reads ahead within a budget of bytes, answers keep-alives at once whatever the connector is doing,
 //! and tells the server what is confirmed.
 
-use super::wire::{Wire, refusal};
+use super::wire::{Socket, Wire, refusal};
 use crate::connection::{Connect, Refusal};
 use aqueduct_core::{Error, Result};
 use bytes::{Bytes, BytesMut};
+use futures_util::future::poll_immediate;
 use postgres_protocol::message::backend::{Header, Message};
 use postgres_protocol::message::frontend::{self, CopyData};
 use std::sync::Arc;
@@ -21,8 +22,9 @@ const READ_BYTES: usize = 256 << 10;
 /// A row is at most 1 GiB in Postgres; one that does not fit here could not be appended to a log either (64 MiB a record).
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// A walsender sends each message by itself: whoever reads at once wakes up for every other row and commits a handful at a time. What is less than
-/// this much is let grow for [`REST`] before the next read, which a receive buffer of [`super::wire`]'s size holds without stopping the server.
+/// A walsender sends each message by itself: whoever reads at once wakes up for every other row and commits a handful at a time. Where less than
+/// this much was there, more is let come for [`REST`] before the next read, which a receive buffer of [`super::wire`]'s size holds without stopping
+/// the server.
 const LITTLE_BYTES: usize = 128 << 10;
 
 /// What a change may wait for the ones behind it. Small beside an fdatasync on a disk in use.
@@ -81,6 +83,7 @@ impl Feed {
             last_status: Instant::now(),
             last_told: 0,
             heard: Instant::now(),
+            gathered: 0,
             rest: None,
         };
         #[allow(clippy::disallowed_methods, reason = "the feed owns the handle, ends it in close and aborts it when dropped")]
@@ -131,6 +134,8 @@ struct Io {
     last_status: Instant,
     last_told: u64,
     heard: Instant,
+    /// Bytes that were read since the last time that none were there.
+    gathered: usize,
     /// Nothing is read before.
     rest: Option<Instant>,
 }
@@ -140,6 +145,8 @@ enum Next {
     Due,
     Told,
     Read(usize),
+    /// Nothing is there to be read any more.
+    Drained,
     Rested,
     Room(OwnedSemaphorePermit),
     Failed(Error),
@@ -173,9 +180,16 @@ impl Io {
                 }
                 Next::Told => self.status(false).await?,
                 Next::Read(0) => return Err(self.wire.connect.unreachable("the server closed the connection")),
-                Next::Read(_) => {
+                Next::Read(len) => {
                     self.heard = Instant::now();
-                    self.rest = (self.wire.input.len() < LITTLE_BYTES).then(|| self.heard + REST);
+                    self.gathered += len;
+                }
+                Next::Drained => {
+                    if self.gathered < LITTLE_BYTES {
+                        self.rest = Some(Instant::now() + REST);
+                        self.wire.socket.hush();
+                    }
+                    self.gathered = 0;
                 }
                 Next::Rested => self.rest = None,
                 Next::Room(permit) => {
@@ -199,6 +213,7 @@ impl Io {
         let soon = self.last_status + CONFIRM_WITHIN;
         let untold = *self.told.borrow() > self.last_told;
         let need = waiting.unwrap_or(0).clamp(BLOCK_COST_MIN, self.room_bytes) as u32;
+        let gathered = self.gathered;
         let input = &mut self.wire.input;
         if waiting.is_none() && input.capacity() - input.len() < READ_BYTES / 4 {
             input.reserve(READ_BYTES);
@@ -214,9 +229,10 @@ impl Io {
             () = tokio::time::sleep_until(due) => Next::Due,
             changed = self.told.changed(), if !untold => if changed.is_err() { Next::Stop } else { Next::Told },
             () = tokio::time::sleep_until(self.rest.unwrap_or(due)), if self.rest.is_some() && waiting.is_none() => Next::Rested,
-            read = self.wire.socket.read_buf(input), if waiting.is_none() && self.rest.is_none() => match read {
-                Ok(len) => Next::Read(len),
-                Err(error) => Next::Failed(self.wire.connect.unreachable(error)),
+            read = read(&mut self.wire.socket, input, gathered > 0), if waiting.is_none() && self.rest.is_none() => match read {
+                Some(Ok(len)) => Next::Read(len),
+                Some(Err(error)) => Next::Failed(self.wire.connect.unreachable(error)),
+                None => Next::Drained,
             },
         }
     }
@@ -298,6 +314,11 @@ impl Io {
         let _ = self.wire.socket.shutdown().await;
         Ok(())
     }
+}
+
+/// `None`: nothing is there, and it is not to be waited for.
+async fn read(socket: &mut Socket, input: &mut BytesMut, at_once: bool) -> Option<std::io::Result<usize>> {
+    if at_once { poll_immediate(socket.read_buf(input)).await } else { Some(socket.read_buf(input).await) }
 }
 
 /// One message of a [`Block`].

@@ -1,11 +1,11 @@
 //! TLS for the replication connection, in the modes of libpq (sqlx does its own for ordinary connections, by the same rules).
 
+use super::quiet::Quiet;
 use crate::connection::{Connect, SslMode, client_key};
 use aqueduct_core::{Error, Result};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use std::path::Path;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
@@ -19,7 +19,7 @@ use tokio_rustls::rustls::{self, CertificateError, ClientConfig, DigitallySigned
 ///
 /// # Errors
 /// `postgres.tls`, fatal: a certificate or a key is the reason nearly always.
-pub async fn handshake(connect: &Connect, socket: TcpStream) -> Result<TlsStream<TcpStream>> {
+pub async fn handshake(connect: &Connect, socket: Quiet) -> Result<TlsStream<Quiet>> {
     let refuse = |why: &dyn std::error::Error| connect.tls("begin TLS", why);
     let name = ServerName::try_from(connect.host.clone()).map_err(|error| refuse(&error))?;
     let config = config(connect).await?;
@@ -141,7 +141,7 @@ impl ServerCertVerifier for AnyName {
 
 /// `tls-server-end-point` of RFC 5929: the hash of the server's certificate, by the algorithm that signed it. `None` for algorithms
 /// without a hash of their own (Ed25519): SCRAM then goes without channel binding.
-pub fn end_point(stream: &TlsStream<TcpStream>) -> Option<Vec<u8>> {
+pub fn end_point(stream: &TlsStream<Quiet>) -> Option<Vec<u8>> {
     let (_, session) = stream.get_ref();
     let certificate = session.peer_certificates()?.first()?;
     Some(match signature_hash(certificate)? {

@@ -1,6 +1,7 @@
 //! A replication connection: login, simple queries, and the way into streaming. `postgres-protocol` has the formats and SCRAM; see ADR 0006 for why
 //! there is no larger library under it.
 
+use super::quiet::Quiet;
 use super::tls;
 use crate::connection::{Connect, Refusal, SESSION, SslMode};
 use aqueduct_config::types::Secret;
@@ -338,9 +339,8 @@ fn version_number(text: &str) -> u32 {
 }
 
 pub(super) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
+    Plain(Quiet),
+    Tls(Box<TlsStream<Quiet>>),
 }
 
 impl Socket {
@@ -348,10 +348,11 @@ impl Socket {
         let unreachable = |error: io::Error| connect.unreachable(error);
         if connect.host.starts_with('/') {
             let path = format!("{}/.s.PGSQL.{}", connect.host, connect.port);
-            return Ok(Socket::Unix(UnixStream::connect(path).await.map_err(unreachable)?));
+            let unix = UnixStream::connect(path).await.and_then(UnixStream::into_std).map_err(unreachable)?;
+            return Ok(Socket::Plain(Quiet::new(unix)));
         }
         let began = tokio::time::Instant::now();
-        let mut tcp = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(unreachable)?;
+        let tcp = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         if began.elapsed() < NEAR {
             // A walsender sends each message by itself, and Linux counts some hundred bytes for each, so that the usual 128 KiB are full in a
@@ -361,8 +362,9 @@ impl Socket {
         if connect.tcp_keep_alive {
             socket2::SockRef::from(&tcp).set_keepalive(true).map_err(unreachable)?;
         }
+        let mut tcp = Quiet::new(tcp.into_std().map_err(unreachable)?);
         if !with_tls {
-            return Ok(Socket::Tcp(tcp));
+            return Ok(Socket::Plain(tcp));
         }
         let mut output = BytesMut::new();
         frontend::ssl_request(&mut output);
@@ -370,9 +372,17 @@ impl Socket {
         // Exactly one byte: whatever came behind it was not encrypted (CVE-2021-23222).
         match tcp.read_u8().await.map_err(unreachable)? {
             b'S' => Ok(Socket::Tls(Box::new(tls::handshake(connect, tcp).await?))),
-            b'N' if connect.ssl.mode == SslMode::Prefer => Ok(Socket::Tcp(tcp)),
+            b'N' if connect.ssl.mode == SslMode::Prefer => Ok(Socket::Plain(tcp)),
             b'N' => Err(connect.tls("begin TLS", &io::Error::other("the server has TLS switched off"))),
             _ => Err(connect.unreachable("an answer to SSLRequest that is neither S nor N")),
+        }
+    }
+
+    /// As [`Quiet::hush`].
+    pub(super) fn hush(&mut self) {
+        match self {
+            Socket::Plain(socket) => socket.hush(),
+            Socket::Tls(stream) => stream.get_mut().0.hush(),
         }
     }
 
@@ -387,8 +397,7 @@ impl Socket {
 macro_rules! each {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket {
-            Socket::Tcp($stream) => $call,
-            Socket::Unix($stream) => $call,
+            Socket::Plain($stream) => $call,
             Socket::Tls($stream) => $call,
         }
     };
