@@ -47,6 +47,11 @@ impl SourceConnector for FileSource {
         config.settings((0, 1)).err().unwrap_or_default()
     }
 
+    /// With the words of FileStreamSource.
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        position::check(offset)
+    }
+
     /// Tasks share the files by the path that they were rotated from.
     async fn plan(config: &Config, tasks_max: u32) -> Result<Vec<TaskSpec>> {
         let settings = config.settings((0, 1)).map_err(|issues| invalid(&issues))?;

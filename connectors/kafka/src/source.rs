@@ -41,6 +41,10 @@ impl SourceConnector for KafkaSource {
         config.settings((0, 1)).err().unwrap_or_default()
     }
 
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        place::check(offset)
+    }
+
     /// Tasks share the partitions by topic and number, so that new ones need no new plan.
     async fn plan(config: &Config, tasks_max: u32) -> Result<Vec<TaskSpec>> {
         config.settings((0, 1)).map_err(|issues| invalid(&issues))?;

@@ -2,7 +2,7 @@
 
 use crate::tables::Table;
 use crate::temporal::SECOND;
-use aqueduct_core::{JsonMap, SourceOffset};
+use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
 use serde_json::{Value, json};
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -84,6 +84,16 @@ fn place_of(partition: &Partition, stored: &[SourceOffset]) -> Option<Place> {
     found.offset.as_ref().map(Place::from_json)
 }
 
+/// Whether an offset that an operator sets is one.
+pub(crate) fn check(offset: &SourceOffset) -> Result<()> {
+    let named = ["table", "query"].iter().any(|name| offset.partition.get(*name).is_some_and(Value::is_string));
+    if named && offset.offset.as_ref().is_some_and(|offset| Place::from_json(offset) != Place::default()) {
+        return Ok(());
+    }
+    let message = r#"an offset is {"partition": {"protocol": "1", "table": "public.orders"}, "offset": {"incrementing": 7, "timestamp": 1700000000000}}, where one of the two may be left out; of a query the partition is {"query": "query"}"#;
+    Err(Error::fatal("sql.offset", message))
+}
+
 fn map(value: Value) -> JsonMap {
     match value {
         Value::Object(map) => map,
@@ -118,6 +128,20 @@ mod tests {
             Place::default()
         );
         assert_eq!(Place::from_json(&map(json!({"timestamp": -1}))).time, Some(-1000), "before 1970, without nanos");
+    }
+
+    #[test]
+    fn an_offset_that_is_none_is_refused() {
+        let table = json!({"protocol": "1", "table": "orders"});
+        for (partition, offset, good) in [
+            (table.clone(), json!({"incrementing": 7}), true),
+            (json!({"query": "query"}), json!({"timestamp": 7}), true),
+            (json!({"topic": "orders"}), json!({"incrementing": 7}), false),
+            (table.clone(), json!({}), false),
+            (table, json!({"incrementing": "seven"}), false),
+        ] {
+            assert_eq!(check(&stored(partition.clone(), offset.clone())).is_ok(), good, "{partition} {offset}");
+        }
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use crate::config::{Config, Mode, Settings};
 use crate::database::{Asked, Connection};
 use crate::error;
-use crate::place::{Partition, Place};
+use crate::place::{self, Partition, Place};
 use crate::reader::{Found, Job, Learned, Looking, Reading, look, probe};
 use crate::tables::Table;
 use crate::window::{Cut, Limits, Row, cut};
@@ -34,6 +34,10 @@ impl SourceConnector for SqlSource {
 
     fn validate(config: &Config) -> Vec<Issue> {
         config.settings((0, 1)).map_or_else(|issues| issues, |(_, warnings)| warnings)
+    }
+
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        place::check(offset)
     }
 
     /// Tasks share the tables by name, so that new ones need no new plan. A query is one task's.

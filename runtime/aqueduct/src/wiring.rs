@@ -6,7 +6,7 @@ use aqueduct_config::worker_config::{self, WorkerConfig};
 use aqueduct_core::Issue;
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, Log};
 use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
-use aqueduct_transforms::PartKind;
+use aqueduct_transforms::{PartDescriptor, PartKind};
 use aqueduct_worker::Registry;
 use aqueduct_worker::spec::{Defaults, LogOptions};
 use std::path::Path;
@@ -112,13 +112,19 @@ pub(crate) async fn open_log(dir: &Path) -> Outcome<Arc<dyn Log>> {
     Ok(Arc::new(EmbeddedLog::open(dir, EmbeddedOptions::default()).await?))
 }
 
-/// Converters, transforms and predicates: class and type, as `GET /connector-plugins` has them.
-pub(crate) fn parts() -> Vec<(String, &'static str)> {
+/// Converters, transforms and predicates, with their type as `GET /connector-plugins` has it.
+pub(crate) fn parts() -> Vec<(PartDescriptor, &'static str)> {
     let kind = |kind| match kind {
         PartKind::Converter => "converter",
         PartKind::HeaderConverter => "header_converter",
         PartKind::Transformation => "transformation",
         PartKind::Predicate => "predicate",
     };
-    aqueduct_transforms::descriptors().into_iter().map(|part| (part.class.to_owned(), kind(part.kind))).collect()
+    aqueduct_transforms::descriptors()
+        .into_iter()
+        .map(|part| {
+            let kind = kind(part.kind);
+            (part, kind)
+        })
+        .collect()
 }

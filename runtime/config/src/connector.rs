@@ -24,6 +24,12 @@ pub trait SourceConnector: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Whether `open` could resume from an offset that an operator sets by hand. Pure; `offset.offset` is there.
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        let _ = offset;
+        Ok(())
+    }
+
     /// The shares of at most `tasks_max` tasks; at least one. Does not touch the world.
     async fn plan(config: &Self::Config, tasks_max: u32) -> Result<Vec<TaskSpec>> {
         let _ = (config, tasks_max);

@@ -72,6 +72,10 @@ impl<C: SourceConnector> SourcePlugin for Builtin<C> {
         let config = self.typed(options, C::validate)?;
         Ok(Box::new(C::open(config, task, resume).await?))
     }
+
+    fn check_offset(&self, offset: &SourceOffset) -> Result<()> {
+        C::check_offset(offset)
+    }
 }
 
 #[async_trait]

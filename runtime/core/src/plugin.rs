@@ -48,6 +48,15 @@ pub trait SourcePlugin: Send + Sync {
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>>;
     /// `resume` has every stored offset of the *connector*, since shares move between tasks when their number changes.
     async fn open(&self, options: &Options, task: TaskSpec, resume: Vec<SourceOffset>) -> Result<Box<dyn SourceTask>>;
+
+    /// Whether `open` could resume from an offset that an operator sets by hand. Pure; `offset.offset` is there.
+    ///
+    /// # Errors
+    /// What is wrong with it, for that operator.
+    fn check_offset(&self, offset: &SourceOffset) -> Result<()> {
+        let _ = offset;
+        Ok(())
+    }
 }
 
 #[async_trait]

@@ -13,22 +13,24 @@ use serde_json::value::RawValue;
 /// Of a body that is refused: read and forgotten.
 const DRAIN_MAX_BYTES: usize = 16 << 20;
 
-/// A JSON body. A missing content type is taken for JSON, as Kafka Connect does; another one is 415.
+/// A JSON body. Another content type is 415, and so is a body without one.
 pub(crate) struct Body<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        if let Some(kind) = request.headers().get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned())
-            && !is_json(&kind)
-        {
-            return Err(ApiError::new(
-                415,
-                format!("HTTP 415 Unsupported Media Type: `{kind}`; send Content-Type: application/json"),
-            ));
+        let unsupported = |what: &str| {
+            ApiError::new(415, format!("HTTP 415 Unsupported Media Type: {what}; send Content-Type: application/json"))
+        };
+        let kind = request.headers().get(CONTENT_TYPE).map(|kind| String::from_utf8_lossy(kind.as_bytes()).into_owned());
+        if let Some(kind) = kind.as_deref().filter(|kind| !is_json(kind)) {
+            return Err(unsupported(&format!("`{kind}`")));
         }
         let bytes = take(request.into_body(), BODY_MAX_BYTES).await?;
+        if kind.is_none() && !bytes.is_empty() {
+            return Err(unsupported("the body has no type"));
+        }
         parse(&bytes).map(Body)
     }
 }
@@ -191,7 +193,7 @@ mod tests {
             let request = request.body(axum::body::Body::from(body)).unwrap();
             Body::<serde_json::Value>::from_request(request, &()).await.map(|Body(value)| value).map_err(|error| error.error_code)
         };
-        assert_eq!(send(None, b"1".to_vec()).await, Ok(1.into()));
+        assert_eq!(send(None, b"1".to_vec()).await, Err(415));
         assert_eq!(send(Some("application/json"), b"1".to_vec()).await, Ok(1.into()));
         assert_eq!(send(Some("text/plain"), b"1".to_vec()).await, Err(415));
         assert_eq!(send(Some("application/x-www-form-urlencoded"), b"1".to_vec()).await, Err(415));

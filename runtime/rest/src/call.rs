@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::http::header::CONTENT_TYPE;
 use axum::http::{Request, Uri};
 use tower::ServiceExt as _;
 
@@ -13,7 +14,12 @@ pub async fn call(router: &Router, method: &str, path: &str, body: Option<Vec<u8
     let bad =
         |error: axum::http::Error| aqueduct_core::Error::fatal("rest.call", format!("`{method} {path}` is no request: {error}"));
     let uri: Uri = path.parse().map_err(|error: axum::http::uri::InvalidUri| bad(error.into()))?;
-    let request = Request::builder().method(method).uri(uri).body(body.map_or_else(Body::empty, Body::from)).map_err(bad)?;
+    let request = Request::builder()
+        .method(method)
+        .uri(uri)
+        .header(CONTENT_TYPE, "application/json")
+        .body(body.map_or_else(Body::empty, Body::from))
+        .map_err(bad)?;
     let response = match router.clone().oneshot(request).await {
         Ok(response) => response,
         Err(never) => match never {},

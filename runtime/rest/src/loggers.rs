@@ -59,10 +59,14 @@ pub(crate) async fn set(
     params: Params,
     Body(body): Body<BTreeMap<String, Value>>,
 ) -> ApiResult<Response> {
-    let Some(Value::String(level)) = body.get("level") else {
-        return Err(ApiError::bad_request("Desired 'level' parameter was not specified in request."));
+    let level = match body.get("level") {
+        None | Some(Value::Null) => {
+            return Err(ApiError::bad_request("Desired 'level' parameter was not specified in request."));
+        }
+        Some(Value::String(level)) => level.clone(),
+        Some(other) => other.to_string(),
     };
-    let set = app.options.logging.as_ref().and_then(|logging| logging.set(&name, level));
+    let set = app.options.logging.as_ref().and_then(|logging| logging.set(&name, &level));
     let set = set.ok_or_else(|| ApiError::not_found(format!("invalid log level '{level}'.")))?;
     let cluster = params.get("scope").is_some_and(|scope| scope.eq_ignore_ascii_case("cluster"));
     Ok(if cluster { StatusCode::NO_CONTENT.into_response() } else { Json(set).into_response() })

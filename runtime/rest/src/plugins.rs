@@ -9,7 +9,7 @@ use axum::extract::State;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-/// A converter, transform or predicate, for `GET /connector-plugins?connectorsOnly=false`.
+/// A converter, transform or predicate, for `GET /connector-plugins?connectorsOnly=false` and its options.
 #[derive(Clone, Debug, Serialize)]
 pub struct OtherPlugin {
     pub class: String,
@@ -17,6 +17,17 @@ pub struct OtherPlugin {
     #[serde(rename = "type")]
     pub kind: String,
     pub version: String,
+    /// Also found by the last part of `class`.
+    #[serde(skip)]
+    pub aliases: Vec<String>,
+    #[serde(skip)]
+    pub options: Vec<OptionSpec>,
+}
+
+impl OtherPlugin {
+    fn is_called(&self, class: &str) -> bool {
+        self.class == class || self.class.rsplit('.').next() == Some(class) || self.aliases.iter().any(|alias| alias == class)
+    }
 }
 
 /// `[{class, type, version}]`; ours beside it: `aqueduct: {aliases, summary}`.
@@ -33,9 +44,19 @@ pub(crate) async fn descriptors(Ready(worker): Ready) -> Json<Vec<Descriptor>> {
     Json(worker.plugins())
 }
 
-/// `[ConfigKeyInfo]`: the connector's own options and the common ones.
-pub(crate) async fn config(Ready(worker): Ready, Names(class): Names<String>) -> ApiResult<Json<Vec<ConfigKey>>> {
-    let name = worker.plugin(&class)?.name;
+/// `[ConfigKeyInfo]`: a connector's own options and the common ones; the own ones of a converter, transform or predicate.
+pub(crate) async fn config(
+    State(app): State<App>,
+    Ready(worker): Ready,
+    Names(class): Names<String>,
+) -> ApiResult<Json<Vec<ConfigKey>>> {
+    let name = match worker.plugin(&class) {
+        Ok(plugin) => plugin.name,
+        Err(unknown) => {
+            let other = app.options.other_plugins.iter().find(|plugin| plugin.is_called(&class));
+            return other.map(|plugin| Json(keys(&plugin.options))).ok_or_else(|| unknown.into());
+        }
+    };
     let config = ConfigMap::from([("connector.class".to_owned(), name.clone())]);
     Ok(Json(keys(&worker.validate(&name, &config)?.options)))
 }

@@ -25,6 +25,7 @@ struct Step {
 pub(crate) struct StepConfig {
     /// The class, or its short name such as `RegexRouter` or `InsertField$Value`.
     #[serde(rename = "type")]
+    #[schemars(extend("x-format" = "class", "x-importance" = "high"))]
     class: String,
     /// The name of a predicate: only records that it selects are transformed.
     #[serde(default)]
@@ -39,6 +40,7 @@ pub(crate) struct StepConfig {
 pub(crate) struct PredicateStepConfig {
     /// The class, or its short name such as `TopicNameMatches`.
     #[serde(rename = "type")]
+    #[schemars(extend("x-format" = "class", "x-importance" = "high"))]
     class: String,
 }
 

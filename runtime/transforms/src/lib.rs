@@ -14,5 +14,5 @@ mod transforms;
 
 pub use chain::Chain;
 pub use converters::Converters;
-pub use keys::unknown_keys;
+pub use keys::{part_options, unknown_keys};
 pub use parts::{PartDescriptor, PartKind, descriptors};

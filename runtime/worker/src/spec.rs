@@ -127,6 +127,10 @@ impl ConnectorSpec {
         Ok(tasks)
     }
 
+    pub fn tasks_max(&self) -> u32 {
+        self.settings.tasks_max
+    }
+
     /// One task until it is stopped or fails: a retriable error within `errors.retry.timeout` only reopens it, from the stored offsets.
     pub async fn run(&self, parts: TaskParts) -> Result<()> {
         let errors = &self.settings.errors;

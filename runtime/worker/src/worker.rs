@@ -10,7 +10,9 @@ use crate::stats::Call;
 use crate::store::{self, Entries, FolderMark, Stored};
 use crate::task::ActiveTopics;
 use aqueduct_config::check::UnknownKeys;
-use aqueduct_core::{Descriptor, Error, Issue, JsonMap, PluginKind, Report, Result, Signal, SourceOffset, TopicPartition};
+use aqueduct_core::{
+    Descriptor, Error, Issue, JsonMap, Plugin, PluginKind, Report, Result, Signal, SourceOffset, TopicPartition,
+};
 use aqueduct_log::Log;
 use indexmap::IndexMap;
 use parking_lot::{Mutex, RwLock};
@@ -635,8 +637,11 @@ impl Worker {
 
     /// NotFound for an unknown task; Conflict when the connector is stopped.
     pub async fn restart_task(&self, name: &str, task: u32) -> AdminResult<()> {
-        let (tasks, target) = self.with(name, |handle| (handle.view.borrow().tasks.len(), handle.stored.target))?;
-        if target == TargetState::Stopped {
+        let (tasks, target, tasks_max) = self.with(name, |handle| {
+            let tasks_max = handle.wanted.borrow().spec.as_ref().as_ref().map_or(u32::MAX, ConnectorSpec::tasks_max);
+            (handle.view.borrow().tasks.len(), handle.stored.target, tasks_max)
+        })?;
+        if target == TargetState::Stopped && task < tasks_max {
             return Err(AdminError::Conflict(format!("Connector {name} is stopped; resume it to run its tasks")));
         }
         if task as usize >= tasks {
@@ -695,9 +700,19 @@ impl Worker {
             let positions = offsets.iter().map(sink_position).collect::<AdminResult<Vec<_>>>()?;
             self.0.log.alter_group(&crate::sink::group(name), &positions).await?;
         } else {
+            self.check_offsets(name, &offsets)?;
             self.0.log.alter_source_offsets(name, &offsets).await?;
         }
         Ok("The offsets for this connector have been altered successfully".to_owned())
+    }
+
+    /// By the source itself, which alone knows what its offsets look like. Any may be removed, also those that it would not take.
+    fn check_offsets(&self, name: &str, offsets: &[SourceOffset]) -> AdminResult<()> {
+        let class = self.with(name, |handle| handle.stored.config.get("connector.class").cloned())?;
+        let Some(Plugin::Source(source)) = class.and_then(|class| self.0.registry.find(&class)) else { return Ok(()) };
+        let given = offsets.iter().filter(|offset| offset.offset.is_some());
+        let checked = given.map(|offset| source.check_offset(offset)).collect::<Result<()>>();
+        checked.map_err(|error| AdminError::BadRequest(error.message().to_owned()))
     }
 
     pub async fn reset_offsets(&self, name: &str) -> AdminResult<String> {
@@ -761,6 +776,7 @@ impl Worker {
         let kind = kind(&descriptor);
         let mut options = crate::spec::common_options(kind);
         options.extend(descriptor.options);
+        options.extend(aqueduct_transforms::part_options(&config.clone().into_iter().collect()));
         Ok(Validation { class: class.to_owned(), kind, options, issues })
     }
 

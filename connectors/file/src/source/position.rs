@@ -1,7 +1,7 @@
 //! How far a file was read, and its JSON in the offset store.
 
 use super::identity::FileId;
-use aqueduct_core::{JsonMap, SourceOffset};
+use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -137,6 +137,26 @@ impl Stored {
     }
 }
 
+/// What FileStreamSource's `alterOffsets` refuses.
+pub(crate) fn check(offset: &SourceOffset) -> Result<()> {
+    let refuse = |why: &str| Err(Error::fatal("file.offset", why));
+    let position = offset.offset.as_ref().and_then(|offset| offset.get("position"));
+    match (offset.partition.get("filename"), position) {
+        (None, _) => refuse("Partition objects should contain the key 'filename'"),
+        (Some(name), _) if !name.is_string() => {
+            refuse("The value for the 'filename' key in the partition is expected to be a text")
+        }
+        (_, None) => refuse("Offset objects should either be null or contain the key 'position'"),
+        (_, Some(position)) if position.as_i64().is_some_and(|position| position < 0) => {
+            refuse("The value for the 'position' key in the offset should be non-negative")
+        }
+        (_, Some(position)) if !position.is_u64() => {
+            refuse("The value for the 'position' key in the offset is expected to be a Long value")
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The offset of a path whose renamed predecessors are not finished yet carries them in `pending`.
 pub(crate) fn chain_json(chain: &[Remembered]) -> Option<JsonMap> {
     let (last, pending) = chain.split_last()?;
@@ -173,6 +193,28 @@ mod tests {
         let stored =
             SourceOffset { partition: literal_partition(Path::new("/a")), offset: Some(serde_json::from_str(&text).unwrap()) };
         assert_eq!(Stored::parse(&stored).unwrap().chain, [one, two]);
+    }
+
+    #[test]
+    fn an_offset_that_is_none_is_refused() {
+        let check = |partition: Value, offset: Value| {
+            let map = |value: Value| value.as_object().cloned().unwrap_or_default();
+            check(&SourceOffset { partition: map(partition), offset: Some(map(offset)) })
+                .map_err(|error| error.message().to_owned())
+        };
+        let at = || json!({"filename": "/a"});
+        assert_eq!(check(at(), json!({"position": 4, "line": 1})), Ok(()));
+        for (partition, offset, says) in [
+            (json!({"file": "/a"}), json!({"position": 4}), "key 'filename'"),
+            (json!({"filename": 4}), json!({"position": 4}), "to be a text"),
+            (at(), json!({"offset": 4}), "key 'position'"),
+            (at(), json!({"position": "four"}), "a Long value"),
+            (at(), json!({"position": 4.5}), "a Long value"),
+            (at(), json!({"position": -4}), "non-negative"),
+        ] {
+            let found = check(partition, offset).unwrap_err();
+            assert!(found.contains(says), "{found}");
+        }
     }
 
     #[test]

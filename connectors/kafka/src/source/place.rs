@@ -306,6 +306,16 @@ fn is_mine(topic: &str, partition: i32, (index, count): (u64, u64)) -> bool {
     (hash % count + partition.unsigned_abs() as u64) % count == index
 }
 
+/// Whether an offset that an operator sets is one.
+pub(super) fn check(offset: &SourceOffset) -> Result<()> {
+    let alias = offset.partition.get("cluster").and_then(Value::as_str);
+    if read_offset(offset, alias).is_some() {
+        return Ok(());
+    }
+    let message = r#"an offset is {"partition": {"topic": "t", "partition": 0}, "offset": {"offset": 7}}, with "cluster" in the partition where the connector names its cluster"#;
+    Err(Error::fatal("kafka.offset", message))
+}
+
 /// `None` for what is not ours: of another cluster, or written by hand and no offset.
 fn read_offset(offset: &SourceOffset, alias: Option<&str>) -> Option<(Key, Place)> {
     let at = &offset.partition;
@@ -318,4 +328,25 @@ fn read_offset(offset: &SourceOffset, alias: Option<&str>) -> Option<(Key, Place
     let next = place.get("offset")?.as_i64().filter(|next| *next >= 0)?;
     let id = place.get("topicId").and_then(Value::as_str).and_then(|id| Uuid::parse_str(id).ok());
     Some(((topic.into(), partition), Place { next, id }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn an_offset_that_is_none_is_refused() {
+        for (partition, offset, good) in [
+            (json!({"topic": "t", "partition": 0}), json!({"offset": 7}), true),
+            (json!({"cluster": "a", "topic": "t", "partition": 0}), json!({"offset": 7}), true),
+            (json!({"topic": "t"}), json!({"offset": 7}), false),
+            (json!({"topic": "t", "partition": 0}), json!({"offset": -1}), false),
+            (json!({"topic": "t", "partition": 0}), json!({"position": 7}), false),
+        ] {
+            let map = |value: &Value| value.as_object().cloned().unwrap_or_default();
+            let given = SourceOffset { partition: map(&partition), offset: Some(map(&offset)) };
+            assert_eq!(check(&given).is_ok(), good, "{partition} {offset}");
+        }
+    }
 }

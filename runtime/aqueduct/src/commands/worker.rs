@@ -8,6 +8,7 @@ use crate::failure::{Failure, Outcome};
 use crate::wiring;
 use aqueduct_config::worker_config::WorkerConfig;
 use aqueduct_rest::{OtherPlugin, RestOptions};
+use aqueduct_transforms::PartDescriptor;
 use aqueduct_worker::folder::Folder;
 use aqueduct_worker::{Worker, WorkerOptions};
 use std::net::SocketAddr;
@@ -241,10 +242,12 @@ async fn drain(worker: &Worker, signals: &mut Signals, deadline: Duration) -> Ou
 
 /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
 fn other_plugins() -> Vec<OtherPlugin> {
-    let plugin = |(class, kind): (String, &str)| OtherPlugin {
-        class,
+    let plugin = |(part, kind): (PartDescriptor, &str)| OtherPlugin {
+        class: part.class.to_owned(),
         kind: kind.to_owned(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: part.version.to_owned(),
+        aliases: part.aliases.iter().map(|alias| (*alias).to_owned()).collect(),
+        options: part.options,
     };
     wiring::parts().into_iter().map(plugin).collect()
 }
