@@ -710,8 +710,8 @@ impl Worker {
     fn check_offsets(&self, name: &str, offsets: &[SourceOffset]) -> AdminResult<()> {
         let class = self.with(name, |handle| handle.stored.config.get("connector.class").cloned())?;
         let Some(Plugin::Source(source)) = class.and_then(|class| self.0.registry.find(&class)) else { return Ok(()) };
-        let given = offsets.iter().filter(|offset| offset.offset.is_some());
-        let checked = given.map(|offset| source.check_offset(offset)).collect::<Result<()>>();
+        let mut given = offsets.iter().filter(|offset| offset.offset.is_some());
+        let checked = given.try_for_each(|offset| source.check_offset(offset));
         checked.map_err(|error| AdminError::BadRequest(error.message().to_owned()))
     }
 
