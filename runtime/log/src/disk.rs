@@ -175,7 +175,8 @@ impl Disk for RealDisk {
 
 /// A thread that syncs for the one that commits, and stays for the next commit: to start one takes half as long as a sync. It ends with the disk.
 struct Syncer {
-    work: mpsc::Sender<Vec<SyncTarget>>,
+    /// One share at a time.
+    work: mpsc::SyncSender<Vec<SyncTarget>>,
     done: mpsc::Receiver<io::Result<()>>,
 }
 
@@ -192,7 +193,7 @@ impl Syncer {
     }
 
     fn start(root: &Path) -> Option<Self> {
-        let ((work, targets), (reply, done)) = (mpsc::channel::<Vec<SyncTarget>>(), mpsc::channel());
+        let ((work, targets), (reply, done)) = (mpsc::sync_channel::<Vec<SyncTarget>>(1), mpsc::sync_channel(1));
         let disk = RealDisk::new(root);
         let run = move || {
             while let Ok(share) = targets.recv() {

@@ -111,7 +111,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let one = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (other, _) = listener.accept().unwrap();
-        [&one, &other].map(|socket| socket.set_nonblocking(true).unwrap());
+        for socket in [&one, &other] {
+            socket.set_nonblocking(true).unwrap();
+        }
         (Quiet::new(one), Quiet::new(other))
     }
 

@@ -182,7 +182,7 @@ proptest! {
 fn a_part_that_records_share_is_written_as_if_each_had_its_own() {
     let source =
         Arc::new(Schema::new(Kind::Struct).field("db", Schema::new(Kind::String)).field("lsn", Schema::new(Kind::Int64)));
-    let schema = Arc::new(Schema::new(Kind::Struct).field("id", Schema::new(Kind::Int32)).field("source", source.clone()));
+    let schema = Arc::new(Schema::new(Kind::Struct).field("id", Schema::new(Kind::Int32)).field("source", source));
     let renamed = Arc::new(Schema::new(Kind::Struct).field("id", Schema::new(Kind::Int32)).field(
         "source",
         Schema::new(Kind::Struct).field("database", Schema::new(Kind::String)).field("at", Schema::new(Kind::Int64)),
