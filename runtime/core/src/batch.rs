@@ -332,7 +332,7 @@ impl ChunkBuilder {
         }
     }
 
-    /// The record pushed last, which has none yet, has the headers of the one before it: they are kept once.
+    /// The record pushed last, which has none and gets none by [`ChunkBuilder::header`], has the headers of the one before it: they are kept once.
     pub fn headers_as_before(&mut self) {
         if let [.., before, last] = &mut self.entries[..] {
             (last.headers_start, last.headers_len) = (before.headers_start, before.headers_len);

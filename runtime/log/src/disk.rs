@@ -153,8 +153,8 @@ impl Disk for RealDisk {
             return own.run(self);
         }
         let each = others.len().div_ceil(SYNC_THREADS - 1);
-        // Who comes while another syncs does its own.
-        let Some(mut syncers) = self.syncers.try_lock() else { return own.run(self).and(SyncTarget::run_in_order(self, others)) };
+        // Put back only when all have answered: the late answer of one that was left behind is never taken for that of a later sync.
+        let mut syncers = std::mem::take(&mut *self.syncers.lock());
         let (mut at_work, mut left) = (0, Vec::new());
         for share in others.chunks(each) {
             if Syncer::hand(&mut syncers, at_work, &self.root, share) {
@@ -169,6 +169,7 @@ impl Disk for RealDisk {
             let done = syncer.done.recv().unwrap_or_else(|_| Err(io::Error::other("a sync thread panicked")));
             outcome = outcome.and(done);
         }
+        *self.syncers.lock() = syncers;
         outcome
     }
 }
