@@ -88,6 +88,8 @@ pub mod bug {
     pub const RENAME_BEFORE_SYNC: &str = "rename_before_sync";
     /// Recovery keeps what lies behind the last commit.
     pub const TAIL_NOT_CUT: &str = "tail_not_cut";
+    /// Recovery does not write to the segments what only the journal holds.
+    pub const NOT_WRITTEN_BACK: &str = "not_written_back";
     /// Recovery drops the last commit.
     pub const TAIL_LOST: &str = "tail_lost";
     /// The sink's position is committed before `put`.
@@ -108,6 +110,7 @@ pub mod bug {
         SKIP_FILE_SYNC,
         RENAME_BEFORE_SYNC,
         TAIL_NOT_CUT,
+        NOT_WRITTEN_BACK,
         TAIL_LOST,
         SINK_COMMIT_BEFORE_PUT,
         SINK_NO_TRUNCATE,

@@ -18,8 +18,16 @@ use tempfile::TempDir;
 const RECORDS: i64 = 3;
 const COMMITS: i64 = 5;
 
+/// Commits are in the segments alone, or in the frames of the journal too.
+const CARRIES: [u64; 2] = [0, 1 << 16];
+
 fn open(dir: &Path) -> Result<(EmbeddedLog, Stepper), Error> {
-    EmbeddedLog::stepped(Arc::new(RealDisk::new(dir)), EmbeddedOptions::default())
+    open_with(dir, 0)
+}
+
+fn open_with(dir: &Path, carry_bytes: u64) -> Result<(EmbeddedLog, Stepper), Error> {
+    let options = EmbeddedOptions { carry_bytes, journal_fill_bytes: 100, ..EmbeddedOptions::default() };
+    EmbeddedLog::stepped(Arc::new(RealDisk::new(dir)), options)
 }
 
 /// In memory where there is such a file system: these tests sync more often than a disk likes, and power is not what they cut.
@@ -38,8 +46,12 @@ fn value(offset: i64) -> String {
 
 /// A log with `commits` commits, and then no end: as a crash leaves it.
 fn crashed(commits: i64, configs: &[(&str, &str)]) -> TempDir {
+    crashed_with(0, commits, configs)
+}
+
+fn crashed_with(carry_bytes: u64, commits: i64, configs: &[(&str, &str)]) -> TempDir {
     let dir = tempdir();
-    let (log, mut stepper) = open(dir.path()).unwrap();
+    let (log, mut stepper) = open_with(dir.path(), carry_bytes).unwrap();
     let configs = configs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
     let spec = TopicSpec { partitions: 2, configs, ..TopicSpec::default() };
     stepper.drive(log.create_topic("t", &spec)).unwrap();
@@ -142,12 +154,21 @@ fn find(dir: &Path, sub: &str, suffix: &str) -> PathBuf {
     found.remove(0)
 }
 
-/// Where the frames of a journal begin, and its length. As `journal.rs` describes them.
+/// A journal without the room that was written ahead, and where its frames begin and the last ends. As `journal.rs` describes them.
+fn journal_of(dir: &Path) -> (Vec<u8>, Vec<usize>) {
+    let mut journal = std::fs::read(find(dir, "journal", ".journal")).unwrap();
+    let starts = frames(&journal);
+    let end = *starts.last().unwrap();
+    assert!(journal[end..].iter().all(|byte| *byte == 0));
+    journal.truncate(end);
+    (journal, starts)
+}
+
 fn frames(journal: &[u8]) -> Vec<usize> {
     let mut starts = vec![0];
     let mut at = 0;
-    while at < journal.len() {
-        assert_eq!(&journal[at..at + 4], b"AQjf");
+    while at + 4 <= journal.len() && journal[at] != 0 {
+        assert!([b"AQjf", b"AQjw"].contains(&journal[at..at + 4].try_into().unwrap()), "{at}");
         at += 12 + u32::from_be_bytes(journal[at + 4..at + 8].try_into().unwrap()) as usize;
         starts.push(at);
     }
@@ -381,61 +402,65 @@ fn damage_in_a_segment_does_not_keep_the_log_from_starting() {
 
 #[test]
 fn a_flipped_byte_of_the_journal_is_told_or_is_the_torn_tail() {
-    let crashed = crashed(COMMITS, &[]);
-    let journal = std::fs::read(find(crashed.path(), "journal", ".journal")).unwrap();
-    let starts = frames(&journal);
-    let last = starts[starts.len() - 2];
-    for at in 0..journal.len() {
-        let dir = copy(crashed.path());
-        let path = find(dir.path(), "journal", ".journal");
-        let mut flipped = journal.clone();
-        flipped[at] ^= 1 << (at % 8);
-        std::fs::write(&path, &flipped).unwrap();
-        match whole_commits(dir.path()) {
-            Err(error) => assert!(at < last && error.code() == "log.corrupt", "byte {at} of {last}: {error}"),
-            Ok(commits) => assert!(at >= last && commits == COMMITS - 1, "byte {at} of {last}: {commits} commits"),
+    for carries in CARRIES {
+        let crashed = crashed_with(carries, COMMITS, &[]);
+        let (journal, starts) = journal_of(crashed.path());
+        let last = starts[starts.len() - 2];
+        for at in 0..journal.len() {
+            let dir = copy(crashed.path());
+            let path = find(dir.path(), "journal", ".journal");
+            let mut flipped = journal.clone();
+            flipped[at] ^= 1 << (at % 8);
+            std::fs::write(&path, &flipped).unwrap();
+            match whole_commits(dir.path()) {
+                Err(error) => assert!(at < last && error.code() == "log.corrupt", "byte {at} of {last}: {error}"),
+                Ok(commits) => assert!(at >= last && commits == COMMITS - 1, "byte {at} of {last}: {commits} commits"),
+            }
         }
     }
 }
 
 #[test]
 fn a_sealed_journal_has_no_byte_in_doubt() {
-    let crashed = crashed(2, &[]);
-    {
-        let (log, mut stepper) = open(crashed.path()).unwrap();
-        let mut writer = stepper.drive(log.writer(&TaskId::new("c", 0))).unwrap();
-        append(&mut stepper, &mut *writer, 2);
-        stepper.seal();
-    }
-    let journal = std::fs::read(find(crashed.path(), "journal", ".journal")).unwrap();
-    let starts = frames(&journal);
-    let seal = starts[starts.len() - 2];
-    for at in 0..journal.len() {
-        let dir = copy(crashed.path());
-        let mut flipped = journal.clone();
-        flipped[at] ^= 1 << (at % 8);
-        std::fs::write(find(dir.path(), "journal", ".journal"), &flipped).unwrap();
-        match whole_commits(dir.path()) {
-            Err(error) => assert!(at < seal && error.code() == "log.corrupt", "byte {at} of {seal}: {error}"),
-            Ok(commits) => assert!(at >= seal && commits == 3, "byte {at} of {seal}: {commits} commits"),
+    for carries in CARRIES {
+        let crashed = crashed_with(carries, 2, &[]);
+        {
+            let (log, mut stepper) = open_with(crashed.path(), carries).unwrap();
+            let mut writer = stepper.drive(log.writer(&TaskId::new("c", 0))).unwrap();
+            append(&mut stepper, &mut *writer, 2);
+            stepper.seal();
+        }
+        let (journal, starts) = journal_of(crashed.path());
+        let seal = starts[starts.len() - 2];
+        for at in 0..journal.len() {
+            let dir = copy(crashed.path());
+            let mut flipped = journal.clone();
+            flipped[at] ^= 1 << (at % 8);
+            std::fs::write(find(dir.path(), "journal", ".journal"), &flipped).unwrap();
+            match whole_commits(dir.path()) {
+                Err(error) => assert!(at < seal && error.code() == "log.corrupt", "byte {at} of {seal}: {error}"),
+                Ok(commits) => assert!(at >= seal && commits == 3, "byte {at} of {seal}: {commits} commits"),
+            }
         }
     }
 }
 
 #[test]
 fn a_journal_that_is_cut_off_has_whole_commits_only() {
-    let crashed = crashed(COMMITS, &[]);
-    let journal = std::fs::read(find(crashed.path(), "journal", ".journal")).unwrap();
-    // The first two frames are the topic and the writer.
-    let ends = frames(&journal).split_off(3);
-    assert_eq!(ends.len() as i64, COMMITS);
-    for cut in ends[0]..=journal.len() {
-        let dir = copy(crashed.path());
-        std::fs::write(find(dir.path(), "journal", ".journal"), &journal[..cut]).unwrap();
-        let whole = ends.iter().filter(|end| **end <= cut).count() as i64;
-        assert_eq!(whole_commits(dir.path()).unwrap(), whole, "cut at {cut}");
-        // Once more: recovery is idempotent.
-        assert_eq!(whole_commits(dir.path()).unwrap(), whole, "cut at {cut}");
+    for carries in CARRIES {
+        let crashed = crashed_with(carries, COMMITS, &[]);
+        let (journal, starts) = journal_of(crashed.path());
+        // The first two frames are the topic and the writer.
+        let ends = starts[3..].to_vec();
+        assert_eq!(ends.len() as i64, COMMITS);
+        for cut in ends[0]..=journal.len() {
+            let dir = copy(crashed.path());
+            std::fs::write(find(dir.path(), "journal", ".journal"), &journal[..cut]).unwrap();
+            let whole = ends.iter().filter(|end| **end <= cut).count() as i64;
+            assert_eq!(whole_commits(dir.path()).unwrap(), whole, "cut at {cut}");
+            // Once more: recovery is idempotent.
+            assert_eq!(whole_commits(dir.path()).unwrap(), whole, "cut at {cut}");
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The single writer: applies rounds of requests to the disk, then to what readers see. No threads and no clock of its own.
 
-use super::journal::{self, Frame, encode_checkpoint, io_error, journal_path};
+use super::behind::Behind;
+use super::journal::{self, Journal, encode_checkpoint, io_error};
 use super::plan::{Planner, Round, Run, resolve};
 use super::request::Request;
 use super::segment::{Segment, TOPICS, cleaned_path, partition_dir};
@@ -28,19 +29,12 @@ pub(crate) struct Core {
     pub(crate) sealed: bool,
     /// To go with the next commit: of no use alone.
     pub(crate) pending: Vec<Change>,
+    /// What the journal alone holds durably.
+    pub(crate) behind: Behind,
 }
 
 /// Partitions to publish anew, with the segments that they did not have before.
 type Touched = BTreeMap<(Uuid, i32), (Arc<PartitionView>, Vec<Arc<Segment>>)>;
-
-/// The journal that is written to.
-#[derive(Default)]
-pub(crate) struct Journal {
-    file: Option<Arc<dyn DiskFile>>,
-    path: String,
-    /// All of it is synced.
-    len: u64,
-}
 
 impl Core {
     /// Commits all of it with one sync, or nothing; answers everyone.
@@ -89,38 +83,71 @@ impl Core {
         let (early, others) = changes.into_iter().partition::<Vec<_>, _>(too_early);
         changes = others;
         if !early.is_empty() {
-            let target = self.write_frame(early)?;
+            let target = self.write_frame(early, &[])?;
             self.sync(&[target])?;
             self.shared.state.write().commit += 1;
         }
-        let mut targets = self.write_data(&round.runs)?;
-        targets.push(self.write_frame(changes)?);
+        // The next one to be synced takes the others along.
+        let due = self.behind.is_due(self.shared.options.behind_bytes);
+        let carried = if due { None } else { self.carried(&round.runs) };
+        let mut dirs = BTreeSet::new();
+        let files = self.write_data(&round.runs, carried.as_deref(), &mut dirs)?;
+        let mut targets = Vec::new();
+        if carried.is_none() {
+            targets.extend(files.iter().map(|file| SyncTarget::File(file.clone(), point::LOG_DATA_SYNC)));
+            targets.extend(dirs.into_iter().map(SyncTarget::Dir));
+            targets.extend(due.then(|| self.behind.targets()).into_iter().flatten());
+        }
+        targets.push(self.write_frame(changes, carried.as_deref().unwrap_or_default())?);
         if self.bug(bug::ACK_BEFORE_SYNC) {
             resolve(std::mem::take(&mut round.waiting), None);
         }
         self.sync(&targets)?;
+        if due {
+            self.behind.clear();
+        } else if carried.is_none() {
+            round.runs.iter().for_each(|run| self.behind.forget(&run.segment));
+        }
+        for ((run, file), bytes) in round.runs.iter().zip(files).zip(carried.into_iter().flatten()) {
+            self.behind.add(run, file, &bytes);
+        }
         failpoint::hit(point::LOG_COMMITTED);
         Ok(())
     }
 
-    fn write_data(&self, runs: &[Run]) -> Result<Vec<SyncTarget>> {
-        let mut targets = Vec::new();
-        let mut dirs = BTreeSet::new();
-        for run in runs {
+    /// The bytes of each run, when they are few enough to go with the frame. A new file is synced at once: its name must be durable too.
+    fn carried(&self, runs: &[Run]) -> Option<Vec<Vec<u8>>> {
+        let bytes: u64 = runs.iter().map(|run| run.append.to - run.append.from).sum();
+        let carries = bytes <= self.shared.options.carry_bytes && runs.iter().all(|run| !run.fresh);
+        let whole = |run: &Run| run.writes.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+        carries.then(|| runs.iter().map(whole).collect())
+    }
+
+    /// The files of the runs. `dirs`: those with new names are added.
+    fn write_data(
+        &self,
+        runs: &[Run],
+        carried: Option<&[Vec<u8>]>,
+        dirs: &mut BTreeSet<String>,
+    ) -> Result<Vec<Arc<dyn DiskFile>>> {
+        let mut files = Vec::new();
+        for (index, run) in runs.iter().enumerate() {
             let path = run.segment.path();
             let failed = |error: io::Error| io_error(&path, "write", &error);
-            let file =
-                if run.fresh { self.create(run, &mut dirs) } else { self.shared.files.get(&run.segment) }.map_err(failed)?;
-            for (position, bytes) in &run.writes {
-                failpoint::hit_io(point::LOG_DATA_WRITE).and_then(|()| file.write_all_at(bytes, *position)).map_err(failed)?;
+            let file = if run.fresh { self.create(run, dirs) } else { self.shared.files.get(&run.segment) }.map_err(failed)?;
+            let write = |position: u64, bytes: &[u8]| {
+                failpoint::hit_io(point::LOG_DATA_WRITE).and_then(|()| file.write_all_at(bytes, position)).map_err(failed)
+            };
+            match carried {
+                Some(carried) => write(run.append.from, &carried[index])?,
+                None => run.writes.iter().try_for_each(|(position, bytes)| write(*position, bytes))?,
             }
-            targets.push(SyncTarget::File(file, point::LOG_DATA_SYNC));
+            files.push(file);
         }
         if !runs.is_empty() {
             failpoint::hit_io(point::LOG_DATA_WRITTEN).map_err(|error| io_error(TOPICS, "write", &error))?;
         }
-        targets.extend(dirs.into_iter().map(SyncTarget::Dir));
-        Ok(targets)
+        Ok(files)
     }
 
     fn create(&self, run: &Run, dirs: &mut BTreeSet<String>) -> io::Result<Arc<dyn DiskFile>> {
@@ -133,17 +160,29 @@ impl Core {
         Ok(file)
     }
 
-    fn write_frame(&mut self, changes: Vec<Change>) -> Result<SyncTarget> {
+    fn write_frame(&mut self, changes: Vec<Change>, carried: &[Vec<u8>]) -> Result<SyncTarget> {
         let n = self.shared.state.read().commit;
-        let Journal { file: Some(file), path, len } = &mut self.journal else {
-            return Err(Error::retriable("log.io", "there is no journal"));
-        };
-        let frame = Frame { n: n + 1, d: n, s: *len, c: changes.into() }.encode();
-        let write = failpoint::hit_io(point::LOG_JOURNAL_WRITE).and_then(|()| file.write_all_at(&frame, *len));
-        write.and_then(|()| failpoint::hit_io(point::LOG_JOURNAL_WRITTEN)).map_err(|error| io_error(path, "write", &error))?;
-        *len += frame.len() as u64;
+        let journal = &mut self.journal;
+        let write = failpoint::hit_io(point::LOG_JOURNAL_WRITE)
+            .and_then(|()| journal.write(n + 1, n, changes, carried.iter().map(Vec::as_slice)));
+        let written = write.and_then(|file| failpoint::hit_io(point::LOG_JOURNAL_WRITTEN).map(|()| file));
+        let file = written.map_err(|error| io_error(&journal.path, "write", &error))?;
         self.sealed = false;
-        Ok(SyncTarget::File(file.clone(), point::LOG_JOURNAL_SYNC))
+        Ok(SyncTarget::File(file, point::LOG_JOURNAL_SYNC))
+    }
+
+    /// Syncs what the journal alone holds, so that it may go.
+    fn sync_behind(&mut self) -> Result<()> {
+        if self.behind.is_empty() {
+            return Ok(());
+        }
+        if self.broken.is_some() {
+            let written = failpoint::hit_io(point::LOG_DATA_WRITE).and_then(|()| self.behind.write_anew(&*self.disk));
+            written.map_err(|error| io_error(TOPICS, "write", &error))?;
+        }
+        self.sync(&self.behind.targets().collect::<Vec<_>>())?;
+        self.behind.clear();
+        Ok(())
     }
 
     fn sync(&self, targets: &[SyncTarget]) -> Result<()> {
@@ -246,14 +285,16 @@ impl Core {
     }
 
     /// Removes files of what is no part of the log any more. What cannot be removed is told, and goes with the next start.
-    fn clean_up(&self, gone: &[(Arc<Segment>, bool)], deleted: &[Arc<TopicView>]) {
+    fn clean_up(&mut self, gone: &[(Arc<Segment>, bool)], deleted: &[Arc<TopicView>]) {
         for (segment, replaced) in gone {
             self.shared.files.forget(segment.key);
+            self.behind.forget(segment);
             for suffix in ["index", "timeindex", "log"].iter().take(if *replaced { 2 } else { 3 }) {
                 let path = super::segment::segment_file(&segment.dir, segment.base, suffix);
                 warn(&path, crate::disk::not_found_is_fine(self.disk.unlink(&path)));
             }
         }
+        deleted.iter().for_each(|topic| self.behind.forget_topic(topic.id));
         for view in deleted.iter().flat_map(|topic| &topic.partitions) {
             view.segments().iter().for_each(|segment| self.shared.files.forget(segment.key));
             let dir = partition_dir(&view.tp.topic, view.tp.partition);
@@ -292,6 +333,8 @@ impl Core {
     }
 
     pub(crate) fn breaks(&mut self, error: &Error) {
+        // Readers find what is committed in the segments, and a failed sync may have lost it there.
+        warn(TOPICS, self.behind.write_anew(&*self.disk));
         self.journal = Journal::default();
         self.broken = Some(again(error));
         self.sealed = true;
@@ -304,16 +347,11 @@ impl Core {
             return;
         }
         let n = self.shared.state.read().commit;
-        let Journal { file: Some(file), path, len } = &mut self.journal else { return };
-        let frame = Frame { n, d: n, s: *len, c: Vec::new().into() }.encode();
-        let target = [SyncTarget::File(file.clone(), point::LOG_JOURNAL_SYNC)];
-        match file.write_all_at(&frame, *len).and_then(|()| self.disk.sync_all(&target)) {
-            Ok(()) => {
-                *len += frame.len() as u64;
-                self.sealed = true;
-            }
+        let written = self.journal.write(n, n, Vec::new(), std::iter::empty());
+        match written.and_then(|file| self.disk.sync_all(&[SyncTarget::File(file, point::LOG_JOURNAL_SYNC)])) {
+            Ok(()) => self.sealed = true,
             Err(error) => {
-                let error = io_error(path, "write", &error);
+                let error = io_error(&self.journal.path, "write", &error);
                 tracing::error!(%error, "the journal failed");
                 self.breaks(&error);
             }
@@ -341,15 +379,14 @@ impl Core {
     }
 
     fn try_checkpoint(&mut self, clean: bool) -> Result<()> {
+        self.sync_behind()?;
         let path = journal::checkpoint_path(self.seq);
         let temporary = format!("{path}.tmp");
         let failed = |error: io::Error| io_error(&path, "write", &error);
-        let bytes = encode_checkpoint(self.seq, clean, &self.shared.state.read());
-        let journal = Journal {
-            file: Some(self.disk.open(&journal_path(self.seq), Open::Create).map_err(failed)?),
-            path: journal_path(self.seq),
-            len: 0,
-        };
+        let options = &self.shared.options;
+        let salt = (options.new_id)().as_fields().0;
+        let bytes = encode_checkpoint(self.seq, clean, salt, &self.shared.state.read());
+        let journal = Journal::create(&*self.disk, self.seq, salt, options.journal_fill_bytes).map_err(failed)?;
         let write = || -> io::Result<()> {
             let file = self.disk.open(&temporary, Open::Create)?;
             file.write_all_at(&bytes, 0)?;

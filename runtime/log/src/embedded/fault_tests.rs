@@ -113,10 +113,9 @@ fn at(n: i64) -> Vec<SourceOffset> {
 }
 
 impl Source {
-    fn open(dir: &Path, faults: &Arc<Faults>, journal_bytes: u64) -> Result<Self> {
+    fn open(dir: &Path, faults: &Arc<Faults>, options: &EmbeddedOptions) -> Result<Self> {
         let disk = Faulty { disk: RealDisk::new(dir), faults: faults.clone() };
-        let options = EmbeddedOptions { journal_bytes, ..EmbeddedOptions::default() };
-        let (log, stepper) = EmbeddedLog::stepped(Arc::new(disk), options)?;
+        let (log, stepper) = EmbeddedLog::stepped(Arc::new(disk), options.clone())?;
         Ok(Self { stepper, log })
     }
 
@@ -170,18 +169,18 @@ impl Source {
 
 /// An error (or several) at each call in turn: the source starts over from what is stored, and every line is there once, in order; also after the
 /// process was killed right then, and after it ended well.
-fn every_call_fails_once(errno: i32, times: u64, kill: bool, journal_bytes: u64) {
+fn every_call_fails_once(errno: i32, times: u64, kill: bool, options: &EmbeddedOptions) {
     for first in 0.. {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = tempdir();
         let faults = Arc::new(Faults { calls: 0.into(), first: first.into(), times: times.into(), errno });
         let what = format!("errno {errno} at call {first} x{times}, kill {kill}");
-        let mut source = (0..100).find_map(|_| Source::open(dir.path(), &faults, journal_bytes).ok()).expect("it heals");
+        let mut source = (0..100).find_map(|_| Source::open(dir.path(), &faults, options).ok()).expect("it heals");
         for _ in 0..100 {
             let Err(error) = source.run() else { break };
             assert!(error.is_retriable(), "{what}: {error}");
             if kill {
                 drop(source);
-                source = (0..100).find_map(|_| Source::open(dir.path(), &faults, journal_bytes).ok()).expect("it heals");
+                source = (0..100).find_map(|_| Source::open(dir.path(), &faults, options).ok()).expect("it heals");
             }
         }
         source.check(&what);
@@ -191,30 +190,50 @@ fn every_call_fails_once(errno: i32, times: u64, kill: bool, journal_bytes: u64)
         }
         drop(source);
         faults.first.store(u64::MAX, Relaxed);
-        Source::open(dir.path(), &faults, journal_bytes).unwrap().check(&format!("{what}, reopened"));
+        Source::open(dir.path(), &faults, options).unwrap().check(&format!("{what}, reopened"));
         if passed {
             return;
         }
     }
 }
 
+/// In memory where there is such a file system: these tests sync more often than a disk likes, and power is not what they cut.
+fn tempdir() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+fn uncarried() -> EmbeddedOptions {
+    EmbeddedOptions { carry_bytes: 0, journal_fill_bytes: 2000, ..EmbeddedOptions::default() }
+}
+
+/// The segments are synced when frames have carried more than so many bytes: 0 syncs them with every second commit.
+fn carried(behind_bytes: usize) -> EmbeddedOptions {
+    EmbeddedOptions { behind_bytes, journal_fill_bytes: 2000, ..EmbeddedOptions::default() }
+}
+
 #[test]
 fn an_io_error_at_any_call_loses_and_repeats_nothing() {
-    every_call_fails_once(EIO, 1, false, 16 << 20);
-    every_call_fails_once(EIO, 1, true, 16 << 20);
+    for options in [uncarried(), carried(usize::MAX), carried(0)] {
+        every_call_fails_once(EIO, 1, false, &options);
+        every_call_fails_once(EIO, 1, true, &options);
+    }
 }
 
 #[test]
 fn a_full_disk_at_any_call_loses_and_repeats_nothing() {
-    every_call_fails_once(ENOSPC, 7, false, 600);
-    every_call_fails_once(ENOSPC, 7, true, 600);
+    for options in [uncarried(), carried(usize::MAX), carried(0)] {
+        let options = EmbeddedOptions { journal_bytes: 600, ..options };
+        every_call_fails_once(ENOSPC, 7, false, &options);
+        every_call_fails_once(ENOSPC, 7, true, &options);
+    }
 }
 
 #[test]
 fn a_full_disk_stops_the_writers_and_is_healed_by_the_next_success() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let faults = Arc::new(Faults { calls: 0.into(), first: u64::MAX.into(), times: u64::MAX.into(), errno: ENOSPC });
-    let mut source = Source::open(dir.path(), &faults, 16 << 20).unwrap();
+    let mut source = Source::open(dir.path(), &faults, &carried(usize::MAX)).unwrap();
     source.run().unwrap();
     faults.first.store(0, Relaxed);
     let task = TaskId::new("d", 0);
@@ -231,9 +250,9 @@ fn a_full_disk_stops_the_writers_and_is_healed_by_the_next_success() {
 
 #[test]
 fn after_a_failure_queued_appends_of_the_writer_fail_too() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = tempdir();
     let faults = Arc::new(Faults { calls: 0.into(), first: u64::MAX.into(), times: 1.into(), errno: EIO });
-    let mut source = Source::open(dir.path(), &faults, 16 << 20).unwrap();
+    let mut source = Source::open(dir.path(), &faults, &carried(usize::MAX)).unwrap();
     source.run().unwrap();
     let Source { stepper, log } = &mut source;
     let mut writer = stepper.drive(log.writer(&TaskId::new("d", 0))).unwrap();
@@ -266,8 +285,8 @@ fn last_of_each(log: &EmbeddedLog) -> BTreeMap<Vec<u8>, (i64, Vec<u8>)> {
 #[test]
 fn compaction_survives_an_error_or_a_crash_at_any_call() {
     let none = || Arc::new(Faults { calls: 0.into(), first: u64::MAX.into(), times: 1.into(), errno: EIO });
-    let template = tempfile::tempdir().unwrap();
-    let mut source = Source::open(template.path(), &none(), 16 << 20).unwrap();
+    let template = tempdir();
+    let mut source = Source::open(template.path(), &none(), &carried(usize::MAX)).unwrap();
     let configs = [("segment.bytes", "1500"), ("cleanup.policy", "compact")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     source.stepper.drive(source.log.create_topic("keyed", &TopicSpec { configs, ..TopicSpec::default() })).unwrap();
     let mut writer = source.stepper.drive(source.log.writer(&TaskId::new("c", 0))).unwrap();
@@ -281,10 +300,10 @@ fn compaction_survives_an_error_or_a_crash_at_any_call() {
     source.stepper.close();
     for times in [1, u64::MAX] {
         for call in 0.. {
-            let dir = tempfile::tempdir().unwrap();
+            let dir = tempdir();
             super::tests::copy(template.path(), dir.path());
             let faults = none();
-            let mut source = Source::open(dir.path(), &faults, 16 << 20).unwrap();
+            let mut source = Source::open(dir.path(), &faults, &carried(usize::MAX)).unwrap();
             let first = faults.calls.load(Relaxed) + call;
             faults.times.store(times, Relaxed);
             faults.first.store(first, Relaxed);
@@ -296,7 +315,7 @@ fn compaction_survives_an_error_or_a_crash_at_any_call() {
                 assert_eq!(last_of_each(&source.log), expected, "{what}");
             }
             drop(source);
-            let mut source = Source::open(dir.path(), &none(), 16 << 20).unwrap();
+            let mut source = Source::open(dir.path(), &none(), &carried(usize::MAX)).unwrap();
             for _ in 0..2 {
                 assert_eq!(last_of_each(&source.log), expected, "{what}, reopened");
                 source.stepper.maintain();

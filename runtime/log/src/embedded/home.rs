@@ -9,7 +9,9 @@ use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use uuid::Uuid;
 
-const FORMAT: &str = "aqueduct-log 1";
+const FORMAT: &str = "aqueduct-log 2";
+/// Its journals have no frames that carry records; all else is the same, so this version goes on with it.
+const FORMAT_BEFORE: &str = "aqueduct-log 1";
 
 /// Holds the lock until it is dropped.
 pub(crate) struct Home {
@@ -26,7 +28,9 @@ impl Home {
         refuse_world_writable(dir)?;
         let lock = lock(dir)?;
         let format = once(dir, "format", || FORMAT.to_owned()).map_err(failed)?;
-        if format != FORMAT {
+        if format == FORMAT_BEFORE {
+            write_once(dir, "format", FORMAT.to_owned()).map_err(failed)?;
+        } else if format != FORMAT {
             let message = format!("{} was written in the format {format:?}; this version knows {FORMAT:?}", dir.display());
             return Err(Error::fatal("log.format", message).fix("use the version that wrote it, or another data.dir"));
         }
@@ -74,7 +78,11 @@ fn once(dir: &Path, name: &str, make: impl FnOnce() -> String) -> io::Result<Str
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let (text, temporary) = (make(), dir.join(format!("{name}.tmp")));
+    write_once(dir, name, make())
+}
+
+fn write_once(dir: &Path, name: &str, text: String) -> io::Result<String> {
+    let (path, temporary) = (dir.join(name), dir.join(format!("{name}.tmp")));
     let mut file = File::create(&temporary)?;
     writeln!(file, "{text}")?;
     file.sync_all()?;

@@ -1,8 +1,9 @@
 //! Opening: the checkpoint, the commits after it, and the tails cut back to the last of them.
 
 use super::EmbeddedOptions;
-use super::core::{Core, Journal, warn};
-use super::journal::{self, Frame, Loaded, Replay, corrupt, io_error, journal_path};
+use super::behind::{Behind, Writes};
+use super::core::{Core, warn};
+use super::journal::{self, FoundFrame, Frame, Journal, Loaded, Replay, corrupt, io_error, journal_path};
 use super::segment::{TOPICS, cleaned_path, parse_file, partition_dir, segment_file};
 use super::shared::Shared;
 use super::state::{Append, Change, PartitionState, State};
@@ -31,7 +32,8 @@ impl Core {
         }
         let seq = last_seq(&*disk).map_err(|error| io_error(journal::DIR, "list", &error))?;
         let shared = Arc::new(Shared::new(disk.clone(), options, state));
-        let mut core = Core { shared, disk, journal: Journal::default(), seq, broken: None, sealed: true, pending: Vec::new() };
+        let (journal, behind) = (Journal::default(), Behind::default());
+        let mut core = Core { shared, disk, journal, seq, broken: None, sealed: true, pending: Vec::new(), behind };
         if let Err(error) = core.checkpoint(false)
             && error.code() != "log.disk_full"
         {
@@ -61,20 +63,23 @@ struct Recovery<'a> {
     options: &'a EmbeddedOptions,
 }
 
-/// The state as it is on disk, without changing anything: for [`super::verify`] too.
+/// The state as it is on disk, without changing anything: for [`super::verify`] too. With what the journal would write back to the segments.
 ///
 /// # Errors
 /// `log.corrupt`, `log.io`.
-pub(crate) fn read_state(disk: &dyn Disk, options: &EmbeddedOptions) -> Result<State> {
+pub(crate) fn read_state(disk: &dyn Disk, options: &EmbeddedOptions) -> Result<(State, Carried)> {
     let recovery = Recovery { disk, options };
-    let Some(Loaded { seq, state, .. }) = journal::load_checkpoint(disk)? else { return Ok(State::default()) };
-    recovery.replay(seq, state, false)
+    let Some(loaded) = journal::load_checkpoint(disk)? else { return Ok(<_>::default()) };
+    recovery.replay(loaded, false)
 }
+
+/// By topic, partition and base offset of the segment: what of it the journal holds.
+pub(crate) type Carried = BTreeMap<(Uuid, i32, i64), Writes>;
 
 impl Recovery<'_> {
     /// True when the last process ended well, so that no file has a tail.
     fn load(&mut self) -> Result<(State, bool)> {
-        let Some(Loaded { seq, clean, state }) = journal::load_checkpoint(self.disk)? else {
+        let Some(loaded) = journal::load_checkpoint(self.disk)? else {
             // Never sweep away what a lost checkpoint does not name.
             let topics = self.disk.list(TOPICS).map_err(|error| io_error(TOPICS, "list", &error))?;
             return match topics.first() {
@@ -82,27 +87,52 @@ impl Recovery<'_> {
                 Some(_) => Err(corrupt(journal::DIR, 0, "there are topics, but no checkpoint that names them")),
             };
         };
-        let commit = state.commit;
-        let state = self.replay(seq, state, true)?;
+        let (commit, clean) = (loaded.state.commit, loaded.clean);
+        let (state, carried) = self.replay(loaded, true)?;
+        self.write_back(&state, &carried).map_err(|error| io_error(TOPICS, "write", &error))?;
         let clean = clean && state.commit == commit;
         Ok((state, clean))
     }
 
-    fn replay(&self, seq: u64, mut state: State, repair: bool) -> Result<State> {
+    /// The segments as the commits say, whatever the disk lost of what was synced in the journal only. Files that are missing are told when they are read.
+    fn write_back(&self, state: &State, carried: &Carried) -> io::Result<()> {
+        if self.bug(bug::NOT_WRITTEN_BACK) {
+            return Ok(());
+        }
+        let mut targets = Vec::new();
+        for ((topic, partition, base), writes) in carried {
+            let Some(name) = state.topics.get(topic).map(|topic| &topic.name) else { continue };
+            let path = segment_file(&partition_dir(name, *partition), *base, "log");
+            let file = match self.disk.open(&path, Open::Write) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            writes.write_to(&*file)?;
+            targets.push(SyncTarget::File(file, point::LOG_DATA_SYNC));
+            if targets.len() == REWRITE_FILES {
+                self.disk.sync_all(&std::mem::take(&mut targets))?;
+            }
+        }
+        self.disk.sync_all(&targets)
+    }
+
+    fn replay(&self, loaded: Loaded, repair: bool) -> Result<(State, Carried)> {
+        let Loaded { seq, salt, mut state, .. } = loaded;
         let path = journal_path(seq);
         let bytes = journal::read_file(self.disk, &path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => corrupt(&path, 0, "the journal is missing"),
             _ => io_error(&path, "read", &error),
         })?;
-        let Replay { mut frames, end } = journal::replay(&path, &bytes)?;
+        let Replay { mut frames, end } = journal::replay(&path, salt, &bytes)?;
         let end = usize::try_from(end).unwrap_or(bytes.len());
+        let mut carried = Carried::new();
         if self.bug(bug::TAIL_LOST)
-            && let Some(last) = frames.iter().rposition(|(_, frame)| !frame.c.is_empty())
+            && let Some(last) = frames.iter().rposition(|found| !found.frame.c.is_empty())
         {
             frames.truncate(last);
         }
-        let durable = frames.iter().map(|(_, frame)| frame.d).max().unwrap_or(0);
-        for (position, frame) in &frames {
+        let durable = frames.iter().map(|found| found.frame.d).max().unwrap_or(0);
+        for FoundFrame { position, frame, carried: carries } in &frames {
             let at = usize::try_from(*position).unwrap_or(usize::MAX);
             if frame.n == state.commit && frame.c.is_empty() {
                 continue;
@@ -113,7 +143,7 @@ impl Recovery<'_> {
             }
             // Only the last can be in doubt: a round begins after the one before it is durable.
             if frame.n > durable {
-                if !self.is_whole(&state, frame, repair)? {
+                if carries.is_none() && !self.is_whole(&state, frame, repair)? {
                     tracing::warn!(commit = frame.n, "the last commit was torn: nothing of it is kept");
                     break;
                 }
@@ -127,17 +157,24 @@ impl Recovery<'_> {
                     rewrite().map_err(|error| io_error(&path, "sync", &error))?;
                 }
             }
+            let mut rest = carries.clone().map(|range| &bytes[range]);
             for change in frame.c.iter() {
-                if let Change::Append(append) = change
-                    && !continues(&state, append)
-                {
-                    return Err(corrupt(&path, at, "a commit does not go on where the one before it ended"));
+                if let Change::Append(append) = change {
+                    if !continues(&state, append) {
+                        return Err(corrupt(&path, at, "a commit does not go on where the one before it ended"));
+                    }
+                    if let Some(bytes) = rest.as_mut().and_then(|rest| rest.split_off(..(append.to - append.from) as usize)) {
+                        carried.entry((append.t, append.p, append.base)).or_default().push(append.from, bytes);
+                    }
                 }
                 state.apply(change);
+                if matches!(change, Change::Compacted { .. } | Change::Start { .. } | Change::TopicDeleted { .. }) {
+                    forget_replaced(&mut carried, &state);
+                }
             }
             state.commit = frame.n;
         }
-        Ok(state)
+        Ok((state, carried))
     }
 
     /// True when all data of the frame is there. Then it is written once more and synced: what a process before could not sync may be in memory only,
@@ -261,6 +298,14 @@ impl Recovery<'_> {
     fn bug(&self, name: &str) -> bool {
         cfg!(debug_assertions) && (failpoint::planted(name) || self.options.bugs.contains(&name))
     }
+}
+
+/// Segments that are gone, or whose file is to be another.
+fn forget_replaced(carried: &mut Carried, state: &State) {
+    carried.retain(|(topic, partition, base), _| {
+        let segments = state.partition(*topic, *partition).map_or(&[][..], |partition| &partition.segments);
+        segments.iter().any(|segment| segment.base == *base && !segment.swap)
+    });
 }
 
 fn partition_name(topic: &str, partition: i32) -> String {

@@ -10,6 +10,11 @@ async fn open(dir: &Path) -> EmbeddedLog {
     EmbeddedLog::open(dir, EmbeddedOptions::default()).await.unwrap()
 }
 
+/// Where all that was committed is in the segments alone.
+async fn open_uncarried(dir: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(dir, EmbeddedOptions { carry_bytes: 0, ..EmbeddedOptions::default() }).await.unwrap()
+}
+
 fn tp(topic: &str, partition: i32) -> TopicPartition {
     TopicPartition::new(topic, partition)
 }
@@ -114,7 +119,7 @@ async fn a_directory_that_anybody_may_write_is_refused() {
 #[tokio::test]
 async fn a_torn_last_commit_is_cut_wherever_it_is_torn() {
     let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path()).await;
+    let log = open_uncarried(dir.path()).await;
     log.create_topic("t", &TopicSpec::default()).await.unwrap();
     let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
     writer.append(batch("t", 0..10), vec![offset("f", 10)]).await.unwrap().await.unwrap();
@@ -136,9 +141,54 @@ async fn a_torn_last_commit_is_cut_wherever_it_is_torn() {
 }
 
 #[tokio::test]
-async fn damage_in_the_middle_is_told_and_never_served() {
+async fn the_format_before_is_read_and_a_later_one_refused() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    log.close().await.unwrap();
+    drop(log);
+    let format = dir.path().join("format");
+    std::fs::write(&format, "aqueduct-log 1\n").unwrap();
+    let log = open(dir.path()).await;
+    assert!(log.topic("t").await.unwrap().is_some());
+    log.close().await.unwrap();
+    drop(log);
+    assert_eq!(std::fs::read_to_string(&format).unwrap(), "aqueduct-log 2\n");
+    std::fs::write(&format, "aqueduct-log 3\n").unwrap();
+    let error = EmbeddedLog::open(dir.path(), EmbeddedOptions::default()).await.err().unwrap();
+    assert_eq!(error.code(), "log.format");
+}
+
+#[tokio::test]
+async fn what_the_journal_carries_outlives_what_the_disk_lost_of_the_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path()).await;
+    log.create_topic("t", &TopicSpec::default()).await.unwrap();
+    let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
+    // Of a new file, whose name is synced with it.
+    writer.append(batch("t", 0..10), vec![]).await.unwrap().await.unwrap();
+    let synced = std::fs::metadata(segment(&dir, "t-0")).unwrap().len();
+    for n in 1..3 {
+        writer.append(batch("t", n * 10..n * 10 + 10), vec![offset("f", n)]).await.unwrap().await.unwrap();
+    }
+    let crashed = crash(&dir);
+    let bytes = std::fs::read(segment(&crashed, "t-0")).unwrap();
+    for cut in (synced as usize..bytes.len()).step_by(11) {
+        let torn = crash(&crashed);
+        std::fs::write(segment(&torn, "t-0"), &bytes[..cut]).unwrap();
+        let report = verify::verify(torn.path(), |_, _| {}).unwrap();
+        assert_eq!((report.records, report.damage, report.uncommitted_bytes), (30, vec![], 0), "cut at {cut}");
+        let log = open(torn.path()).await;
+        assert_eq!(all(&log, &tp("t", 0)).await, (0..30).map(|n| n.to_string()).collect::<Vec<_>>(), "cut at {cut}");
+        assert_eq!(log.source_offsets("c").await.unwrap(), [offset("f", 2)]);
+        assert_eq!(std::fs::read(segment(&torn, "t-0")).unwrap(), bytes);
+    }
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_is_told_and_never_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_uncarried(dir.path()).await;
     log.create_topic("t", &TopicSpec::default()).await.unwrap();
     let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
     for n in 0..3 {
@@ -282,7 +332,7 @@ fn a_thousand_topics_open_within_a_second() {
 #[tokio::test]
 async fn verify_tells_damage_and_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path()).await;
+    let log = open_uncarried(dir.path()).await;
     log.create_topic("t", &TopicSpec::default()).await.unwrap();
     let mut writer = log.writer(&TaskId::new("c", 0)).await.unwrap();
     for n in 0..3 {

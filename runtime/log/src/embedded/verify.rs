@@ -1,6 +1,7 @@
 //! Looks at a data directory that no worker uses: nothing is changed, everything wrong is told.
 
 use super::EmbeddedOptions;
+use super::behind::Writes;
 use super::home;
 use super::recover::read_state;
 use super::resync::{Found, Place, Walk};
@@ -13,6 +14,7 @@ use serde::Serialize;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// What [`verify`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -54,7 +56,7 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report> 
     let _lock = locked(dir)?;
     let disk = RealDisk::new(dir);
     let mut report = Report::default();
-    let state = match read_state(&disk, &EmbeddedOptions::default()) {
+    let (state, carried) = match read_state(&disk, &EmbeddedOptions::default()) {
         Err(error) if error.code() == "log.corrupt" => {
             let file = super::journal::DIR.to_owned();
             let what = error.message().to_owned();
@@ -66,10 +68,11 @@ pub fn verify(dir: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Report> 
     let total = partitions(&state).flat_map(|(.., partition)| &partition.segments).map(|segment| segment.len).sum();
     report.topics = state.topics.len();
     let mut done = 0;
-    for (topic, p, partition) in partitions(&state) {
+    for (id, topic, p, partition) in partitions(&state) {
         report.partitions += 1;
         for index in 0..partition.segments.len() {
-            Check::new(&disk, topic, p, partition, index).run(&mut report)?;
+            let owed = carried.get(&(id, p, partition.segments[index].base));
+            Check::new(&disk, topic, p, partition, index, owed).run(&mut report)?;
             done += partition.segments[index].len;
             progress(done, total);
         }
@@ -142,8 +145,11 @@ fn locked(dir: &Path) -> Result<std::fs::File> {
     home::lock(dir)
 }
 
-fn partitions(state: &State) -> impl Iterator<Item = (&str, i32, &PartitionState)> {
-    state.topics.values().flat_map(|topic| (0..).zip(&topic.partitions).map(|(p, partition)| (topic.name.as_str(), p, partition)))
+fn partitions(state: &State) -> impl Iterator<Item = (Uuid, &str, i32, &PartitionState)> {
+    state
+        .topics
+        .iter()
+        .flat_map(|(id, topic)| (0..).zip(&topic.partitions).map(|(p, partition)| (*id, topic.name.as_str(), p, partition)))
 }
 
 /// One segment.
@@ -157,10 +163,12 @@ struct Check<'a> {
     len: u64,
     end: i64,
     last: bool,
+    /// What the next start writes to it.
+    owed: Option<&'a Writes>,
 }
 
 impl<'a> Check<'a> {
-    fn new(disk: &'a RealDisk, topic: &str, p: i32, partition: &PartitionState, index: usize) -> Self {
+    fn new(disk: &'a RealDisk, topic: &str, p: i32, partition: &PartitionState, index: usize, owed: Option<&'a Writes>) -> Self {
         let (dir, segment) = (partition_dir(topic, p), &partition.segments[index]);
         let cleaned = cleaned_path(&dir, segment.base);
         let swap = segment.swap && disk.open(&cleaned, Open::Read).is_ok();
@@ -173,6 +181,7 @@ impl<'a> Check<'a> {
             len: segment.len,
             end: partition.segment_end(index),
             last: index + 1 == partition.segments.len(),
+            owed,
         }
     }
 
@@ -186,6 +195,10 @@ impl<'a> Check<'a> {
                 return Ok(());
             }
             other => other.map_err(failed)?,
+        };
+        let file = match self.owed {
+            Some(writes) => Arc::new(Patched { file, writes: writes.clone() }),
+            None => file,
         };
         let found = file.len().map_err(failed)?;
         if self.last {
@@ -222,6 +235,44 @@ impl<'a> Check<'a> {
             position: at.position,
             what: what.to_owned(),
         }
+    }
+}
+
+/// A segment as it will be when recovery has written to it what only the journal holds. Read only.
+struct Patched {
+    file: Arc<dyn DiskFile>,
+    writes: Writes,
+}
+
+impl DiskFile for Patched {
+    fn read_at(&self, position: u64, len: usize, out: &mut Vec<u8>) -> io::Result<()> {
+        let (begin, end) = (out.len(), self.len()?.min(position + len as u64));
+        self.file.read_at(position, len, out)?;
+        out.resize(begin + end.saturating_sub(position) as usize, 0);
+        for (at, bytes) in self.writes.iter() {
+            let (from, to) = (at.max(position), (at + bytes.len() as u64).min(end));
+            if from < to {
+                let there = begin + (from - position) as usize;
+                out[there..there + (to - from) as usize].copy_from_slice(&bytes[(from - at) as usize..(to - at) as usize]);
+            }
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.len()?.max(self.writes.end()))
+    }
+
+    fn write_all_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn truncate(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
     }
 }
 

@@ -117,6 +117,7 @@ fn planted_bugs_are_caught() {
         bug::POSITION_BEFORE_LETTER,
         bug::SKIP_DIR_SYNC,
         bug::TAIL_NOT_CUT,
+        bug::NOT_WRITTEN_BACK,
         bug::TAIL_LOST,
     ] {
         caught(Planted { lie: None, bug: Some(bug) });

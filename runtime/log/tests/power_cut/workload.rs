@@ -323,6 +323,9 @@ impl World {
         let ids = std::sync::atomic::AtomicU64::new(0);
         EmbeddedOptions {
             journal_bytes: [1, 700, 2000, 1 << 20][self.rng.usize(..4)],
+            journal_fill_bytes: [0, 300, 4096][self.rng.usize(..3)],
+            carry_bytes: [0, 300, 1 << 16][self.rng.usize(..3)],
+            behind_bytes: [0, 700, 1 << 20][self.rng.usize(..3)],
             open_files: 2,
             now_ms: Arc::new(|| 1_700_000_000_000),
             new_id: Arc::new(move || {
@@ -336,7 +339,7 @@ impl World {
     /// Which of the contents that there may be it is.
     fn recovered(&mut self, seen: &Model) -> Result<Model, String> {
         let mut nearest = String::new();
-        for chosen in 0..1u32 << self.maybe.len().min(10) {
+        for chosen in 0..1u32 << self.maybe.len().min(14) {
             let mut candidate = self.base.clone();
             for (_, round) in self.maybe.iter().enumerate().filter(|(index, _)| chosen & 1 << index != 0) {
                 round.iter().for_each(|op| candidate.apply(op));
