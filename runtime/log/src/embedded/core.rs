@@ -119,7 +119,7 @@ impl Core {
     fn carried(&self, runs: &[Run]) -> Option<Vec<Vec<u8>>> {
         let bytes: u64 = runs.iter().map(|run| run.append.to - run.append.from).sum();
         let carries = bytes <= self.shared.options.carry_bytes && runs.iter().all(|run| !run.fresh);
-        let whole = |run: &Run| run.writes.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+        let whole = |run: &Run| run.writes.iter().map(|(_, bytes)| bytes.as_slice()).collect::<Vec<_>>().concat();
         carries.then(|| runs.iter().map(whole).collect())
     }
 
