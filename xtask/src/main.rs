@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool")]
 
 mod arrows;
+mod aside;
 mod check;
 mod invariants;
 mod links;
@@ -22,6 +23,13 @@ enum Xtask {
     Test(test::Args),
     /// Formatting, lints, dependency arrows, generated pages, licences and advisories.
     Check,
+    /// Clippy and cargo-deny, as `test` runs them beside the tests.
+    #[command(hide = true)]
+    Lints {
+        /// Do not install anything.
+        #[arg(long)]
+        no_install: bool,
+    },
     /// Generate the option tables in connectors/*/README.md and docs/cli.md from the binary.
     Reference {
         /// Change nothing; fail when a page is stale.
@@ -55,6 +63,7 @@ fn main() -> Result<()> {
     match Xtask::parse() {
         Xtask::Test(args) => test::run(&mut sh, &args),
         Xtask::Check => check::run(&sh),
+        Xtask::Lints { no_install } => check::lints(&sh).and(check::deny(&sh, !no_install)),
         Xtask::Reference { check } => reference::run(&sh, check),
         Xtask::Bench { profile, args } => bench(&sh, &profile, &args),
         Xtask::Services(Services::Status) => services::status(),

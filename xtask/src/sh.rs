@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a log that was cut short must still tell of a failed step.
-const TAIL_LINES: usize = 40;
+pub(crate) const TAIL_LINES: usize = 40;
 /// A process that was left behind may hold the pipe open for ever.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 

@@ -1,5 +1,6 @@
 //! Everything that must hold, in the dev profile, with a time for each step.
 
+use crate::aside::Aside;
 use crate::sh::{Sh, cargo};
 use crate::{arrows, check, invariants, links, reference, services};
 use anyhow::{Context, Result, bail};
@@ -52,6 +53,7 @@ pub(crate) fn run(sh: &mut Sh, args: &Args) -> Result<()> {
         steps.note("formatting", || check::format(sh));
         steps.note("reference", || reference::check_built(sh));
     }
+    let lints = args.only.is_none().then(|| Aside::lints(sh, args.no_install));
     let chosen = programs.iter().filter(|program| args.only.as_ref().is_none_or(|only| program.name.contains(only.as_str())));
     let mut count = 0;
     for program in chosen {
@@ -65,10 +67,12 @@ pub(crate) fn run(sh: &mut Sh, args: &Args) -> Result<()> {
             programs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ")
         );
     }
+    // What is left of it: the rest ran beside the tests.
+    if let Some(lints) = lints {
+        steps.note("lints, licences and bans", || lints?.end());
+    }
     if args.only.is_none() {
         steps.note("documentation tests", || sh.cargo(&["test", "--quiet", "--workspace", "--doc"]));
-        steps.note("lints", || check::lints(sh));
-        steps.note("licences and bans", || check::deny(sh, !args.no_install));
     }
     steps.report()
 }
