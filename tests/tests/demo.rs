@@ -4,6 +4,7 @@
 
 use aqueduct_tests::wait::pause;
 use aqueduct_tests::{Site, wait_until};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -62,9 +63,20 @@ fn the_demo_survives_kills_and_counts_as_the_readme_says() {
         let status = client.get("/connectors/access-log-files/status").json();
         (status["tasks"][0]["aqueduct"]["lag"] == 0).then_some(())
     });
+    every_metric_of_the_board_is_there(&client.get("/metrics").text);
     site.stop();
     let output = Command::new("sh").arg("-c").arg(counting()).current_dir(&site.root).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let lines: usize = said.trim().strip_suffix(" lines").unwrap_or_else(|| panic!("{said}")).parse().unwrap();
     assert!(last.ends_with(&format!("req-{:010}", lines - 1)), "{lines} lines, the last: {last}");
+}
+
+/// What Grafana would show as `No data`.
+fn every_metric_of_the_board_is_there(metrics: &str) {
+    let board = fs::read_to_string(config().join("grafana/aqueduct.json")).unwrap();
+    let names = board.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let names: BTreeSet<_> = names.filter(|name| name.starts_with("kafka_connect_") || name.starts_with("aqueduct_")).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let there: BTreeSet<_> = metrics.lines().filter_map(|line| line.split(['{', ' ']).next()).collect();
+    assert_eq!(names.difference(&there).collect::<Vec<_>>(), [&""; 0], "not in /metrics");
 }
