@@ -52,6 +52,7 @@ pub mod connector;
 pub mod connector_file;
 pub mod database_url;
 pub mod document;
+pub mod dynamic;
 pub mod example;
 pub mod flatten;
 pub mod kafka_security;

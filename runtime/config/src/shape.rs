@@ -60,7 +60,10 @@ impl Shape {
 
     fn make<C: JsonSchema>() -> Self {
         let generator = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true).into_generator();
-        let schema = generator.into_root_schema_for::<C>();
+        Self::of_schema(generator.into_root_schema_for::<C>().as_value())
+    }
+
+    pub(crate) fn of_schema(schema: &Value) -> Self {
         let root = schema.as_object();
         let required: Vec<&str> =
             root.and_then(|root| root.get("required")?.as_array()).into_iter().flatten().filter_map(Value::as_str).collect();

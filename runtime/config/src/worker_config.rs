@@ -2,6 +2,7 @@
 
 mod kafka;
 mod options;
+mod plugins;
 mod providers;
 
 use crate::document;
@@ -17,6 +18,7 @@ use aqueduct_core::{Issue, OptionSpec};
 use kafka::KafkaOptions;
 pub use kafka::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use options::WorkerOptions;
+pub use plugins::PluginGrant;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,6 +28,8 @@ pub struct WorkerConfig {
     /// URLs, at least one.
     pub listeners: Vec<String>,
     pub plugin_path: Vec<PathBuf>,
+    /// What each plugin is granted, by its name.
+    pub plugins: BTreeMap<String, PluginGrant>,
     pub data_dir: PathBuf,
     pub connectors_dir: Option<PathBuf>,
     /// A connector whose file is gone is deleted.
@@ -175,6 +179,8 @@ impl Sources {
         let parsed = parse::<WorkerOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
         let (providers, issues) = providers::read(&resolved.options);
         self.issues.extend(issues);
+        let (plugins, issues) = plugins::read(&resolved.options);
+        self.issues.extend(issues);
         let is_kafka = resolved.options.contains_key("bootstrap.servers");
         let mut topic = crate::Flat::from(&below(&resolved.options, "topic.creation.default.")).to_options();
         for (broker, name) in TOPIC_DEFAULTS {
@@ -203,7 +209,7 @@ impl Sources {
         let issues = self.placed();
         match parsed {
             Some(parsed) if !issues.iter().any(Issue::is_error) => {
-                Ok(parsed.config(&resolved.options, topic, kafka, providers, issues))
+                Ok(WorkerConfig { plugins, ..parsed.config(&resolved.options, topic, kafka, providers, issues) })
             }
             _ => Err(issues),
         }
@@ -319,6 +325,7 @@ impl WorkerOptions {
         WorkerConfig {
             listeners: self.listeners.0,
             plugin_path: self.plugin_path.iter().map(|path| path.to_path_buf()).collect(),
+            plugins: BTreeMap::new(),
             data_dir: self.data_dir.to_path_buf(),
             connectors_dir: self.connectors_dir.map(|path| path.to_path_buf()),
             connectors_dir_prune: self.connectors_dir_prune,

@@ -22,7 +22,7 @@ pub use data::Data;
 pub use error::{Class, Error, Result};
 pub use issue::{Issue, Severity};
 pub use offset::{JsonMap, LogPosition, SourceOffset, TaskId, Topic, TopicPartition, Topics};
-pub use plugin::{Descriptor, OptionKind, OptionSpec, Options, Plugin, PluginKind, SinkPlugin, SourcePlugin};
+pub use plugin::{Descriptor, OptionKind, OptionSpec, Options, Plugin, PluginKind, SinkPlugin, SourcePlugin, TransformPlugin};
 pub use record::{Header, Origin, Payload, PayloadRef, Record, Structured};
 pub use schema::Schema;
 pub use sink::{Ack, Delivery, Projection, SinkTask, Unfinished};

@@ -1,6 +1,6 @@
 //! A connector as the registry sees it: typed for authors (`aqueduct_config::SourceConnector`), erased once, the same for built-ins and WASM.
 
-use crate::{Issue, Result, SinkTask, SourceOffset, SourceTask, TaskSpec};
+use crate::{Issue, Result, SinkTask, SourceOffset, SourceTask, TaskSpec, Transform};
 use async_trait::async_trait;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -65,6 +65,17 @@ pub trait SinkPlugin: Send + Sync {
     fn validate(&self, options: &Options) -> Vec<Issue>;
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>>;
     async fn open(&self, options: &Options, task: TaskSpec) -> Result<Box<dyn SinkTask>>;
+}
+
+/// A transform that is not built in.
+pub trait TransformPlugin: Send + Sync {
+    /// Its `kind` says nothing here; `name` is what `transforms.<name>.type` says.
+    fn descriptor(&self) -> &Descriptor;
+    /// For one task, or to be judged only: it opens with the first batch.
+    ///
+    /// # Errors
+    /// Every issue with the options, each with its key as in `options`.
+    fn build(&self, options: &Options) -> Result<Box<dyn Transform>, Vec<Issue>>;
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -1,7 +1,7 @@
 //! `transforms` and `predicates` of a connector: built once, applied to each batch in order.
 
 use crate::converters::options as typed;
-use crate::parts::{PartKind, find};
+use crate::parts::{self, PartKind, find};
 use crate::predicates::{Predicate, When};
 use crate::transforms::{self, Apply};
 use aqueduct_config::{list::split_list, nearest};
@@ -16,8 +16,14 @@ use std::collections::BTreeMap;
 pub struct Chain(Vec<Step>);
 
 struct Step {
-    transform: Box<dyn Apply>,
+    transform: Applied,
     when: When,
+}
+
+enum Applied {
+    BuiltIn(Box<dyn Apply>),
+    /// Of a plugin.
+    Plugin(Box<dyn Transform>),
 }
 
 /// The options that every transform has beside its own.
@@ -91,10 +97,28 @@ impl Chain {
 impl Transform for Chain {
     async fn apply(&mut self, mut batch: Batch, rejects: &mut Rejects) -> Result<Batch> {
         for step in &mut self.0 {
-            batch = step.transform.apply(batch, &mut step.when, rejects);
+            batch = match &mut step.transform {
+                Applied::BuiltIn(transform) => transform.apply(batch, &mut step.when, rejects),
+                Applied::Plugin(transform) => apply_plugin(transform.as_mut(), batch, &mut step.when, rejects).await?,
+            };
         }
         Ok(batch)
     }
+}
+
+/// Runs of records that the predicate selects go to the plugin, the others pass in their place.
+async fn apply_plugin(plugin: &mut dyn Transform, batch: Batch, when: &mut When, rejects: &mut Rejects) -> Result<Batch> {
+    let selected: Vec<bool> = batch.iter().map(|record| when.selects(record)).collect();
+    if selected.iter().all(|selected| *selected) {
+        return plugin.apply(batch, rejects).await;
+    }
+    let (mut out, mut from) = (Batch::new(), 0);
+    for run in selected.chunk_by(|a, b| a == b) {
+        let part = batch.slice(from..from + run.len());
+        from += run.len();
+        out.append(if run[0] { plugin.apply(part, rejects).await? } else { part });
+    }
+    Ok(out)
 }
 
 /// The names in a list such as `transforms`, each once.
@@ -134,9 +158,15 @@ fn predicate(path: &str, own: &Options) -> Result<Predicate, Vec<Issue>> {
 fn step(path: &str, own: &Options, predicates: &BTreeMap<&str, Option<Predicate>>) -> Result<Option<Step>, Vec<Issue>> {
     let config: StepConfig = typed(path, own)?;
     let mut issues = Vec::new();
-    let mut take = |result: Result<Box<dyn Apply>, Vec<Issue>>| result.map_err(|found| issues.extend(found)).ok();
+    let mut take = |result: Result<Applied, Vec<Issue>>| result.map_err(|found| issues.extend(found)).ok();
     let transform = match find(PartKind::Transformation, config.class.trim(), &format!("{path}.type")) {
-        Ok(part) => take(transforms::build(part.class, path, own)),
+        Ok(part) => take(match parts::plugin(part.class) {
+            Some(plugin) => plugin
+                .build(own)
+                .map(Applied::Plugin)
+                .map_err(|found| found.into_iter().map(|issue| below_path(path, issue)).collect()),
+            None => transforms::build(part.class, path, own).map(Applied::BuiltIn),
+        }),
         Err(found) => take(Err(found)),
     };
     let at = format!("{path}.predicate");
@@ -164,6 +194,11 @@ fn step(path: &str, own: &Options, predicates: &BTreeMap<&str, Option<Predicate>
         Some(transform) if issues.is_empty() => Ok(Some(Step { transform, when: When::new(predicate, config.negate) })),
         _ => Err(issues),
     }
+}
+
+fn below_path(path: &str, issue: Issue) -> Issue {
+    let path = if issue.path.is_empty() { path.to_owned() } else { format!("{path}.{}", issue.path) };
+    Issue { path, ..issue }
 }
 
 #[cfg(test)]

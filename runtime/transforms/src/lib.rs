@@ -15,4 +15,4 @@ mod transforms;
 pub use chain::Chain;
 pub use converters::Converters;
 pub use keys::{part_options, unknown_keys};
-pub use parts::{PartDescriptor, PartKind, descriptors};
+pub use parts::{PartDescriptor, PartKind, descriptors, install};

@@ -4,10 +4,10 @@ use crate::converters::{self, NoOptions, TextConfig};
 use crate::json::JsonConfig;
 use crate::{predicates, transforms};
 use aqueduct_config::{nearest, specs};
-use aqueduct_core::{Issue, OptionSpec};
+use aqueduct_core::{Issue, OptionSpec, TransformPlugin};
 use schemars::JsonSchema;
 use serde::Serialize;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, OnceLock};
 
 /// As `type` in `GET /connector-plugins`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,7 +63,48 @@ impl PartDescriptor {
 
 /// Every converter, header converter, transform and predicate. One class may be of two kinds.
 pub fn descriptors() -> Vec<PartDescriptor> {
-    PARTS.clone()
+    all().cloned().collect()
+}
+
+/// Transforms of plugins: given once, by the binary, before the first chain is built.
+static PLUGINS: OnceLock<Vec<(PartDescriptor, Arc<dyn TransformPlugin>)>> = OnceLock::new();
+
+/// Adds the transforms of plugins to those that are built in; a built-in name stays the built-in's. Returns those that were not taken, by name:
+/// all of them when it was called before.
+pub fn install(plugins: Vec<Arc<dyn TransformPlugin>>) -> Vec<String> {
+    let (mut taken, mut left): (Vec<(PartDescriptor, Arc<dyn TransformPlugin>)>, _) = (Vec::new(), Vec::new());
+    for plugin in plugins {
+        let descriptor = plugin.descriptor().clone();
+        let built_in = PARTS.iter().any(|part| part.kind == PartKind::Transformation && part.is_called(&descriptor.name));
+        if built_in || taken.iter().any(|(part, _)| part.class == descriptor.name) {
+            left.push(descriptor.name);
+            continue;
+        }
+        // Once in a process, as the built-in ones are static.
+        let keep = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+        let part = PartDescriptor {
+            class: keep(descriptor.name),
+            aliases: &[],
+            kind: PartKind::Transformation,
+            version: keep(descriptor.version),
+            summary: keep(descriptor.summary),
+            options: descriptor.options,
+        };
+        taken.push((part, plugin));
+    }
+    if let Err(again) = PLUGINS.set(taken) {
+        left.extend(again.into_iter().map(|(part, _)| part.class.to_owned()));
+    }
+    left
+}
+
+fn all() -> impl Iterator<Item = &'static PartDescriptor> {
+    PARTS.iter().chain(PLUGINS.get().into_iter().flatten().map(|(part, _)| part))
+}
+
+/// The transform of a plugin.
+pub(crate) fn plugin(class: &str) -> Option<&'static Arc<dyn TransformPlugin>> {
+    PLUGINS.get()?.iter().find(|(part, _)| part.class == class).map(|(_, plugin)| plugin)
 }
 
 static PARTS: LazyLock<Vec<PartDescriptor>> = LazyLock::new(|| {
@@ -117,7 +158,7 @@ pub(crate) fn predicate<C: JsonSchema>(class: &'static str, summary: &'static st
 /// # Errors
 /// One issue at `path`: unknown, with the nearest name, or ambiguous between `$Key` and `$Value`.
 pub(crate) fn find(kind: PartKind, class: &str, path: &str) -> Result<&'static PartDescriptor, Vec<Issue>> {
-    let of_kind = || PARTS.iter().filter(|part| part.kind == kind);
+    let of_kind = || all().filter(|part| part.kind == kind);
     if let Some(part) = of_kind().find(|part| part.is_called(class)) {
         return Ok(part);
     }

@@ -68,10 +68,15 @@ pub(super) struct WorkerOptions {
     #[serde(rename = "connectors.dir.prune", default)]
     #[schemars(extend("x-group" = "Connectors"))]
     pub connectors_dir_prune: bool,
-    /// Folders with plugins.
+    /// Folders with plugins: every `*.wasm` in them.
     #[serde(rename = "plugin.path", default)]
     #[schemars(extend("x-group" = "Connectors"))]
     pub plugin_path: List<PathText>,
+    /// What a plugin of `plugin.path` is granted, which is nothing else by default: `plugins.<name>.sha256`, `.allow.http`, `.allow.private.networks`,
+    /// `.allow.env`, `.limits.memory` (64 MiB), `.limits.call.timeout` (1 s). plugins/README.md says more.
+    #[serde(rename = "plugins.*")]
+    #[schemars(extend("x-group" = "Connectors"))]
+    plugins: Family,
     /// The name of the worker's group. On Kafka it begins the names of the internal topics and of transactional ids.
     #[serde(rename = "group.id", default = "group_id")]
     #[schemars(extend("x-group" = "Common", "x-importance" = "low"))]
