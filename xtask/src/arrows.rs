@@ -7,8 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const CORE: &str = "aqueduct-core";
 const CONFIG: &str = "aqueduct-config";
+const PLUGIN_FRAME: &str = "aqueduct-plugin-frame";
+const PLUGIN_HOST: &str = "aqueduct-plugin-host";
 /// Real services for tests: below everything, so that any crate's tests may name them (as a dev-dependency).
-const SERVICES: [&str; 5] = ["kafka-services", "postgres-services", "http-services", "mqtt-services", WAIT];
+const SERVICES: [&str; 6] = ["kafka-services", "postgres-services", "http-services", "mqtt-services", "plugin-services", WAIT];
 /// What all of them wait with.
 const WAIT: &str = "wait-services";
 
@@ -23,11 +25,15 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("aqueduct-worker", &[CORE, CONFIG, "aqueduct-log", "aqueduct-transforms"]),
     // The log: docs/adr/0002-rest-reads-the-log.md
     ("aqueduct-rest", &["aqueduct-worker", CORE, CONFIG, "aqueduct-log"]),
+    (PLUGIN_FRAME, &[]),
+    (PLUGIN_HOST, &[CORE, CONFIG, PLUGIN_FRAME]),
+    ("aqueduct-sdk", &[PLUGIN_FRAME]),
     ("aqueduct-tests", &SERVICES),
     (SERVICES[0], &[WAIT]),
     (SERVICES[1], &[WAIT]),
     (SERVICES[2], &[WAIT]),
     (SERVICES[3], &[WAIT]),
+    (SERVICES[4], &[]),
     (WAIT, &[]),
     ("xtask", &[]),
 ];

@@ -23,6 +23,10 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("nginx", "nginx", "tests/tests/webhook.rs (the reverse proxy)"),
     ("curl", "curl", "tests/kafka/start-connect.sh"),
     ("python3", "python3", "config/scenarios/stock-ticker (its exchange)"),
+    // A Rust that can build its own standard library for WebAssembly; that of the checkout need not have the target.
+    ("/usr/bin/rustc", "rustc-web", "tests/plugins"),
+    ("/usr/bin/cargo", "cargo-web", "tests/plugins"),
+    ("/usr/lib/rustlib/src/rust/library/Cargo.lock", "rust-web-src", "tests/plugins"),
 ];
 
 pub(crate) fn status() -> Result<()> {

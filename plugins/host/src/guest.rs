@@ -1,0 +1,164 @@
+//! One instance, owned by one Tokio task: calls come to it as jobs, so that a caller that goes away never drops a call midway. Then, and when its
+//! time is over, the running call is interrupted by the epoch.
+
+use crate::engine::runtime;
+use crate::error::{Interrupted, trapped};
+use crate::imports::{Call, Imports};
+use aqueduct_config::worker_config::PluginGrant;
+use aqueduct_core::{CancellationToken, Error, Result};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, oneshot};
+use wasmtime::{Store, UpdateDeadline};
+
+pub(crate) type Called<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
+
+/// The store, and the bindings of the world that runs in it.
+pub(crate) struct Live<B> {
+    pub(crate) store: Store<Imports>,
+    pub(crate) bindings: B,
+}
+
+type Job<B> = Box<dyn for<'a> FnOnce(&'a mut Live<B>) -> Pin<Box<dyn Future<Output = bool> + Send + 'a>> + Send>;
+
+/// The handle of a running instance. Dropping it interrupts what runs, and ends the instance.
+pub(crate) struct Guest<B> {
+    plugin: Arc<str>,
+    limit: Duration,
+    jobs: mpsc::Sender<Job<B>>,
+    abandoned: CancellationToken,
+    dead: bool,
+}
+
+/// A store with its bounds; its clock looks every tick.
+pub(crate) fn store(plugin: &Arc<str>, grant: &Arc<PluginGrant>, abandoned: CancellationToken) -> Result<Store<Imports>> {
+    let runtime = runtime()?;
+    let mut store = Store::new(&runtime.engine, Imports::new(plugin.clone(), grant.clone(), abandoned));
+    store.limiter(|imports| imports);
+    store.epoch_deadline_callback(|mut cx| {
+        let imports = cx.data_mut();
+        if imports.abandoned.is_cancelled() {
+            return Err(Interrupted::Abandoned.into());
+        }
+        if imports.call.tick() {
+            return Err(Interrupted::Timeout(imports.grant.call_timeout.into()).into());
+        }
+        // Others on this thread have their turn (invariant 10).
+        Ok(UpdateDeadline::Yield(1))
+    });
+    store.set_epoch_deadline(1);
+    Ok(store)
+}
+
+impl<B: Send + 'static> Guest<B> {
+    /// `instantiate` runs within the limit of a call too.
+    pub(crate) async fn start(
+        plugin: Arc<str>,
+        grant: Arc<PluginGrant>,
+        instantiate: impl for<'a> FnOnce(&'a mut Store<Imports>) -> Called<'a, B> + Send + 'static,
+    ) -> Result<Self> {
+        let abandoned = CancellationToken::new();
+        let limit: Duration = grant.call_timeout.into();
+        let mut store = store(&plugin, &grant, abandoned.clone())?;
+        store.data_mut().call = Call::new(limit, None);
+        let (jobs, mut queue) = mpsc::channel::<Job<B>>(1);
+        let (started, ready) = oneshot::channel();
+        let guest = Self { plugin: plugin.clone(), limit, jobs, abandoned, dead: false };
+        let run = async move {
+            let made = instantiate(&mut store).await;
+            let bindings = match made {
+                Ok(bindings) => bindings,
+                Err(error) => {
+                    let _ = started.send(Err(trapped(&plugin, "its start", &error, store.data().memory_refused)));
+                    return;
+                }
+            };
+            if started.send(Ok(())).is_err() {
+                return;
+            }
+            let mut live = Live { store, bindings };
+            while let Some(job) = queue.recv().await {
+                // A trap leaves the instance in an unknown state: it is never called again.
+                if !job(&mut live).await {
+                    return;
+                }
+            }
+        };
+        // Owned by the handle: it ends when the handle's end of the queue is dropped, and never later than one call's limit after that.
+        #[allow(clippy::disallowed_methods, reason = "an aborted task would drop a call midway, which wasmtime must not see")]
+        tokio::spawn(run);
+        let mut interrupted = Unless { abandoned: Some(guest.abandoned.clone()) };
+        let ready = ready.await.unwrap_or_else(|_| Err(gone(&guest.plugin, "its start")));
+        interrupted.abandoned = None;
+        ready?;
+        Ok(guest)
+    }
+
+    /// One call. `wait` is how long, and until what, the guest may sleep in it.
+    ///
+    /// # Errors
+    /// `plugin.trap`, `plugin.timeout`, `plugin.memory`: the instance is gone.
+    pub(crate) async fn call<T: Send + 'static>(
+        &mut self,
+        name: &'static str,
+        wait: Option<(Duration, CancellationToken)>,
+        run: impl for<'a> FnOnce(&'a mut Live<B>) -> Called<'a, T> + Send + 'static,
+    ) -> Result<T> {
+        if self.dead {
+            return Err(gone(&self.plugin, name));
+        }
+        self.dead = true;
+        let (answer, answered) = oneshot::channel();
+        let (plugin, limit) = (self.plugin.clone(), self.limit);
+        let job: Job<B> = Box::new(move |live| {
+            Box::pin(async move {
+                let data = live.store.data_mut();
+                data.call = Call::new(limit, wait.map(|(wait, until)| (Instant::now() + wait, until)));
+                data.memory_refused = None;
+                live.store.set_epoch_deadline(1);
+                let result = run(live).await;
+                let lives = result.is_ok();
+                let refused = live.store.data().memory_refused;
+                let _ = answer.send(result.map_err(|error| trapped(&plugin, name, &error, refused)));
+                lives
+            })
+        });
+        if self.jobs.send(job).await.is_err() {
+            return Err(gone(&self.plugin, name));
+        }
+        let mut interrupted = Unless { abandoned: Some(self.abandoned.clone()) };
+        let result = answered.await.unwrap_or_else(|_| Err(gone(&self.plugin, name)));
+        interrupted.abandoned = None;
+        self.dead = result.is_err();
+        result
+    }
+
+    pub(crate) fn plugin(&self) -> &str {
+        &self.plugin
+    }
+}
+
+impl<B> Drop for Guest<B> {
+    fn drop(&mut self) {
+        self.abandoned.cancel();
+    }
+}
+
+/// Cancels when it is dropped before the answer came.
+struct Unless {
+    abandoned: Option<CancellationToken>,
+}
+
+impl Drop for Unless {
+    fn drop(&mut self) {
+        if let Some(abandoned) = &self.abandoned {
+            abandoned.cancel();
+        }
+    }
+}
+
+fn gone(plugin: &str, call: &str) -> Error {
+    Error::retriable("plugin.trap", format!("{plugin}: {call}: its instance ended with an earlier call"))
+}

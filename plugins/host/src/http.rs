@@ -1,0 +1,237 @@
+//! `aqueduct:connector/http`: only to granted hosts. The address that is dialled is the one that is judged (reliability.md, 23).
+
+use crate::bindings::http::{Error, Request, Response};
+use aqueduct_config::worker_config::PluginGrant;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::{Method, Url};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+
+const BODY_BYTES: usize = 16 << 20;
+const HEADERS: usize = 100;
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Metadata servers outside the link-local range: Alibaba, Oracle, Azure's wire server.
+const METADATA: [Ipv4Addr; 3] =
+    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+pub(crate) fn client(plugin: &str, grant: &PluginGrant) -> Result<reqwest::Client, Error> {
+    let resolver = Resolver { private: grant.private_networks, plugin: plugin.into() };
+    reqwest::Client::builder()
+        .tls_backend_preconfigured(tls()?)
+        .redirect(reqwest::redirect::Policy::none())
+        // Environment variables do not decide where a plugin's requests go (reliability.md, 25).
+        .no_proxy()
+        .connect_timeout(Duration::from_secs(10))
+        .http1_max_headers(HEADERS)
+        .user_agent(concat!("aqueduct/", env!("CARGO_PKG_VERSION")))
+        .dns_resolver(resolver)
+        .build()
+        .map_err(|error| Error::Failed(format!("the HTTP client cannot be made: {error}")))
+}
+
+/// 1.2 or newer, with the machine's authorities, read once.
+fn tls() -> Result<ClientConfig, Error> {
+    static ROOTS: LazyLock<RootCertStore> = LazyLock::new(|| {
+        let mut store = RootCertStore::empty();
+        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        store
+    });
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .map_err(|error| Error::Failed(error.to_string()))?;
+    Ok(builder.with_root_certificates(ROOTS.clone()).with_no_client_auth())
+}
+
+pub(crate) async fn send(
+    client: &reqwest::Client,
+    plugin: &str,
+    grant: &PluginGrant,
+    request: Request,
+    left: Duration,
+) -> Result<Response, Error> {
+    let url = allowed(plugin, grant, &request.url)?;
+    let method = Method::from_bytes(request.method.as_bytes()).map_err(|_| Error::Invalid("no such method".to_owned()))?;
+    if request.headers.len() > HEADERS {
+        return Err(Error::Invalid(format!("more than {HEADERS} headers")));
+    }
+    let timeout = Duration::from_millis(request.timeout_ms.into()).min(TIMEOUT).min(left);
+    if timeout.is_zero() {
+        return Err(Error::Failed("the call's time for requests is over".to_owned()));
+    }
+    let mut builder = client.request(method, url).timeout(timeout).body(request.body);
+    for (name, value) in request.headers {
+        builder = builder.header(name, value);
+    }
+    let built = builder.build().map_err(|error| Error::Invalid(error.without_url().to_string()))?;
+    let mut response = client.execute(built).await.map_err(|error| judged(&error))?;
+    let status = response.status().as_u16();
+    let headers = response.headers().iter();
+    let headers = headers.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(|error| judged(&error))? {
+        if body.len() + part.len() > BODY_BYTES {
+            return Err(Error::Failed(format!("the answer has more than {BODY_BYTES} bytes")));
+        }
+        body.extend_from_slice(&part);
+    }
+    Ok(Response { status, headers, body })
+}
+
+fn judged(error: &reqwest::Error) -> Error {
+    let mut cause: Option<&dyn std::error::Error> = Some(error);
+    while let Some(found) = cause {
+        if let Some(denied) = found.downcast_ref::<Denied>() {
+            return Error::Denied(denied.0.clone());
+        }
+        cause = found.source();
+    }
+    let what = if error.is_timeout() { "no answer in time" } else { "no answer" };
+    Error::Failed(what.to_owned())
+}
+
+/// The URL, if its host is granted. A host that is an address is judged here, a name when it is resolved.
+fn allowed(plugin: &str, grant: &PluginGrant, url: &str) -> Result<Url, Error> {
+    let url = Url::parse(url).map_err(|error| Error::Invalid(error.to_string()))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
+        return Err(Error::Invalid("write http:// or https://, and credentials into a header".to_owned()));
+    }
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
+    let port = url.port_or_known_default().unwrap_or_default();
+    if !grant.http.iter().any(|rule| matches(rule, &host, port)) {
+        let host = crate::error::clean(&host, 200);
+        return Err(Error::Denied(format!("{host} is not granted: add it to plugins.{plugin}.allow.http in worker.yaml")));
+    }
+    if let Ok(address) = host.parse::<IpAddr>() {
+        judge(address, grant.private_networks, plugin).map_err(|denied| Error::Denied(denied.0))?;
+    }
+    Ok(url)
+}
+
+/// `example.com`, `example.com:8080`, `*.example.com`, `*`.
+fn matches(rule: &str, host: &str, port: u16) -> bool {
+    let rule = rule.trim().to_ascii_lowercase();
+    let (name, wanted) = match rule.rsplit_once(':') {
+        Some((name, wanted)) if !name.contains(':') => match wanted.parse::<u16>() {
+            Ok(wanted) => (name, Some(wanted)),
+            Err(_) => return false,
+        },
+        _ => (rule.as_str(), None),
+    };
+    let is_host = match name.strip_prefix("*.") {
+        Some(below) => host.strip_suffix(below).is_some_and(|front| front.ends_with('.') && front.len() > 1),
+        None => name == "*" || name == host,
+    };
+    is_host && wanted.is_none_or(|wanted| wanted == port)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Denied(String);
+
+impl std::fmt::Display for Denied {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Denied {}
+
+/// Link-local addresses and metadata servers are never called, private ones by grant.
+fn judge(address: IpAddr, private: bool, plugin: &str) -> Result<(), Denied> {
+    let v4 = match address {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(v6) => within(v6),
+    };
+    let (forbidden, is_private) = match (v4, address) {
+        (Some(v4), _) => {
+            let [a, b, c, _] = v4.octets();
+            let reserved = matches!(a, 0 | 127) || (a == 100 && (64..128).contains(&b)) || (a == 192 && b == 0 && c == 0);
+            let bench = a == 198 && matches!(b, 18 | 19);
+            (
+                METADATA.contains(&v4) || v4.is_link_local() || v4.is_multicast() || a >= 240,
+                v4.is_private() || reserved || bench || v4.is_documentation(),
+            )
+        }
+        (None, IpAddr::V6(v6)) => {
+            let head = v6.segments()[0];
+            let local = v6.is_unspecified() || v6.is_loopback() || head & 0xfe00 == 0xfc00 || head & 0xffc0 == 0xfec0;
+            (v6 == METADATA_V6 || head & 0xffc0 == 0xfe80 || v6.is_multicast(), local)
+        }
+        (None, IpAddr::V4(_)) => (true, true),
+    };
+    if forbidden {
+        return Err(Denied(format!("{address} is link-local, multicast or a metadata server: it is never called")));
+    }
+    if is_private && !private {
+        let fix = format!("grant it by plugins.{plugin}.allow.private.networks in worker.yaml");
+        return Err(Denied(format!("{address} is in a private network: {fix}")));
+    }
+    Ok(())
+}
+
+/// The IPv4 address that an IPv6 one stands for: mapped, compatible, NAT64, 6to4.
+fn within(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
+    match address.segments() {
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
+        [0x2002, high, low, ..] => v4(high, low),
+        _ => None,
+    }
+}
+
+struct Resolver {
+    private: bool,
+    plugin: Arc<str>,
+}
+
+impl Resolve for Resolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let (private, plugin) = (self.private, self.plugin.clone());
+        Box::pin(async move {
+            let found: Vec<SocketAddr> = {
+                let _permit = aqueduct_core::blocking::permit().await;
+                tokio::net::lookup_host((name.as_str(), 0)).await?.collect()
+            };
+            // One denied address among them denies the name: an answer that mixes them is an attack or a mistake.
+            for address in &found {
+                judge(address.ip(), private, &plugin)?;
+            }
+            Ok(Box::new(found.into_iter()) as Addrs)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_granted_hosts_and_never_metadata() {
+        let grant = |hosts: &[&str], private: bool| PluginGrant {
+            http: hosts.iter().map(|host| (*host).to_owned()).collect(),
+            private_networks: private,
+            ..PluginGrant::default()
+        };
+        let allowed = |url: &str, hosts: &[&str], private: bool| allowed("p", &grant(hosts, private), url).is_ok();
+        assert!(allowed("https://api.example.com/x", &["api.example.com"], false));
+        assert!(allowed("https://API.example.com./x", &["api.example.com"], false));
+        assert!(allowed("https://a.example.com/x", &["*.example.com"], false));
+        assert!(!allowed("https://example.com/x", &["*.example.com"], false));
+        assert!(!allowed("https://evilexample.com/x", &["*.example.com"], false));
+        assert!(!allowed("https://example.com:8443/", &["example.com:443"], false));
+        assert!(!allowed("https://example.com/", &[], false));
+        assert!(!allowed("ftp://example.com/", &["*"], true));
+        assert!(!allowed("http://u:p@example.com/", &["*"], true));
+        for url in ["http://127.0.0.1/", "http://0x7f.1/", "http://2130706433/", "http://[::1]/", "http://[::ffff:10.0.0.1]/"] {
+            assert!(!allowed(url, &["*"], false), "{url}");
+            assert!(allowed(url, &["*"], true), "{url}");
+        }
+        for url in ["http://169.254.169.254/", "http://[fe80::1]/", "http://[fd00:ec2::254]/", "http://[::ffff:169.254.1.1]/"] {
+            assert!(!allowed(url, &["*"], true), "{url}");
+        }
+    }
+}

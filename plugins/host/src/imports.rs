@@ -1,0 +1,207 @@
+//! What a guest may call, and the bounds of its instance.
+
+use crate::bindings::{environment, http, runtime, types};
+use crate::engine::TICK;
+use crate::error::clean;
+use aqueduct_config::worker_config::PluginGrant;
+use aqueduct_core::CancellationToken;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wasmtime::ResourceLimiter;
+
+/// 10 GB of logs cost a counter.
+const LOGS_A_SECOND: u32 = 100;
+const LOG_CHARS: usize = 8 << 10;
+const RANDOM_BYTES: u32 = 64 << 10;
+/// A component of a language with a runtime has a few of each.
+const INSTANCES: usize = 64;
+const TABLE_ELEMENTS: usize = 100_000;
+/// Of all requests of one call together.
+const HTTP_A_CALL: Duration = Duration::from_secs(60);
+
+/// The data of one instance's store.
+pub(crate) struct Imports {
+    pub(crate) plugin: Arc<str>,
+    pub(crate) grant: Arc<PluginGrant>,
+    /// Cancelled when nobody waits for the call any more.
+    pub(crate) abandoned: CancellationToken,
+    pub(crate) call: Call,
+    /// What memory it last asked for and was refused: a trap does not say so.
+    pub(crate) memory_refused: Option<usize>,
+    /// Linear memory, all together.
+    pub(crate) memory_bytes: usize,
+    client: Option<reqwest::Client>,
+    logs: Logs,
+    started: Instant,
+}
+
+/// What bounds the call that runs.
+pub(crate) struct Call {
+    /// Of its own time, in ticks of the clock that find it running: a machine under load, or one that was asleep, does not take it away.
+    ticks_left: u128,
+    /// It waited in an import: the next tick is not of its own time.
+    waited: bool,
+    /// Until when it may sleep, and what ends that.
+    pub(crate) waiting: Option<(Instant, CancellationToken)>,
+    http_left: Duration,
+    pure: bool,
+}
+
+impl Call {
+    pub(crate) fn new(limit: Duration, waiting: Option<(Instant, CancellationToken)>) -> Self {
+        let ticks_left = limit.as_millis().div_ceil(TICK.as_millis());
+        Self { ticks_left, waited: false, waiting, http_left: HTTP_A_CALL, pure: false }
+    }
+
+    /// No imports that wait or reach out.
+    pub(crate) fn pure(limit: Duration) -> Self {
+        Self { pure: true, ..Self::new(limit, None) }
+    }
+
+    /// The clock found it running. True: its time is over.
+    pub(crate) fn tick(&mut self) -> bool {
+        if !std::mem::take(&mut self.waited) {
+            self.ticks_left = self.ticks_left.saturating_sub(1);
+        }
+        self.ticks_left == 0
+    }
+
+    /// What the guest waited for is bounded of itself (`waiting`, `http_left`). Less than a tick counts as its own time: else a loop of short
+    /// waits would never end.
+    fn waited(&mut self, since: Instant) {
+        self.waited |= since.elapsed() >= TICK;
+    }
+}
+
+struct Logs {
+    second: Instant,
+    told: u32,
+    dropped: u64,
+}
+
+impl Imports {
+    pub(crate) fn new(plugin: Arc<str>, grant: Arc<PluginGrant>, abandoned: CancellationToken) -> Self {
+        let logs = Logs { second: Instant::now(), told: 0, dropped: 0 };
+        let call = Call::new(Duration::ZERO, None);
+        let started = Instant::now();
+        Self { plugin, grant, abandoned, call, memory_refused: None, memory_bytes: 0, client: None, logs, started }
+    }
+}
+
+impl types::Host for Imports {}
+
+impl runtime::Host for Imports {
+    fn log(&mut self, level: runtime::Level, message: String) {
+        let logs = &mut self.logs;
+        if logs.second.elapsed() >= Duration::from_secs(1) {
+            if logs.dropped > 0 {
+                tracing::warn!(plugin = &*self.plugin, dropped = logs.dropped, "the plugin logs more than is kept");
+            }
+            *logs = Logs { second: Instant::now(), told: 0, dropped: 0 };
+        }
+        if logs.told >= LOGS_A_SECOND {
+            logs.dropped += 1;
+            return;
+        }
+        logs.told += 1;
+        let (plugin, message) = (&*self.plugin, clean(&message, LOG_CHARS));
+        match level {
+            runtime::Level::Trace => tracing::trace!(plugin, "{message}"),
+            runtime::Level::Debug => tracing::debug!(plugin, "{message}"),
+            runtime::Level::Info => tracing::info!(plugin, "{message}"),
+            runtime::Level::Warn => tracing::warn!(plugin, "{message}"),
+            runtime::Level::Error => tracing::error!(plugin, "{message}"),
+        }
+    }
+
+    async fn sleep(&mut self, ms: u32) -> bool {
+        let Some((until, interrupt)) = &self.call.waiting else { return false };
+        let begun = Instant::now();
+        let end = (*until).min(begun + Duration::from_millis(ms.into()));
+        let slept = tokio::select! {
+            () = tokio::time::sleep_until(end.into()) => end < *until,
+            () = interrupt.cancelled() => false,
+            () = self.abandoned.cancelled() => false,
+        };
+        self.call.waited(begun);
+        slept
+    }
+
+    fn now_ms(&mut self) -> i64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+    }
+
+    fn monotonic_ns(&mut self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn random(&mut self, n: u32) -> Vec<u8> {
+        (0..n.min(RANDOM_BYTES)).map(|_| fastrand::u8(..)).collect()
+    }
+}
+
+impl environment::Host for Imports {
+    fn variable(&mut self, name: String) -> Result<Option<String>, String> {
+        if !self.grant.env.contains(&name) {
+            let name = clean(&name, 100);
+            return Err(format!("{name} is not granted: add it to plugins.{}.allow.env in worker.yaml", self.plugin));
+        }
+        Ok(std::env::var(&name).ok())
+    }
+}
+
+impl http::Host for Imports {
+    async fn send(&mut self, request: http::Request) -> Result<http::Response, http::Error> {
+        if self.call.pure {
+            return Err(http::Error::Denied("validate and plan do not touch the world".to_owned()));
+        }
+        let client = match &self.client {
+            Some(client) => client.clone(),
+            None => {
+                let client = crate::http::client(&self.plugin, &self.grant)?;
+                self.client.insert(client).clone()
+            }
+        };
+        let begun = Instant::now();
+        let answer = tokio::select! {
+            answer = crate::http::send(&client, &self.plugin, &self.grant, request, self.call.http_left) => answer,
+            () = self.abandoned.cancelled() => Err(http::Error::Failed("the task is stopping".to_owned())),
+        };
+        self.call.waited(begun);
+        self.call.http_left = self.call.http_left.saturating_sub(begun.elapsed());
+        answer
+    }
+}
+
+impl ResourceLimiter for Imports {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let total = self.memory_bytes - current.min(self.memory_bytes) + desired;
+        if total as u64 > self.grant.memory.get() {
+            self.memory_refused = Some(desired);
+            return Ok(false);
+        }
+        self.memory_bytes = total;
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > TABLE_ELEMENTS {
+            self.memory_refused = Some(desired * size_of::<usize>());
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        INSTANCES
+    }
+
+    fn memories(&self) -> usize {
+        INSTANCES
+    }
+}

@@ -1,0 +1,61 @@
+//! Third parties' connectors as WebAssembly components: every `*.wasm` in `plugin.path` becomes the same values that built-ins are.
+//!
+//! A component runs as one instance for each task, with its own memory, its own time and only what worker.yaml grants it (invariant 8). What it
+//! says of itself stands in a custom section (`aqueduct:plugin`), which is read without running or compiling anything; it is compiled when the
+//! first connector uses it.
+
+mod component;
+mod engine;
+mod error;
+mod frames;
+mod guest;
+mod http;
+mod imports;
+mod json;
+mod load;
+mod metadata;
+mod plugin;
+mod sink;
+mod source;
+mod transform;
+
+pub use load::{Loaded, load, load_bytes};
+pub use metadata::{Metadata, SECTION};
+
+/// The WIT, as the host sees it.
+mod bindings {
+    pub(crate) mod source {
+        wasmtime::component::bindgen!({
+            path: "../wit",
+            world: "source-plugin",
+            imports: { "aqueduct:connector/runtime.sleep": async, "aqueduct:connector/http.send": async },
+            exports: { default: async },
+        });
+    }
+    pub(crate) mod sink {
+        wasmtime::component::bindgen!({
+            path: "../wit",
+            world: "sink-plugin",
+            exports: { default: async },
+            with: {
+                "aqueduct:connector/types": crate::bindings::source::aqueduct::connector::types,
+                "aqueduct:connector/runtime": crate::bindings::source::aqueduct::connector::runtime,
+                "aqueduct:connector/environment": crate::bindings::source::aqueduct::connector::environment,
+                "aqueduct:connector/http": crate::bindings::source::aqueduct::connector::http,
+            },
+        });
+    }
+    pub(crate) mod transform {
+        wasmtime::component::bindgen!({
+            path: "../wit",
+            world: "transform-plugin",
+            exports: { default: async },
+            with: {
+                "aqueduct:connector/types": crate::bindings::source::aqueduct::connector::types,
+                "aqueduct:connector/runtime": crate::bindings::source::aqueduct::connector::runtime,
+                "aqueduct:connector/environment": crate::bindings::source::aqueduct::connector::environment,
+            },
+        });
+    }
+    pub(crate) use source::aqueduct::connector::{environment, http, runtime, types};
+}

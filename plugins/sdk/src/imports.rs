@@ -1,0 +1,158 @@
+//! What a plugin may ask of the host. Outside of WebAssembly (in unit tests) log goes to nowhere, time is the machine's, and nothing is granted.
+
+use std::time::Duration;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Trace,
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct HttpRequest {
+    pub method: String,
+    pub url: String,
+    pub headers: Vec<(String, String)>,
+    pub body: Vec<u8>,
+    /// At most 30 s.
+    pub timeout: Duration,
+}
+
+impl HttpRequest {
+    /// A GET that waits 10 s.
+    pub fn get(url: impl Into<String>) -> Self {
+        Self { method: "GET".to_owned(), url: url.into(), timeout: Duration::from_secs(10), ..Self::default() }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct HttpResponse {
+    pub status: u16,
+    pub headers: Vec<(String, Vec<u8>)>,
+    pub body: Vec<u8>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HttpError {
+    /// Not granted: it never will be until worker.yaml changes.
+    Denied(String),
+    Invalid(String),
+    /// It may come later.
+    Failed(String),
+}
+
+impl From<HttpError> for crate::Error {
+    fn from(error: HttpError) -> Self {
+        match error {
+            HttpError::Denied(message) => Self::fatal("http_denied", message),
+            HttpError::Invalid(message) => Self::fatal("http_invalid", message),
+            HttpError::Failed(message) => Self::retriable("http_failed", message),
+        }
+    }
+}
+
+/// A line for the worker's log.
+pub fn log(level: Level, message: &str) {
+    system::log(level, message);
+}
+
+/// Waits without blocking anyone; only in a source's `poll`. False: return soon.
+pub fn sleep(time: Duration) -> bool {
+    system::sleep(u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
+}
+
+/// Milliseconds since the epoch.
+pub fn now_ms() -> i64 {
+    system::now_ms()
+}
+
+/// At most 64 KiB.
+pub fn random(n: u32) -> Vec<u8> {
+    system::random(n)
+}
+
+/// A variable of the worker's environment, if it is granted.
+///
+/// # Errors
+/// It is not granted.
+pub fn env(name: &str) -> Result<Option<String>, String> {
+    system::env(name)
+}
+
+/// Sends a request to a granted host. Redirects are not followed.
+///
+/// # Errors
+/// Denied, wrong, or without an answer; a status such as 500 is an answer.
+pub fn http(request: HttpRequest) -> Result<HttpResponse, HttpError> {
+    system::http(request)
+}
+
+#[cfg(target_arch = "wasm32")]
+mod system {
+    use super::{HttpError, HttpRequest, HttpResponse, Level};
+    use crate::calls::source::aqueduct::connector::{environment, http as wire, runtime};
+
+    pub(super) fn log(level: Level, message: &str) {
+        let level = match level {
+            Level::Trace => runtime::Level::Trace,
+            Level::Debug => runtime::Level::Debug,
+            Level::Info => runtime::Level::Info,
+            Level::Warn => runtime::Level::Warn,
+            Level::Error => runtime::Level::Error,
+        };
+        runtime::log(level, message);
+    }
+
+    pub(super) use runtime::{now_ms, random, sleep};
+
+    pub(super) fn env(name: &str) -> Result<Option<String>, String> {
+        environment::variable(name)
+    }
+
+    pub(super) fn http(request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let request = wire::Request {
+            method: request.method,
+            url: request.url,
+            headers: request.headers,
+            body: request.body,
+            timeout_ms: u32::try_from(request.timeout.as_millis()).unwrap_or(u32::MAX),
+        };
+        match wire::send(&request) {
+            Ok(wire::Response { status, headers, body }) => Ok(HttpResponse { status, headers, body }),
+            Err(wire::Error::Denied(message)) => Err(HttpError::Denied(message)),
+            Err(wire::Error::Invalid(message)) => Err(HttpError::Invalid(message)),
+            Err(wire::Error::Failed(message)) => Err(HttpError::Failed(message)),
+        }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+mod system {
+    use super::{HttpError, HttpRequest, HttpResponse, Level};
+    use std::time::{SystemTime, UNIX_EPOCH};
+
+    pub(super) fn log(_: Level, _: &str) {}
+
+    pub(super) fn sleep(_: u32) -> bool {
+        true
+    }
+
+    pub(super) fn now_ms() -> i64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+    }
+
+    pub(super) fn random(n: u32) -> Vec<u8> {
+        (0..n).map(|i| i as u8).collect()
+    }
+
+    pub(super) fn env(name: &str) -> Result<Option<String>, String> {
+        Err(format!("{name} is not granted"))
+    }
+
+    pub(super) fn http(request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        Err(HttpError::Denied(format!("{} is not granted", request.url)))
+    }
+}
