@@ -36,8 +36,7 @@ enum Command {
     Connectors(commands::connectors::Command),
     #[command(subcommand)]
     Offsets(commands::offsets::Command),
-    #[command(subcommand)]
-    Plugins(commands::plugins::Command),
+    Plugins(commands::plugins::Args),
     #[command(subcommand)]
     Topics(commands::topics::Command),
     #[command(subcommand)]
@@ -72,7 +71,7 @@ fn main() -> ExitCode {
         Command::Status(args) => client::block_on(commands::status::run(&args, &screen)),
         Command::Connectors(command) => client::block_on(commands::connectors::run(command, &screen)),
         Command::Offsets(command) => client::block_on(commands::offsets::run(command, &screen)),
-        Command::Plugins(command) => commands::plugins::run(command, &screen),
+        Command::Plugins(args) => commands::plugins::run(args, &screen),
         Command::Topics(command) => client::block_on(commands::topics::run(command, &screen)),
         Command::Log(command) => commands::log::run(command, &screen),
         Command::Completions(args) => commands::docs::completions(&args, &mut Cli::command()),

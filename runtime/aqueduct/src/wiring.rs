@@ -3,14 +3,15 @@
 use crate::failure::{Failure, Outcome};
 use aqueduct_config::Flat;
 use aqueduct_config::worker_config::{self, WorkerConfig};
-use aqueduct_core::Issue;
+use aqueduct_core::{Issue, Plugin};
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, Log};
 use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
+use aqueduct_plugin_host::Loaded;
 use aqueduct_transforms::{PartDescriptor, PartKind};
 use aqueduct_worker::Registry;
 use aqueduct_worker::spec::{Defaults, LogOptions};
 use std::path::Path;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 pub(crate) const CONFIG: &str = "config/worker.yaml";
 
@@ -18,9 +19,57 @@ pub(crate) const CONFIG: &str = "config/worker.yaml";
 const OWN_VARIABLES: [&str; 5] =
     ["AQUEDUCT_URL", "AQUEDUCT_OUTPUT", "AQUEDUCT_LOG_LEVEL", "AQUEDUCT_LOG_FORMAT", "AQUEDUCT_FAILPOINTS"];
 
+/// Sources and sinks of `plugin.path`.
+static PLUGINS: OnceLock<Vec<Plugin>> = OnceLock::new();
+
+/// The built-in plugins, and those that [`load_plugins`] found.
 pub(crate) fn registry() -> Registry {
-    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::new(aqueduct_connectors::builtins()));
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
+        let mut plugins = aqueduct_connectors::builtins();
+        plugins.extend(PLUGINS.get().into_iter().flatten().cloned());
+        Registry::new(plugins)
+    });
     REGISTRY.clone()
+}
+
+/// Reads `plugin.path`, once and before [`registry`] is asked. Returns what is wrong with files, names and grants: the rest works.
+pub(crate) fn load_plugins(config: &WorkerConfig) -> Vec<Issue> {
+    if config.plugin_path.is_empty() {
+        return Vec::new();
+    }
+    let Loaded { plugins, transforms, mut issues } = aqueduct_plugin_host::load(&config.plugin_path, &config.plugins);
+    let (mut names, mut taken) = (Vec::new(), aqueduct_connectors::builtins());
+    let mut found: Vec<Plugin> = Vec::new();
+    let twice = |name: &str| {
+        let issue =
+            Issue::error("plugin.path", "plugin.duplicate", format!("there is another plugin {name}: this one is left out"));
+        issue.fix("rename one of them, or remove its file")
+    };
+    for plugin in plugins {
+        let name = plugin.descriptor().name.clone();
+        names.push(name.clone());
+        if taken.iter().any(|known| known.descriptor().is_called(&name)) {
+            issues.push(twice(&name));
+            continue;
+        }
+        taken.push(plugin.clone());
+        found.push(plugin);
+    }
+    names.extend(transforms.iter().map(|transform| transform.descriptor().name.clone()));
+    issues.extend(aqueduct_transforms::install(transforms).iter().map(|name| twice(name)));
+    for granted in config.plugins.keys().filter(|granted| !names.contains(granted)) {
+        let issue = Issue::warning(
+            format!("plugins.{granted}"),
+            "plugin.unknown",
+            format!("no plugin in plugin.path is called {granted}"),
+        );
+        issues.push(match aqueduct_config::nearest(granted, names.iter().map(String::as_str)) {
+            Some(near) => issue.fix(format!("did you mean {near}?")),
+            None => issue.fix("remove the grant, or install the plugin"),
+        });
+    }
+    let _ = PLUGINS.set(found);
+    issues
 }
 
 /// worker.yaml, then the environment, then `--set`. A file that is not there is an error unless it is the default one.

@@ -1,4 +1,4 @@
-//! `plugins list|describe [--example]`: the plugins of this binary; needs no running worker.
+//! `plugins list|describe [--example]`: the plugins of this binary and of `plugin.path`; needs no running worker.
 
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, lines, print};
@@ -9,8 +9,19 @@ use aqueduct_worker::ConnectorType;
 use aqueduct_worker::spec::common_options;
 use comfy_table::Cell;
 use serde_json::json;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 /// What connectors there are, and what they can be told.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+    /// The worker's settings, whose `plugin.path` has more plugins; config/worker.yaml if there is one.
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// List the connector plugins.
@@ -28,7 +39,13 @@ pub(crate) enum Command {
     },
 }
 
-pub(crate) fn run(command: Command, screen: &Screen) -> Outcome {
+pub(crate) fn run(args: Args, screen: &Screen) -> Outcome {
+    let Args { command, config } = args;
+    let worker = wiring::read_config(config.as_deref().unwrap_or(Path::new(wiring::CONFIG)), &[])?;
+    for issue in wiring::load_plugins(&worker) {
+        // The others are listed all the same; nothing is left to do when stderr is closed.
+        let _ = writeln!(std::io::stderr(), "{issue}");
+    }
     let registry = wiring::registry();
     match command {
         Command::List => {

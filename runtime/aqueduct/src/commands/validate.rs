@@ -32,12 +32,13 @@ const DEPTH_MAX: usize = 16;
 
 pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
     let config = args.config.as_deref().unwrap_or(Path::new(wiring::CONFIG));
-    let defaults = wiring::defaults(&wiring::read_config(config, &[])?);
+    let worker = wiring::read_config(config, &[])?;
+    let defaults = wiring::defaults(&worker);
     let mut files = Vec::new();
     for path in &args.paths {
         collect(path, 0, &mut files)?;
     }
-    let mut issues = Vec::new();
+    let mut issues = wiring::load_plugins(&worker);
     let mut connectors = Vec::new();
     for file in &files {
         match read(file) {

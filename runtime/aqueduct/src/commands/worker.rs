@@ -62,6 +62,9 @@ pub(crate) fn run(args: Args) -> Outcome {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    for issue in wiring::load_plugins(&config) {
+        tracing::error!("{issue}");
+    }
     let addresses = aqueduct_rest::check_listeners(&config.listeners)?;
     raise_open_files();
     // Two runtimes: no call of a connector can hold up REST (invariant 10).
