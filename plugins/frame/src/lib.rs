@@ -13,6 +13,8 @@ pub const MAGIC: [u8; 4] = *b"AQB1";
 pub const VERSION: u16 = 1;
 pub const HEADER_BYTES: usize = 16;
 pub const RECORD_BYTES: usize = 32;
+/// In one frame: a name of a byte takes 40 once it is read.
+pub const TOPICS_MAX: usize = 1 << 16;
 /// No timestamp.
 pub const NO_TIMESTAMP: i64 = i64::MIN;
 /// The length of what is null.

@@ -1,4 +1,4 @@
-use crate::{FrameError, HEADER_BYTES, MAGIC, NO_TIMESTAMP, NULL, Part, RECORD_BYTES, SAME, VERSION};
+use crate::{FrameError, HEADER_BYTES, MAGIC, NO_TIMESTAMP, NULL, Part, RECORD_BYTES, SAME, TOPICS_MAX, VERSION};
 use std::ops::Range;
 
 /// A frame whose header and topics were read; its records are decoded one by one.
@@ -43,6 +43,9 @@ impl<'a> Frame<'a> {
             return Err(FrameError { at: 6, what: "a flag that this reader does not know" });
         }
         let (topic_count, len) = (cursor.u32()? as usize, cursor.u32()? as usize);
+        if topic_count > TOPICS_MAX {
+            return Err(FrameError { at: 8, what: "more than 65,536 topics" });
+        }
         // A topic is at least 6 bytes: a count that cannot be true makes no allocation.
         let mut topics = Vec::with_capacity(topic_count.min(bytes.len().saturating_sub(HEADER_BYTES) / 6));
         for _ in 0..topic_count {
@@ -139,6 +142,14 @@ impl<'a> Headers<'a> {
             return Err(FrameError { at: cursor.at, what: "bytes after the last header" });
         }
         Ok(Self(headers))
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&'a str, Option<&'a [u8]>)> + '_ {

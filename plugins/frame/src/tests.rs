@@ -103,7 +103,8 @@ fn the_bytes_are_those_of_frame_md() {
 fn counts_that_cannot_be_true_are_refused_before_they_are_used() {
     let what = |bytes: &[u8]| read(bytes).unwrap_err().what;
     assert_eq!(what(b"AQB1\x01\0\0\0\0\0\0\0\xff\xff\xff\xff"), "more records than the frame has room for");
-    assert_eq!(what(b"AQB1\x01\0\0\0\xff\xff\xff\xff\0\0\0\0"), "a number that ends after the frame");
+    assert_eq!(what(b"AQB1\x01\0\0\0\xff\xff\xff\xff\0\0\0\0"), "more than 65,536 topics");
+    assert_eq!(what(b"AQB1\x01\0\0\0\0\0\x01\0\0\0\0\0"), "a number that ends after the frame");
     assert_eq!(what(b"AQB1\x02\0\0\0\0\0\0\0\0\0\0\0"), "a version that this reader does not know");
     assert_eq!(what(b"AQB1\x01\0\x01\0\0\0\0\0\0\0\0\0"), "a flag that this reader does not know");
     assert_eq!(what(b"AQB2\x01\0\0\0\0\0\0\0\0\0\0\0"), "a frame begins with AQB1");

@@ -26,6 +26,18 @@ pub(crate) fn parse(bytes: Vec<u8>) -> Result<Parsed> {
     catch_unwind(AssertUnwindSafe(|| read(bytes))).unwrap_or_else(|_| Err(malformed("its parser panicked")))
 }
 
+/// The plugins that the metadata of a file names, as far as it can be read: of one that is refused, too.
+pub(crate) fn names(bytes: &[u8]) -> Vec<String> {
+    let sections = || {
+        Parser::new(0).parse_all(bytes).map_while(|payload| payload.ok()).find_map(|payload| match payload {
+            Payload::CustomSection(custom) if custom.name() == SECTION => Metadata::parse(custom.data()).ok(),
+            _ => None,
+        })
+    };
+    let metadata = catch_unwind(AssertUnwindSafe(sections)).ok().flatten();
+    metadata.into_iter().flat_map(|metadata| metadata.plugins).map(|plugin| plugin.name).collect()
+}
+
 fn malformed(what: impl std::fmt::Display) -> Error {
     Error::fatal("plugin.malformed", format!("it is no WebAssembly component: {what}"))
         .fix("build it again; a core module must have the component's type embedded, as wit-bindgen does")

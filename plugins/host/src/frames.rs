@@ -38,6 +38,9 @@ fn text(payload: PayloadRef<'_>) -> Option<Cow<'_, [u8]>> {
     }
 }
 
+/// In one frame of a guest: a header of 6 bytes takes 100 here.
+const HEADERS_MAX: usize = 1 << 20;
+
 /// What a source polled: payloads stay slices of the frame.
 ///
 /// # Errors
@@ -54,6 +57,7 @@ pub(crate) fn read(frame: Vec<u8>, records_max: usize) -> Result<Batch, String> 
     let topics: Vec<Arc<str>> = frame.topics().iter().map(|(name, _)| Arc::from(*name)).collect();
     let mut batch = Batch::new();
     let mut run: Option<Run> = None;
+    let mut headers_left = HEADERS_MAX;
     for record in frame.records() {
         let record = record.map_err(|error| error.to_string())?;
         let Some(index) = record.topic else { return Err("a record without a topic".to_owned()) };
@@ -67,7 +71,7 @@ pub(crate) fn read(frame: Vec<u8>, records_max: usize) -> Result<Batch, String> 
             let partition = frame.topics()[index as usize].1;
             Run::new(index, ChunkBuilder::new(topics[index as usize].clone()).partition(partition))
         });
-        run.push(&record, &bytes)?;
+        run.push(&record, &bytes, &mut headers_left)?;
     }
     run.into_iter().for_each(|run| batch.push_chunk(run.chunk(&bytes)));
     Ok(batch)
@@ -87,7 +91,7 @@ impl Run {
         Self { topic, builder, from: usize::MAX, to: 0 }
     }
 
-    fn push(&mut self, record: &Framed<'_>, bytes: &Bytes) -> Result<(), String> {
+    fn push(&mut self, record: &Framed<'_>, bytes: &Bytes, headers_left: &mut usize) -> Result<(), String> {
         let (key, value) = (record.key_range(), record.value_range());
         for range in [&key, &value].into_iter().flatten() {
             self.from = self.from.min(range.start);
@@ -98,9 +102,8 @@ impl Run {
         let span = |range: std::ops::Range<usize>| Span { start: (range.start - from) as u32, len: range.len() as u32 };
         self.builder.push_span(key.map(span), value.map(span), record.timestamp, -1);
         if record.has_headers() {
-            for (name, value) in record.headers().map_err(|error| error.to_string())?.unwrap_or_default().iter() {
-                let value = value.map_or(Payload::Null, |value| Payload::Bytes(bytes.slice_ref(value)));
-                self.builder.header(name.into(), value);
+            for header in headers(record, bytes, headers_left)?.unwrap_or_default() {
+                self.builder.header(header.name, header.value);
             }
         }
         Ok(())
@@ -110,6 +113,14 @@ impl Run {
         let part = if self.from == usize::MAX { Bytes::new() } else { bytes.slice(self.from..self.to) };
         self.builder.finish(part)
     }
+}
+
+/// `None`: as they were.
+fn headers(record: &Framed<'_>, bytes: &Bytes, left: &mut usize) -> Result<Option<Vec<Header>>, String> {
+    let Some(headers) = record.headers().map_err(|error| error.to_string())? else { return Ok(None) };
+    *left = left.checked_sub(headers.len()).ok_or_else(|| format!("more than {HEADERS_MAX} headers"))?;
+    let value = |value: Option<&[u8]>| value.map_or(Payload::Null, |value| Payload::Bytes(bytes.slice_ref(value)));
+    Ok(Some(headers.iter().map(|(name, text)| Header { name: name.into(), value: value(text) }).collect()))
 }
 
 /// What a transform may make beyond what it was given: records that say `same` cost it nothing, and us their bytes (invariant 6).
@@ -132,7 +143,7 @@ pub(crate) fn merge(input: Batch, frame: Vec<u8>) -> Result<Batch, String> {
     }
     let topics: Vec<Arc<str>> = frame.topics().iter().map(|(name, _)| Arc::from(*name)).collect();
     let refs: Vec<_> = input.iter().collect();
-    let (mut out, mut room) = (BatchBuilder::new(), input.bytes() + MADE_BYTES_MAX);
+    let (mut out, mut room, mut headers_left) = (BatchBuilder::new(), input.bytes() + MADE_BYTES_MAX, HEADERS_MAX);
     for record in frame.records() {
         let record = record.map_err(|error| error.to_string())?;
         let origin = usize::try_from(record.offset).ok().and_then(|index| refs.get(index));
@@ -151,13 +162,12 @@ pub(crate) fn merge(input: Batch, frame: Vec<u8>) -> Result<Batch, String> {
         made.key = part(&bytes, record.key, record.key_range(), made.key)?;
         made.value = part(&bytes, record.value, record.value_range(), made.value)?;
         made.timestamp = record.timestamp;
-        if let Some(headers) = record.headers().map_err(|error| error.to_string())? {
-            let value = |value: Option<&[u8]>| value.map_or(Payload::Null, |value| Payload::Bytes(bytes.slice_ref(value)));
-            made.headers = headers.iter().map(|(name, text)| Header { name: name.into(), value: value(text) }).collect();
+        if let Some(headers) = headers(&record, &bytes, &mut headers_left)? {
+            made.headers = headers;
         }
-        room = room
-            .checked_sub(size_of::<Record>() + made.key.size() + made.value.size())
-            .ok_or_else(|| format!("more than {MADE_BYTES_MAX} bytes beyond what it was given"))?;
+        // Names and values of headers are shared with the record they came of.
+        let size = size_of::<Record>() + made.key.size() + made.value.size() + made.headers.len() * size_of::<Header>();
+        room = room.checked_sub(size).ok_or_else(|| format!("more than {MADE_BYTES_MAX} bytes beyond what it was given"))?;
         out.push(made);
     }
     Ok(out.finish())

@@ -3,13 +3,13 @@
 
 use crate::engine::runtime;
 use crate::error::{Interrupted, trapped};
-use crate::imports::{Call, Imports};
+use crate::imports::{Call, Imports, Reach};
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Error, Result};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::{Store, UpdateDeadline};
 
@@ -37,6 +37,8 @@ pub(crate) fn store(plugin: &Arc<str>, grant: &Arc<PluginGrant>, abandoned: Canc
     let runtime = runtime()?;
     let mut store = Store::new(&runtime.engine, Imports::new(plugin.clone(), grant.clone(), abandoned));
     store.limiter(|imports| imports);
+    // What one call may make the host allocate: a list that names the same text a million times is small in the guest.
+    store.set_hostcall_fuel(usize::try_from(grant.memory.get()).unwrap_or(usize::MAX));
     store.epoch_deadline_callback(|mut cx| {
         let imports = cx.data_mut();
         if imports.abandoned.is_cancelled() {
@@ -62,7 +64,7 @@ impl<B: Send + 'static> Guest<B> {
         let abandoned = CancellationToken::new();
         let limit: Duration = grant.call_timeout.into();
         let mut store = store(&plugin, &grant, abandoned.clone())?;
-        store.data_mut().call = Call::new(limit, None);
+        store.data_mut().call = Call::new(limit, Reach::Nothing);
         let (jobs, mut queue) = mpsc::channel::<Job<B>>(1);
         let (started, ready) = oneshot::channel();
         let guest = Self { plugin: plugin.clone(), limit, jobs, abandoned, dead: false };
@@ -96,14 +98,14 @@ impl<B: Send + 'static> Guest<B> {
         Ok(guest)
     }
 
-    /// One call. `wait` is how long, and until what, the guest may sleep in it.
+    /// One call.
     ///
     /// # Errors
     /// `plugin.trap`, `plugin.timeout`, `plugin.memory`: the instance is gone.
     pub(crate) async fn call<T: Send + 'static>(
         &mut self,
         name: &'static str,
-        wait: Option<(Duration, CancellationToken)>,
+        reach: Reach,
         run: impl for<'a> FnOnce(&'a mut Live<B>) -> Called<'a, T> + Send + 'static,
     ) -> Result<T> {
         if self.dead {
@@ -115,7 +117,7 @@ impl<B: Send + 'static> Guest<B> {
         let job: Job<B> = Box::new(move |live| {
             Box::pin(async move {
                 let data = live.store.data_mut();
-                data.call = Call::new(limit, wait.map(|(wait, until)| (Instant::now() + wait, until)));
+                data.call = Call::new(limit, reach);
                 data.memory_refused = None;
                 live.store.set_epoch_deadline(1);
                 let result = run(live).await;

@@ -42,20 +42,30 @@ pub(crate) struct Call {
     /// It waited in an import: the next tick is not of its own time.
     waited: bool,
     /// Until when it may sleep, and what ends that.
-    pub(crate) waiting: Option<(Instant, CancellationToken)>,
+    waiting: Option<(Instant, CancellationToken)>,
     http_left: Duration,
     pure: bool,
 }
 
-impl Call {
-    pub(crate) fn new(limit: Duration, waiting: Option<(Instant, CancellationToken)>) -> Self {
-        let ticks_left = limit.as_millis().div_ceil(TICK.as_millis());
-        Self { ticks_left, waited: false, waiting, http_left: HTTP_A_CALL, pure: false }
-    }
-
+/// What a call may do beyond computing.
+pub(crate) enum Reach {
     /// No imports that wait or reach out.
-    pub(crate) fn pure(limit: Duration) -> Self {
-        Self { pure: true, ..Self::new(limit, None) }
+    Nothing,
+    World,
+    /// It may sleep too: so long, and until that is cancelled.
+    Sleep(Duration, CancellationToken),
+}
+
+impl Call {
+    /// `limit` is of its own time.
+    pub(crate) fn new(limit: Duration, reach: Reach) -> Self {
+        let ticks_left = limit.as_millis().div_ceil(TICK.as_millis());
+        let pure = matches!(reach, Reach::Nothing);
+        let waiting = match reach {
+            Reach::Sleep(wait, until) => Some((Instant::now() + wait, until)),
+            Reach::Nothing | Reach::World => None,
+        };
+        Self { ticks_left, waited: false, waiting, http_left: HTTP_A_CALL, pure }
     }
 
     /// The clock found it running. True: its time is over.
@@ -82,7 +92,7 @@ struct Logs {
 impl Imports {
     pub(crate) fn new(plugin: Arc<str>, grant: Arc<PluginGrant>, abandoned: CancellationToken) -> Self {
         let logs = Logs { second: Instant::now(), told: 0, dropped: 0 };
-        let call = Call::new(Duration::ZERO, None);
+        let call = Call::new(Duration::ZERO, Reach::Nothing);
         let started = Instant::now();
         Self { plugin, grant, abandoned, call, memory_refused: None, memory_bytes: 0, client: None, logs, started }
     }
@@ -154,7 +164,7 @@ impl environment::Host for Imports {
 impl http::Host for Imports {
     async fn send(&mut self, request: http::Request) -> Result<http::Response, http::Error> {
         if self.call.pure {
-            return Err(http::Error::Denied("validate and plan do not touch the world".to_owned()));
+            return Err(http::Error::Denied("validate, plan and transforms do not touch the world".to_owned()));
         }
         let client = match &self.client {
             Some(client) => client.clone(),

@@ -4,7 +4,7 @@ use crate::bindings::{sink, source, transform, types};
 use crate::engine::runtime;
 use crate::error::{clean, trapped};
 use crate::guest::store;
-use crate::imports::{Call, Imports};
+use crate::imports::{Call, Imports, Reach};
 use crate::metadata::{Kind, PluginMetadata};
 use aqueduct_config::dynamic::Schema;
 use aqueduct_config::worker_config::PluginGrant;
@@ -111,7 +111,7 @@ impl Common {
 
     async fn ask(&self, code: &InstancePre<Imports>, config: String) -> Result<Vec<types::Issue>> {
         let mut store = store(&self.name, &self.grant, CancellationToken::new())?;
-        store.data_mut().call = Call::pure(self.grant.call_timeout.into());
+        store.data_mut().call = Call::new(self.grant.call_timeout.into(), Reach::Nothing);
         let asked = async {
             Ok(match self.kind {
                 Kind::Source => {

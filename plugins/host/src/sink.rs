@@ -4,6 +4,7 @@ use crate::bindings::sink::{SinkPlugin as World, SinkPluginPre};
 use crate::error::{clean, poisoned, returned};
 use crate::frames;
 use crate::guest::Guest;
+use crate::imports::Reach;
 use crate::plugin::Common;
 use aqueduct_core::{
     Ack, Batch, Descriptor, Error, Issue, Options, Rejects, Result, SinkPlugin, SinkTask, Stage, TaskContext, TaskSpec,
@@ -35,7 +36,7 @@ impl SinkPlugin for Sink {
             Box::pin(async move { SinkPluginPre::new(code)?.instantiate_async(store).await })
         })
         .await?;
-        let opened = guest.call("open", None, move |live| {
+        let opened = guest.call("open", Reach::World, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_sink().call_open(&mut live.store, &config).await })
         });
         let opened = opened.await?;
@@ -52,7 +53,7 @@ struct Task {
 impl SinkTask for Task {
     async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, _: &TaskContext) -> Result<Ack> {
         let frame = frames::write(batch);
-        let put = self.guest.call("put", None, move |live| {
+        let put = self.guest.call("put", Reach::World, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_sink().call_put(&mut live.store, &frame).await })
         });
         let put = put.await?;
@@ -64,7 +65,7 @@ impl SinkTask for Task {
     }
 
     async fn flush(&mut self) -> Result<()> {
-        let flushed = self.guest.call("flush", None, |live| {
+        let flushed = self.guest.call("flush", Reach::World, |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_sink().call_flush(&mut live.store).await })
         });
         let flushed = flushed.await?;
@@ -72,7 +73,7 @@ impl SinkTask for Task {
     }
 
     async fn close(&mut self) -> Result<()> {
-        let closed = self.guest.call("close", None, |live| {
+        let closed = self.guest.call("close", Reach::World, |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_sink().call_close(&mut live.store).await })
         });
         let closed = closed.await?;

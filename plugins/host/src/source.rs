@@ -6,6 +6,7 @@ use crate::bindings::types;
 use crate::error::{poisoned, returned};
 use crate::frames;
 use crate::guest::Guest;
+use crate::imports::Reach;
 use crate::plugin::Common;
 use aqueduct_core::{
     Descriptor, Issue, JsonMap, Options, Polled, Result, SourceOffset, SourcePlugin, SourceTask, TaskContext, TaskSpec,
@@ -43,7 +44,7 @@ impl SourcePlugin for Source {
             return Err(aqueduct_config::options::invalid(&[issue]));
         }
         let mut guest = self.start().await?;
-        let planned = guest.call("plan", None, move |live| {
+        let planned = guest.call("plan", Reach::Nothing, move |live| {
             Box::pin(
                 async move { live.bindings.aqueduct_connector_source().call_plan(&mut live.store, &config, tasks_max).await },
             )
@@ -61,7 +62,7 @@ impl SourcePlugin for Source {
         let share = serde_json::to_string(&task).expect("a map of texts is JSON");
         let resume: Vec<types::Offset> = resume.iter().map(offset).collect();
         let mut guest = self.start().await?;
-        let opened = guest.call("open", None, move |live| {
+        let opened = guest.call("open", Reach::World, move |live| {
             Box::pin(async move {
                 let source = live.bindings.aqueduct_connector_source();
                 source.call_open(&mut live.store, &config, &share, &resume).await
@@ -85,7 +86,7 @@ impl SourceTask for Task {
             max_bytes: u32::try_from(cx.max_bytes).unwrap_or(u32::MAX),
             wait_ms: u32::try_from(cx.wait_max.as_millis()).unwrap_or(u32::MAX),
         };
-        let polled = self.guest.call("poll", Some((cx.wait_max, cx.interrupt.clone())), move |live| {
+        let polled = self.guest.call("poll", Reach::Sleep(cx.wait_max, cx.interrupt.clone()), move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_source().call_poll(&mut live.store, limits).await })
         });
         let polled = polled.await?;
@@ -102,7 +103,7 @@ impl SourceTask for Task {
 
     async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {
         let durable: Vec<types::Offset> = durable.iter().map(offset).collect();
-        let committed = self.guest.call("commit", None, move |live| {
+        let committed = self.guest.call("commit", Reach::World, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_source().call_commit(&mut live.store, &durable).await })
         });
         let committed = committed.await?;
@@ -110,7 +111,7 @@ impl SourceTask for Task {
     }
 
     async fn close(&mut self) -> Result<()> {
-        let closed = self.guest.call("close", None, |live| {
+        let closed = self.guest.call("close", Reach::World, |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_source().call_close(&mut live.store).await })
         });
         let closed = closed.await?;

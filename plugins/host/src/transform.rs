@@ -4,6 +4,7 @@ use crate::bindings::transform::{TransformPlugin as World, TransformPluginPre};
 use crate::error::{poisoned, returned};
 use crate::frames;
 use crate::guest::Guest;
+use crate::imports::Reach;
 use crate::plugin::Common;
 use crate::sink::refuse;
 use aqueduct_core::{Batch, Descriptor, Issue, Options, Rejects, Result, Stage, Transform, TransformPlugin};
@@ -42,7 +43,7 @@ impl Task {
         })
         .await?;
         let config = self.config.clone();
-        let opened = guest.call("open", None, move |live| {
+        let opened = guest.call("open", Reach::Nothing, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_transform().call_open(&mut live.store, &config).await })
         });
         let opened = opened.await?;
@@ -63,7 +64,7 @@ impl Transform for Task {
             None => self.open().await?,
         };
         let frame = frames::write(&batch);
-        let applied = guest.call("apply", None, move |live| {
+        let applied = guest.call("apply", Reach::Nothing, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_transform().call_apply(&mut live.store, &frame).await })
         });
         let applied = applied.await?;
