@@ -33,7 +33,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (SERVICES[1], &[WAIT]),
     (SERVICES[2], &[WAIT]),
     (SERVICES[3], &[WAIT]),
-    (SERVICES[4], &[]),
+    (SERVICES[4], &[WAIT]),
     (WAIT, &[]),
     ("xtask", &[]),
 ];
