@@ -73,6 +73,8 @@ fn plugins_are_listed_and_judged_as_built_ins_are() {
     for part in ["cut.wasm", "plugin.malformed", "zoo.wasm", "plugin.sha256", "plugin.unknown"] {
         assert!(site.log().contains(part), "{part} is not in the log");
     }
+    // A grant for a file that was refused is no grant for nobody.
+    assert!(!site.log().lines().any(|line| line.contains("plugin.unknown") && line.contains("zoo-source")));
     let client = site.client();
     let listed = client.get("/connector-plugins?connectorsOnly=false").json();
     let entry = |class: &str| listed.as_array().unwrap().iter().find(|entry| entry["class"] == class).cloned();
@@ -103,6 +105,24 @@ fn plugins_are_listed_and_judged_as_built_ins_are() {
     };
     assert_eq!(of("good.yaml"), [&Value::Null; 0]);
     assert!(of("bad.yaml").len() == 1 && of("bad.yaml")[0].to_string().contains("did you mean count?"), "{issues}");
+}
+
+#[test]
+fn a_plugin_that_comes_while_the_worker_runs_needs_no_restart() {
+    let mut site = site(&[], "");
+    site.start();
+    let config = json!({"connector.class": "counter-source", "topic": "numbers", "count": "20"});
+    let refused = site.client().put("/connectors/numbers/config", Some(&config)).error(400);
+    assert!(refused.contains("matches counter-source"), "{refused}");
+    fs::copy(guest("counter-source"), site.path("plugins/counter-source.wasm")).unwrap();
+    let listed = || site.client().get("/connector-plugins").json().to_string().contains("counter-source");
+    wait_until(SOON, "the plugin is listed", || listed().then_some(()));
+    site.client().put("/connectors/numbers/config", Some(&config)).expect(201);
+    let read = || String::from_utf8_lossy(&site.cli(&["topics", "read", "numbers", "--format", "json"]).stdout).lines().count();
+    wait_until(SOON, "its records are there", || (read() >= 20).then_some(()));
+    fs::remove_file(site.path("plugins/counter-source.wasm")).unwrap();
+    wait_until(SOON, "the plugin is gone", || (!listed()).then_some(()));
+    site.client().get("/connectors/numbers/status").expect(200);
 }
 
 #[test]

@@ -19,7 +19,7 @@ mod sink;
 mod source;
 mod transform;
 
-pub use load::{Loaded, load, load_bytes};
+pub use load::{Folders, Loaded, load, load_bytes};
 pub use metadata::{Metadata, SECTION};
 
 /// The WIT, as the host sees it.

@@ -12,44 +12,116 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// What the folders had.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Loaded {
     /// Sources and sinks, as `connectors::builtins()` gives them.
     pub plugins: Vec<Plugin>,
     pub transforms: Vec<Arc<dyn TransformPlugin>>,
     /// Files that were refused, each with the reason: the others work.
     pub issues: Vec<Issue>,
+    /// The names of plugins in files that were refused, where they can be read.
+    pub refused: Vec<String>,
 }
 
 /// Reads `paths`, folders (their own files, not those below) or files, in order of name. Nothing is compiled or run.
 /// `grants` are those of worker.yaml, by the plugin's name. Blocking.
 pub fn load(paths: &[PathBuf], grants: &BTreeMap<String, PluginGrant>) -> Loaded {
-    let mut loaded = Loaded::default();
-    for path in paths {
-        let files = match files(path) {
-            Ok(files) => files,
-            Err(error) => {
-                let issue = Issue::warning("plugin.path", "plugin.path", format!("cannot read {}: {error}", path.display()));
-                loaded.issues.push(issue.fix("name a folder that is there, or remove it from plugin.path"));
-                continue;
-            }
-        };
-        for file in files {
-            match read(&file).and_then(|bytes| load_bytes(bytes, grants)) {
-                Ok(found) => {
-                    loaded.plugins.extend(found.plugins);
-                    loaded.transforms.extend(found.transforms);
-                }
+    let mut folders = Folders::new(paths.to_vec(), grants.clone());
+    folders.look();
+    folders.loaded()
+}
+
+/// `plugin.path`, which is looked at again and again.
+pub struct Folders {
+    paths: Vec<PathBuf>,
+    grants: BTreeMap<String, PluginGrant>,
+    /// In order.
+    files: Vec<Known>,
+    /// Of folders.
+    issues: Vec<Issue>,
+    looked: bool,
+}
+
+/// How a file is known to have changed: its size, and when it was written.
+type Stamp = (u64, Option<SystemTime>);
+
+struct Known {
+    path: PathBuf,
+    seen: Stamp,
+    /// As of when it was read.
+    read: Option<Stamp>,
+    loaded: Loaded,
+}
+
+impl Folders {
+    pub fn new(paths: Vec<PathBuf>, grants: BTreeMap<String, PluginGrant>) -> Self {
+        Self { paths, grants, files: Vec::new(), issues: Vec::new(), looked: false }
+    }
+
+    /// Reads what is new or has changed. After the first look a file is only read when the look before saw the same: it may be half copied.
+    /// True when [`Folders::loaded`] has changed. Blocking.
+    pub fn look(&mut self) -> bool {
+        let first = !std::mem::replace(&mut self.looked, true);
+        let mut before = std::mem::take(&mut self.files);
+        let (mut issues, mut changed) = (Vec::new(), false);
+        for path in &self.paths {
+            let files = match files(path) {
+                Ok(files) => files,
                 Err(error) => {
-                    let issue = Issue::error("plugin.path", error.code(), format!("{}: {}", file.display(), error.message()));
-                    loaded.issues.push(issue.fix(error.hint().unwrap_or("remove the file")));
+                    let what = format!("cannot read {}: {error}", path.display());
+                    let issue = Issue::warning("plugin.path", "plugin.path", what);
+                    issues.push(issue.fix("name a folder that is there, or remove it from plugin.path"));
+                    continue;
                 }
+            };
+            for path in files {
+                let seen = std::fs::metadata(&path).map_or((0, None), |found| (found.len(), found.modified().ok()));
+                let found = before.iter().position(|known| known.path == path).map(|at| before.swap_remove(at));
+                let settled = first || found.as_ref().is_some_and(|known| known.seen == seen);
+                let known = match found {
+                    Some(known) if known.read == Some(seen) || !settled => Known { seen, ..known },
+                    None if !settled => Known { path, seen, read: None, loaded: Loaded::default() },
+                    Some(_) | None => {
+                        changed = true;
+                        let loaded = load_file(&path, &self.grants);
+                        Known { path, seen, read: Some(seen), loaded }
+                    }
+                };
+                self.files.push(known);
             }
         }
+        changed |= first || !before.is_empty() || issues != self.issues;
+        self.issues = issues;
+        changed
     }
-    loaded
+
+    /// What the last looks found.
+    pub fn loaded(&self) -> Loaded {
+        let mut all = Loaded::default();
+        for Loaded { plugins, transforms, issues, refused } in self.files.iter().map(|known| known.loaded.clone()) {
+            all.plugins.extend(plugins);
+            all.transforms.extend(transforms);
+            all.issues.extend(issues);
+            all.refused.extend(refused);
+        }
+        all.issues.extend(self.issues.clone());
+        all
+    }
+}
+
+fn load_file(file: &Path, grants: &BTreeMap<String, PluginGrant>) -> Loaded {
+    let mut refused = Vec::new();
+    let loaded = read(file).and_then(|bytes| {
+        refused = crate::component::names(&bytes);
+        load_bytes(bytes, grants)
+    });
+    loaded.unwrap_or_else(|error| {
+        let issue = Issue::error("plugin.path", error.code(), format!("{}: {}", file.display(), error.message()));
+        Loaded { issues: vec![issue.fix(error.hint().unwrap_or("remove the file"))], refused, ..Loaded::default() }
+    })
 }
 
 /// The plugins of one component.

@@ -7,7 +7,7 @@ use aqueduct_connectors::conformance::{self, SinkCase, SourceCase};
 use aqueduct_core::{
     Ack, Batch, Bytes, CancellationToken, Error, Options, Payload, Plugin, Record, Rejects, Result, TaskContext, TaskId, TaskSpec,
 };
-use aqueduct_plugin_host::{Loaded, load, load_bytes};
+use aqueduct_plugin_host::{Folders, Loaded, load, load_bytes};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -167,6 +167,27 @@ fn what_cannot_be_loaded_is_said_and_the_others_work() {
     let pinned = PluginGrant { sha256: Some("0".repeat(64)), ..PluginGrant::default() };
     let error = load_bytes(good, &[("counter-source".to_owned(), pinned)].into()).err().unwrap();
     assert_eq!(error.code(), "plugin.sha256");
+}
+
+#[test]
+fn a_file_is_read_once_two_looks_saw_the_same() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let (file, good) = (folder.path().join("a.wasm"), guest("counter-source"));
+    let mut folders = Folders::new(vec![folder.path().to_owned()], BTreeMap::new());
+    assert!(folders.look() && folders.loaded().plugins.is_empty());
+    std::fs::write(&file, &good[..5_000]).unwrap();
+    assert!(!folders.look());
+    std::fs::write(&file, &good).unwrap();
+    assert!(!folders.look(), "it is still being copied");
+    assert!(folders.look() && folders.loaded().issues.is_empty());
+    assert_eq!(folders.loaded().plugins.len(), 1);
+    assert!(!folders.look());
+    std::fs::write(&file, &good[..5_000]).unwrap();
+    assert!(!folders.look() && folders.look());
+    let found = folders.loaded();
+    assert_eq!((found.plugins.len(), &*found.issues[0].code), (0, "plugin.malformed"));
+    std::fs::remove_file(&file).unwrap();
+    assert!(folders.look() && folders.loaded().issues.is_empty());
 }
 
 /// With another text of the same length in each of its places.

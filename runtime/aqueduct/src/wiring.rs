@@ -3,15 +3,15 @@
 use crate::failure::{Failure, Outcome};
 use aqueduct_config::Flat;
 use aqueduct_config::worker_config::{self, WorkerConfig};
-use aqueduct_core::{Issue, Plugin};
+use aqueduct_core::Issue;
 use aqueduct_log::{EmbeddedLog, EmbeddedOptions, Log};
 use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
-use aqueduct_plugin_host::Loaded;
+use aqueduct_plugin_host::{Folders, Loaded};
 use aqueduct_transforms::{PartDescriptor, PartKind};
 use aqueduct_worker::Registry;
 use aqueduct_worker::spec::{Defaults, LogOptions};
 use std::path::Path;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 pub(crate) const CONFIG: &str = "config/worker.yaml";
 
@@ -19,57 +19,67 @@ pub(crate) const CONFIG: &str = "config/worker.yaml";
 const OWN_VARIABLES: [&str; 5] =
     ["AQUEDUCT_URL", "AQUEDUCT_OUTPUT", "AQUEDUCT_LOG_LEVEL", "AQUEDUCT_LOG_FORMAT", "AQUEDUCT_FAILPOINTS"];
 
-/// Sources and sinks of `plugin.path`.
-static PLUGINS: OnceLock<Vec<Plugin>> = OnceLock::new();
-
-/// The built-in plugins, and those that [`load_plugins`] found.
+/// The built-in plugins, and those that [`Plugins`] found.
 pub(crate) fn registry() -> Registry {
-    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| {
-        let mut plugins = aqueduct_connectors::builtins();
-        plugins.extend(PLUGINS.get().into_iter().flatten().cloned());
-        Registry::new(plugins)
-    });
+    static REGISTRY: LazyLock<Registry> = LazyLock::new(|| Registry::new(aqueduct_connectors::builtins()));
     REGISTRY.clone()
 }
 
-/// Reads `plugin.path`, once and before [`registry`] is asked. Returns what is wrong with files, names and grants: the rest works.
+/// Reads `plugin.path`, once. Returns what is wrong with files, names and grants: the rest works.
 pub(crate) fn load_plugins(config: &WorkerConfig) -> Vec<Issue> {
-    if config.plugin_path.is_empty() {
-        return Vec::new();
+    Plugins::new(config).and_then(|mut plugins| plugins.look()).unwrap_or_default()
+}
+
+/// What `plugin.path` has.
+pub(crate) struct Plugins {
+    folders: Folders,
+    granted: Vec<String>,
+}
+
+impl Plugins {
+    /// None where there is no `plugin.path`.
+    pub(crate) fn new(config: &WorkerConfig) -> Option<Self> {
+        let granted = config.plugins.keys().cloned().collect();
+        let folders = || Folders::new(config.plugin_path.clone(), config.plugins.clone());
+        (!config.plugin_path.is_empty()).then(|| Self { folders: folders(), granted })
     }
-    let Loaded { plugins, transforms, mut issues } = aqueduct_plugin_host::load(&config.plugin_path, &config.plugins);
-    let (mut names, mut taken) = (Vec::new(), aqueduct_connectors::builtins());
-    let mut found: Vec<Plugin> = Vec::new();
-    let twice = |name: &str| {
-        let issue =
-            Issue::error("plugin.path", "plugin.duplicate", format!("there is another plugin {name}: this one is left out"));
-        issue.fix("rename one of them, or remove its file")
-    };
-    for plugin in plugins {
-        let name = plugin.descriptor().name.clone();
-        names.push(name.clone());
-        if taken.iter().any(|known| known.descriptor().is_called(&name)) {
-            issues.push(twice(&name));
-            continue;
+
+    /// Puts what is there now into [`registry`] and among the transforms. None: nothing has changed. Blocking.
+    pub(crate) fn look(&mut self) -> Option<Vec<Issue>> {
+        if !self.folders.look() {
+            return None;
         }
-        taken.push(plugin.clone());
-        found.push(plugin);
+        let Loaded { plugins, transforms, mut issues, refused } = self.folders.loaded();
+        let (mut names, mut taken) = (refused, aqueduct_connectors::builtins());
+        for plugin in plugins {
+            let name = plugin.descriptor().name.clone();
+            if taken.iter().any(|known| known.descriptor().is_called(&name)) {
+                issues.push(twice(&name));
+            } else {
+                taken.push(plugin);
+            }
+            names.push(name);
+        }
+        registry().replace(taken);
+        names.extend(transforms.iter().map(|transform| transform.descriptor().name.clone()));
+        issues.extend(aqueduct_transforms::install(transforms).iter().map(|name| twice(name)));
+        issues.extend(self.granted.iter().filter(|granted| !names.contains(granted)).map(|granted| unknown(granted, &names)));
+        Some(issues)
     }
-    names.extend(transforms.iter().map(|transform| transform.descriptor().name.clone()));
-    issues.extend(aqueduct_transforms::install(transforms).iter().map(|name| twice(name)));
-    for granted in config.plugins.keys().filter(|granted| !names.contains(granted)) {
-        let issue = Issue::warning(
-            format!("plugins.{granted}"),
-            "plugin.unknown",
-            format!("no plugin in plugin.path is called {granted}"),
-        );
-        issues.push(match aqueduct_config::nearest(granted, names.iter().map(String::as_str)) {
-            Some(near) => issue.fix(format!("did you mean {near}?")),
-            None => issue.fix("remove the grant, or install the plugin"),
-        });
+}
+
+fn twice(name: &str) -> Issue {
+    let what = format!("there is another plugin {name}: this one is left out");
+    Issue::error("plugin.path", "plugin.duplicate", what).fix("rename one of them, or remove its file")
+}
+
+fn unknown(granted: &str, names: &[String]) -> Issue {
+    let what = format!("no plugin in plugin.path is called {granted}");
+    let issue = Issue::warning(format!("plugins.{granted}"), "plugin.unknown", what);
+    match aqueduct_config::nearest(granted, names.iter().map(String::as_str)) {
+        Some(near) => issue.fix(format!("did you mean {near}?")),
+        None => issue.fix("remove the grant, or install the plugin"),
     }
-    let _ = PLUGINS.set(found);
-    issues
 }
 
 /// worker.yaml, then the environment, then `--set`. A file that is not there is an error unless it is the default one.

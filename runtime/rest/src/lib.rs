@@ -50,7 +50,7 @@ pub struct RestOptions {
     /// `access.control.allow.methods`: separated by commas; empty is Kafka Connect's default `GET,POST,HEAD`.
     pub allow_methods: String,
     /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
-    pub other_plugins: Vec<OtherPlugin>,
+    pub other_plugins: Option<fn() -> Vec<OtherPlugin>>,
     /// The worker's own log.
     pub logging: Option<Arc<dyn Logging>>,
     /// Why the worker is not there yet, where there is something to say: then calls are refused with it instead of waiting.

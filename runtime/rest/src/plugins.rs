@@ -30,11 +30,17 @@ impl OtherPlugin {
     }
 }
 
+impl App {
+    fn other_plugins(&self) -> impl Iterator<Item = OtherPlugin> {
+        self.options.other_plugins.into_iter().flat_map(|plugins| plugins())
+    }
+}
+
 /// `[{class, type, version}]`; ours beside it: `aqueduct: {aliases, summary}`.
 pub(crate) async fn list(State(app): State<App>, Ready(worker): Ready, params: Params) -> Json<Vec<Value>> {
     let mut plugins: Vec<Value> = worker.plugins().iter().map(about).collect();
     if !params.flag("connectorsOnly", true) {
-        plugins.extend(app.options.other_plugins.iter().map(|plugin| json!(plugin)));
+        plugins.extend(app.other_plugins().map(|plugin| json!(plugin)));
     }
     Json(plugins)
 }
@@ -53,7 +59,7 @@ pub(crate) async fn config(
     let name = match worker.plugin(&class) {
         Ok(plugin) => plugin.name,
         Err(unknown) => {
-            let other = app.options.other_plugins.iter().find(|plugin| plugin.is_called(&class));
+            let other = app.other_plugins().find(|plugin| plugin.is_called(&class));
             return other.map(|plugin| Json(keys(&plugin.options))).ok_or_else(|| unknown.into());
         }
     };

@@ -4,10 +4,11 @@ use crate::converters::{self, NoOptions, TextConfig};
 use crate::json::JsonConfig;
 use crate::{predicates, transforms};
 use aqueduct_config::{nearest, specs};
-use aqueduct_core::{Issue, OptionSpec, TransformPlugin};
+use aqueduct_core::{Descriptor, Issue, OptionSpec, TransformPlugin};
+use parking_lot::RwLock;
 use schemars::JsonSchema;
 use serde::Serialize;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock};
 
 /// As `type` in `GET /connector-plugins`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -63,48 +64,57 @@ impl PartDescriptor {
 
 /// Every converter, header converter, transform and predicate. One class may be of two kinds.
 pub fn descriptors() -> Vec<PartDescriptor> {
-    all().cloned().collect()
+    all().into_iter().cloned().collect()
 }
 
-/// Transforms of plugins: given once, by the binary, before the first chain is built.
-static PLUGINS: OnceLock<Vec<(PartDescriptor, Arc<dyn TransformPlugin>)>> = OnceLock::new();
+type Installed = (&'static PartDescriptor, Arc<dyn TransformPlugin>);
 
-/// Adds the transforms of plugins to those that are built in; a built-in name stays the built-in's. Returns those that were not taken, by name:
-/// all of them when it was called before.
+/// Transforms of plugins: given by the binary.
+static PLUGINS: RwLock<Vec<Installed>> = RwLock::new(Vec::new());
+
+fn installed() -> Vec<Installed> {
+    PLUGINS.read().clone()
+}
+
+/// The transforms of plugins, beside those that are built in and in place of those given before; a built-in name stays the built-in's. A chain
+/// that was built keeps what it has. Returns those that were not taken, by name.
 pub fn install(plugins: Vec<Arc<dyn TransformPlugin>>) -> Vec<String> {
-    let (mut taken, mut left): (Vec<(PartDescriptor, Arc<dyn TransformPlugin>)>, _) = (Vec::new(), Vec::new());
+    let before = installed();
+    let (mut taken, mut left): (Vec<Installed>, _) = (Vec::new(), Vec::new());
     for plugin in plugins {
-        let descriptor = plugin.descriptor().clone();
-        let built_in = PARTS.iter().any(|part| part.kind == PartKind::Transformation && part.is_called(&descriptor.name));
-        if built_in || taken.iter().any(|(part, _)| part.class == descriptor.name) {
-            left.push(descriptor.name);
+        let name = &plugin.descriptor().name;
+        let built_in = PARTS.iter().any(|part| part.kind == PartKind::Transformation && part.is_called(name));
+        if built_in || taken.iter().any(|(part, _)| part.class == name) {
+            left.push(name.clone());
             continue;
         }
-        // Once in a process, as the built-in ones are static.
-        let keep = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
-        let part = PartDescriptor {
-            class: keep(descriptor.name),
-            aliases: &[],
-            kind: PartKind::Transformation,
-            version: keep(descriptor.version),
-            summary: keep(descriptor.summary),
-            options: descriptor.options,
-        };
-        taken.push((part, plugin));
+        let same = before.iter().find(|(_, other)| Arc::ptr_eq(other, &plugin)).map(|(part, _)| *part);
+        taken.push((same.unwrap_or_else(|| part(plugin.descriptor())), plugin));
     }
-    if let Err(again) = PLUGINS.set(taken) {
-        left.extend(again.into_iter().map(|(part, _)| part.class.to_owned()));
-    }
+    *PLUGINS.write() = taken;
     left
 }
 
-fn all() -> impl Iterator<Item = &'static PartDescriptor> {
-    PARTS.iter().chain(PLUGINS.get().into_iter().flatten().map(|(part, _)| part))
+/// For ever, as the built-in ones are: a few KB for each version of a plugin that the process sees. Its code is not among them.
+fn part(descriptor: &Descriptor) -> &'static PartDescriptor {
+    let keep = |text: &str| -> &'static str { Box::leak(text.into()) };
+    Box::leak(Box::new(PartDescriptor {
+        class: keep(&descriptor.name),
+        aliases: &[],
+        kind: PartKind::Transformation,
+        version: keep(&descriptor.version),
+        summary: keep(&descriptor.summary),
+        options: descriptor.options.clone(),
+    }))
+}
+
+fn all() -> Vec<&'static PartDescriptor> {
+    PARTS.iter().chain(installed().into_iter().map(|(part, _)| part)).collect()
 }
 
 /// The transform of a plugin.
-pub(crate) fn plugin(class: &str) -> Option<&'static Arc<dyn TransformPlugin>> {
-    PLUGINS.get()?.iter().find(|(part, _)| part.class == class).map(|(_, plugin)| plugin)
+pub(crate) fn plugin(class: &str) -> Option<Arc<dyn TransformPlugin>> {
+    installed().into_iter().find(|(part, _)| part.class == class).map(|(_, plugin)| plugin)
 }
 
 static PARTS: LazyLock<Vec<PartDescriptor>> = LazyLock::new(|| {
@@ -158,7 +168,8 @@ pub(crate) fn predicate<C: JsonSchema>(class: &'static str, summary: &'static st
 /// # Errors
 /// One issue at `path`: unknown, with the nearest name, or ambiguous between `$Key` and `$Value`.
 pub(crate) fn find(kind: PartKind, class: &str, path: &str) -> Result<&'static PartDescriptor, Vec<Issue>> {
-    let of_kind = || all().filter(|part| part.kind == kind);
+    let all = all();
+    let of_kind = || all.iter().copied().filter(|part| part.kind == kind);
     if let Some(part) = of_kind().find(|part| part.is_called(class)) {
         return Ok(part);
     }

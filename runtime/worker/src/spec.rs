@@ -277,6 +277,7 @@ pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown
     let check = Check {
         find: &|class| registry.find(class),
         names: registry
+            .plugins()
             .iter()
             .flat_map(|plugin| [&plugin.descriptor().name].into_iter().chain(&plugin.descriptor().aliases).cloned())
             .collect(),

@@ -521,7 +521,7 @@ impl Worker {
 
     /// Kafka Connect's text; kcctl looks for its beginning.
     fn unknown_class(&self, class: &str) -> String {
-        let names: Vec<&str> = self.0.registry.iter().map(|plugin| plugin.descriptor().name.as_str()).collect();
+        let names: Vec<String> = self.0.registry.plugins().iter().map(|plugin| plugin.descriptor().name.clone()).collect();
         format!(
             "Failed to find any class that implements Connector and which name matches {class}, available connectors are: {}",
             names.join(", ")
@@ -755,7 +755,7 @@ impl Worker {
 
     /// Every connector plugin, by name.
     pub fn plugins(&self) -> Vec<Descriptor> {
-        self.0.registry.iter().map(|plugin| plugin.descriptor().clone()).collect()
+        self.0.registry.plugins().iter().map(|plugin| plugin.descriptor().clone()).collect()
     }
 
     /// By full or simple name, `Connector` optional.

@@ -49,7 +49,7 @@ pub(crate) fn run(args: Args, screen: &Screen) -> Outcome {
     let registry = wiring::registry();
     match command {
         Command::List => {
-            let plugins: Vec<Descriptor> = registry.iter().map(|plugin| plugin.descriptor().clone()).collect();
+            let plugins: Vec<Descriptor> = registry.plugins().iter().map(|plugin| plugin.descriptor().clone()).collect();
             screen.show(&plugins, || {
                 let mut table = screen.table(&["NAME", "TYPE", "VERSION", "WHAT IT DOES"]);
                 for plugin in &plugins {
@@ -76,9 +76,9 @@ pub(crate) fn run(args: Args, screen: &Screen) -> Outcome {
 }
 
 fn unknown(name: &str, registry: &aqueduct_worker::Registry) -> Failure {
-    let names: Vec<&str> = registry.iter().map(|plugin| plugin.descriptor().name.as_str()).collect();
+    let names: Vec<String> = registry.plugins().iter().map(|plugin| plugin.descriptor().name.clone()).collect();
     let failure = Failure::not_found(format!("there is no plugin {name}; there are {}", names.join(", ")));
-    match aqueduct_config::nearest(name, names) {
+    match aqueduct_config::nearest(name, names.iter().map(String::as_str)) {
         Some(near) => failure.fix(format!("did you mean {near}?")),
         None => failure,
     }
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn every_example_validates() {
-        for plugin in wiring::registry().iter() {
+        for plugin in wiring::registry().plugins() {
             let descriptor = plugin.descriptor();
             let text = example(descriptor);
             let issues = crate::commands::validate::check_text("example.yaml", &text);

@@ -7,6 +7,7 @@ mod logging;
 use crate::failure::{Failure, Outcome};
 use crate::wiring;
 use aqueduct_config::worker_config::WorkerConfig;
+use aqueduct_core::Issue;
 use aqueduct_rest::{OtherPlugin, RestOptions};
 use aqueduct_transforms::PartDescriptor;
 use aqueduct_worker::folder::Folder;
@@ -46,6 +47,8 @@ pub(crate) struct Args {
 const CLOSE_GRACE: Duration = Duration::from_secs(5);
 /// Between tries to start while Kafka is not there: soon enough for a person who waits, and no burden to brokers that come back.
 const START_PAUSE: Duration = Duration::from_secs(2);
+/// Between looks at `plugin.path`: a file that is still being copied is read at the second look that sees it the same.
+const PLUGINS_PAUSE: Duration = Duration::from_secs(1);
 /// REST, supervisors, stores: none of them computes, so two threads carry thousands of connectors.
 const CONTROL_THREADS: usize = 2;
 
@@ -62,15 +65,14 @@ pub(crate) fn run(args: Args) -> Outcome {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    for issue in wiring::load_plugins(&config) {
-        tracing::error!("{issue}");
-    }
+    let mut plugins = wiring::Plugins::new(&config);
+    tell(plugins.as_mut().and_then(wiring::Plugins::look).unwrap_or_default());
     let addresses = aqueduct_rest::check_listeners(&config.listeners)?;
     raise_open_files();
     // Two runtimes: no call of a connector can hold up REST (invariant 10).
     let control = runtime("control", CONTROL_THREADS)?;
     let data = runtime("data", std::thread::available_parallelism().map_or(2, usize::from))?;
-    let outcome = control.block_on(serve(config, addresses, data.handle().clone(), args.log_format, loggers));
+    let outcome = control.block_on(serve(config, plugins, addresses, data.handle().clone(), args.log_format, loggers));
     // What does not end by itself (a plugin that hangs) must not keep the process.
     data.shutdown_background();
     control.shutdown_background();
@@ -103,6 +105,7 @@ fn raise_open_files() {
 
 async fn serve(
     config: WorkerConfig,
+    plugins: Option<wiring::Plugins>,
     addresses: Vec<SocketAddr>,
     data: tokio::runtime::Handle,
     format: logging::Format,
@@ -135,6 +138,9 @@ async fn serve(
     };
     publish.send_replace(Some(worker.clone()));
     let mut watching = JoinSet::new();
+    if let Some(plugins) = plugins {
+        watching.spawn(follow_plugins(plugins));
+    }
     let greeting =
         banner::Place { rest: bound, data: wiring::data_place(&config), connectors_dir: config.connectors_dir.clone() };
     watching.spawn(follow_folder(worker.clone(), config.connectors_dir.clone(), config.connectors_dir_prune, greeting, format));
@@ -207,7 +213,7 @@ fn rest_options(config: &WorkerConfig, loggers: Arc<loggers::Loggers>, starting:
         advertised_host: config.advertised_host.clone(),
         allow_origin: config.allow_origin.clone(),
         allow_methods: config.allow_methods.clone(),
-        other_plugins: other_plugins(),
+        other_plugins: Some(other_plugins),
         logging: Some(loggers),
         starting: Some(starting),
     }
@@ -225,6 +231,29 @@ async fn follow_folder(worker: Worker, dir: Option<PathBuf>, prune: bool, place:
     tracing::info!(connectors = worker.connectors().len(), rest = %banner::url(&place.rest), "the worker is up");
     if let Some(folder) = folder {
         folder.run().await;
+    }
+}
+
+/// What is put into `plugin.path`, or changes there, is for the connectors that are created or given a config from then on.
+async fn follow_plugins(mut plugins: wiring::Plugins) {
+    loop {
+        tokio::time::sleep(PLUGINS_PAUSE).await;
+        let look = move || {
+            let issues = plugins.look();
+            (plugins, issues)
+        };
+        let Ok((back, issues)) = tokio::task::spawn_blocking(look).await else { return };
+        plugins = back;
+        if let Some(issues) = issues {
+            tracing::info!(plugins = wiring::registry().plugins().len(), "plugin.path has changed");
+            tell(issues);
+        }
+    }
+}
+
+fn tell(issues: Vec<Issue>) {
+    for issue in issues {
+        if issue.is_error() { tracing::error!("{issue}") } else { tracing::warn!("{issue}") }
     }
 }
 
