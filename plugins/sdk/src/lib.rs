@@ -19,7 +19,7 @@
 //!     }
 //! }
 //!
-//! aqueduct_sdk::export_plugin!(metadata: "plugin.json", transform: Upper);
+//! aqueduct_sdk::export_plugin!(metadata: "../plugin.json", transform: Upper);
 //! ```
 //!
 //! Traits are plain Rust: test them without WebAssembly.
