@@ -23,14 +23,25 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("nginx", "nginx", "tests/tests/webhook.rs (the reverse proxy)"),
     ("curl", "curl", "tests/kafka/start-connect.sh"),
     ("python3", "python3", "config/scenarios/stock-ticker (its exchange)"),
-    // A Rust that can build its own standard library for WebAssembly; that of the checkout need not have the target.
+];
+
+/// A Rust that can build its own standard library for WebAssembly, where that of the checkout has none for the target.
+const WEB: [(&str, &str, &str); 3] = [
     ("/usr/bin/rustc", "rustc-web", "tests/plugins"),
     ("/usr/bin/cargo", "cargo-web", "tests/plugins"),
     ("/usr/lib/rustlib/src/rust/library/Cargo.lock", "rust-web-src", "tests/plugins"),
 ];
 
+/// Of WEB, what this machine needs.
+fn web() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
+    let target = ["--print", "target-libdir", "--target", "wasm32-unknown-unknown"];
+    let libdir = Command::new("rustc").args(target).output().ok().map(|output| output.stdout);
+    let by_rustup = libdir.is_some_and(|path| PathBuf::from(String::from_utf8_lossy(&path).trim()).is_dir());
+    WEB.iter().filter(move |_| !by_rustup)
+}
+
 pub(crate) fn status() -> Result<()> {
-    for (program, package, why) in PROGRAMS {
+    for (program, package, why) in PROGRAMS.iter().chain(web()) {
         let place =
             which(program).map_or_else(|| format!("MISSING, apt-get install {package}"), |path| path.display().to_string());
         println!("{program:10} {place:45} {why}");
@@ -53,8 +64,8 @@ pub(crate) fn status() -> Result<()> {
 /// # Errors
 /// By name, when a program is missing and cannot be installed here.
 pub(crate) fn install(sh: &Sh) -> Result<()> {
-    let mut packages: Vec<&str> =
-        PROGRAMS.iter().filter(|(program, ..)| which(program).is_none()).map(|(_, package, _)| *package).collect();
+    let missing = |(program, package, _): &(&str, &'static str, &str)| which(program).is_none().then_some(*package);
+    let mut packages: Vec<&str> = PROGRAMS.iter().filter_map(missing).collect();
     packages.dedup();
     if postgres_server().is_none() {
         no_main_cluster(sh)?;
@@ -73,7 +84,10 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
     sh.run(sh.command(sh.root.join("tests/kafka/get-kafka.sh")).arg(&home))
         .context("Apache Kafka could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")?;
     sh.run(sh.command(sh.root.join("tests/kafka/get-debezium.sh")).arg(home.join("debezium")))
-        .context("Debezium could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")
+        .context("Debezium could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")?;
+    // Last and alone: a system that has no such packages has the rest.
+    let web: Vec<&str> = web().filter_map(missing).collect();
+    if web.is_empty() { Ok(()) } else { apt(sh, &web).context("or rustup target add wasm32-unknown-unknown") }
 }
 
 /// Debian's server programs lie outside of PATH. `AQUEDUCT_POSTGRES_BIN` for others.
