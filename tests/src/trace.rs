@@ -3,7 +3,7 @@
 //! Pessimistic: only fdatasync and fsync make bytes durable, and only those that were written before the call began; only the fsync of a
 //! folder makes names in it durable. Real file systems keep more, some of the time.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -285,7 +285,7 @@ impl Disk {
                         pages.bytes.resize(event.number().context("a length")?, 0);
                         pages.durable = pages.durable.min(pages.bytes.len());
                     }
-                    other => anyhow::bail!("{other} on a file that is watched: teach trace.rs what it does"),
+                    other => bail!("{other} on a file that is watched: teach trace.rs what it does"),
                 }
             }
         }
@@ -362,16 +362,23 @@ impl Disk {
     }
 }
 
-/// What a write to the journal commits: frames of magic, length, CRC32C and JSON.
+/// What a write to the journal commits: frames of magic, length, CRC32C and JSON, which small commits put their records behind. Zeros are room that is
+/// written ahead.
 fn committed(event: &Event) -> Result<Vec<Committed>> {
     let bytes = event.texts().into_iter().next().context("a write has bytes")?;
     let mut found = Vec::new();
-    let mut rest = &bytes[..];
+    let mut rest = if bytes.iter().all(|byte| *byte == 0) { &[][..] } else { &bytes[..] };
+    let number =
+        |bytes: &[u8]| -> Result<usize> { Ok(u32::from_be_bytes(bytes.get(..4).context("a length")?.try_into()?) as usize) };
     while let Some((header, after)) = rest.split_at_checked(12) {
-        ensure!(header.starts_with(b"AQjf"), "a frame begins with its magic: {header:?}");
-        let length = u32::from_be_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        let length = number(&header[4..])?;
         let payload = after.get(..length).context("a frame is written whole")?;
-        let frame: Value = serde_json::from_slice(payload)?;
+        let json = match &header[..4] {
+            b"AQjf" => payload,
+            b"AQjw" => payload[4..].get(..number(payload)?).context("a frame is as long as it says")?,
+            other => bail!("a frame begins with its magic: {other:?}"),
+        };
+        let frame: Value = serde_json::from_slice(json)?;
         for change in frame["c"].as_array().into_iter().flatten() {
             if let Some(position) = change.get("g").filter(|position| !position["at"].is_null()) {
                 let kept =
@@ -436,6 +443,22 @@ mod tests {
         assert_eq!(disk.missing(Path::new("/s/b"), 1), None);
         assert!(disk.misnamed(Path::new("/s/b"), 1).unwrap().contains("new name"));
         assert!(disk.missing(Path::new("/s/a"), 0).is_some());
+    }
+
+    #[test]
+    fn a_frame_may_carry_records() {
+        let json = r#"{"n":1,"d":0,"s":0,"c":[{"o":{"c":"web","o":{"partition":{},"offset":{"next":7}}}}]}"#;
+        let quoted = json.replace('"', "\\\"");
+        let carrying = format!("\\0\\0\\0\\{:o}{quoted}rec", json.len());
+        for (magic, payload, length) in [("AQjf", quoted.clone(), json.len()), ("AQjw", carrying, json.len() + 7)] {
+            let text = format!("{magic}\\0\\0\\0\\{length:o}\\1\\2\\3\\4{payload}");
+            let args = format!("4</s/data/journal/1.journal>, \"{text}\", 99, 0");
+            let found = committed(&Event { call: "pwrite64".to_owned(), args, returned: None }).unwrap();
+            assert_eq!(found.len(), 1, "{magic}");
+        }
+        let zeros =
+            Event { call: "pwrite64".to_owned(), args: "4</s/1.journal>, \"\\0\\0\\0\", 3, 0".to_owned(), returned: None };
+        assert_eq!(committed(&zeros).unwrap(), []);
     }
 
     #[test]
