@@ -4,6 +4,7 @@ use crate::failure::{Failure, Outcome};
 use axum::Router;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The worker's own bound is 90 s.
@@ -13,31 +14,90 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where the worker is.
-#[derive(Clone, Debug, clap::Args)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Remote {
     /// The worker's REST address.
     #[arg(long, env = "AQUEDUCT_URL", default_value = "http://127.0.0.1:8083", hide_env_values = true, value_name = "URL")]
     pub(crate) url: String,
+    /// A user of the worker's rest.users; the password comes from AQUEDUCT_PASSWORD.
+    #[arg(long, env = "AQUEDUCT_USER", hide_env_values = true, value_name = "NAME", conflicts_with = "token_file")]
+    pub(crate) user: Option<String>,
+    /// A file with a token of the worker's rest.users. The token itself may be in AQUEDUCT_TOKEN.
+    #[arg(long, env = "AQUEDUCT_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// Authorities, in PEM, one of which signed the worker's certificate; those of the system if not given.
+    #[arg(long, env = "AQUEDUCT_CA_FILE", hide_env_values = true, value_name = "FILE")]
+    pub(crate) ca_file: Option<PathBuf>,
+    /// Our own certificate and its key, in PEM, for a worker that wants one.
+    #[arg(long, env = "AQUEDUCT_CERT_FILE", hide_env_values = true, value_name = "FILE")]
+    pub(crate) cert_file: Option<PathBuf>,
 }
 
 pub(crate) enum Api {
-    Worker { base: String, http: reqwest::Client },
+    Worker { base: String, http: reqwest::Client, credential: Option<Credential> },
     Log(Router),
 }
 
 impl Remote {
     pub(crate) fn api(&self) -> Outcome<Api> {
         let base = self.url.trim_end_matches('/').to_owned();
-        if !base.starts_with("http://") {
+        if !base.starts_with("http://") && !base.starts_with("https://") {
             let why = format!("--url {base} is not a worker's address");
-            return Err(Failure::usage(why).fix("http://HOST:PORT, such as http://127.0.0.1:8083"));
+            return Err(Failure::usage(why).fix("http://HOST:PORT or https://HOST:PORT, such as http://127.0.0.1:8083"));
         }
+        let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let credential = self.credential(env("AQUEDUCT_PASSWORD"), env("AQUEDUCT_TOKEN"))?;
         // The HTTP connectors have TLS compiled into reqwest, which then wants a provider even where it speaks plain HTTP. An error: there is one.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         // A worker is near: a proxy for the internet would not know it.
-        let http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT).build();
-        Ok(Api::Worker { base, http: http.map_err(|error| Failure::failed(error.to_string()))? })
+        let mut http = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).connect_timeout(CONNECT_TIMEOUT);
+        // A worker does not redirect: who does would be sent our credential.
+        http = http.redirect(reqwest::redirect::Policy::none());
+        if let Some(path) = &self.ca_file {
+            let authorities = reqwest::Certificate::from_pem_bundle(&read(path)?).map_err(|error| not_pem(path, &error))?;
+            if authorities.is_empty() {
+                return Err(Failure::usage(format!("{}: there is no certificate in PEM", path.display())));
+            }
+            http = http.tls_certs_only(authorities);
+        }
+        if let Some(path) = &self.cert_file {
+            http = http.identity(reqwest::Identity::from_pem(&read(path)?).map_err(|error| not_pem(path, &error))?);
+        }
+        let http = http.build().map_err(|error| Failure::failed(root_cause(&error)))?;
+        Ok(Api::Worker { base, http, credential })
     }
+
+    /// What is said on the command line wins over the environment.
+    fn credential(&self, password: Option<String>, token: Option<String>) -> Outcome<Option<Credential>> {
+        if let Some(path) = &self.token_file {
+            let token = String::from_utf8_lossy(&read(path)?).trim().to_owned();
+            return Ok(Some(Credential::Token(token)));
+        }
+        match (&self.user, token) {
+            (Some(user), _) => {
+                let password = password.ok_or_else(|| {
+                    Failure::usage(format!("there is no password for {user}"))
+                        .fix("put it into AQUEDUCT_PASSWORD, or give a --token-file")
+                })?;
+                Ok(Some(Credential::Password(user.clone(), password)))
+            }
+            (None, token) => Ok(token.map(Credential::Token)),
+        }
+    }
+}
+
+/// Without Debug: it is a secret (invariant 9).
+pub(crate) enum Credential {
+    Password(String, String),
+    Token(String),
+}
+
+fn read(path: &Path) -> Outcome<Vec<u8>> {
+    std::fs::read(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+fn not_pem(path: &Path, error: &reqwest::Error) -> Failure {
+    Failure::usage(format!("{} is not what is needed in PEM: {}", path.display(), root_cause(error)))
 }
 
 /// `path` has its variables escaped: see [`segment`].
@@ -50,7 +110,7 @@ impl Api {
     pub(crate) async fn call(&self, method: &str, path: &str, body: Option<&Value>) -> Outcome<Value> {
         let body = body.map(|body| body.to_string().into_bytes());
         let (status, answer) = match self {
-            Api::Worker { base, http } => remote(http, base, method, path, body).await?,
+            Api::Worker { base, http, credential } => remote(http, base, credential.as_ref(), method, path, body).await?,
             Api::Log(router) => aqueduct_rest::call(router, method, path, body).await?,
         };
         let json: Value = if answer.is_empty() { Value::Null } else { parse(&answer)? };
@@ -58,11 +118,23 @@ impl Api {
     }
 }
 
-async fn remote(http: &reqwest::Client, base: &str, method: &str, path: &str, body: Option<Vec<u8>>) -> Outcome<(u16, Vec<u8>)> {
+async fn remote(
+    http: &reqwest::Client,
+    base: &str,
+    credential: Option<&Credential>,
+    method: &str,
+    path: &str,
+    body: Option<Vec<u8>>,
+) -> Outcome<(u16, Vec<u8>)> {
     let method = method.parse().map_err(|_| Failure::failed(format!("{method} is no HTTP method")))?;
     let mut request = http.request(method, format!("{base}{path}"));
     if let Some(body) = body {
         request = request.header("content-type", "application/json").body(body);
+    }
+    match credential {
+        Some(Credential::Password(user, password)) => request = request.basic_auth(user, Some(password)),
+        Some(Credential::Token(token)) => request = request.bearer_auth(token),
+        None => {}
     }
     let unreachable = |error: reqwest::Error| {
         let why = root_cause(&error);
@@ -95,6 +167,7 @@ fn refused(status: u16, json: &Value) -> Failure {
     let (fixes, lines): (Vec<&str>, Vec<&str>) = message.lines().partition(|line| line.starts_with("Fix: "));
     let failure = match status {
         404 => Failure::not_found(lines.join("\n")),
+        401 => Failure::failed(lines.join("\n")).fix("give --user with AQUEDUCT_PASSWORD, or --token-file, or AQUEDUCT_TOKEN"),
         503 => Failure::unreachable(lines.join("\n")),
         _ => Failure::failed(lines.join("\n")),
     };
@@ -131,10 +204,25 @@ mod tests {
     #[tokio::test]
     async fn a_port_that_nobody_listens_on_is_unreachable() {
         let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let api = Remote { url: format!("http://{closed}/") }.api().unwrap();
+        let api = Remote { url: format!("http://{closed}/"), ..Remote::default() }.api().unwrap();
         let failure = api.get("/").await.unwrap_err();
         assert!(failure.is_unreachable() && failure.text().contains("aqueduct worker"), "{}", failure.text());
-        assert!(Remote { url: "localhost:8083".into() }.api().is_err());
+        assert!(Remote { url: "localhost:8083".into(), ..Remote::default() }.api().is_err());
+    }
+
+    #[test]
+    fn a_credential_comes_from_where_it_was_said() {
+        let remote = |user: Option<&str>| Remote { user: user.map(str::to_owned), ..Remote::default() };
+        let text = |value: &str| Some(value.to_owned());
+        assert!(matches!(remote(None).credential(text("p"), None), Ok(None)));
+        assert!(matches!(remote(None).credential(None, text("t")), Ok(Some(Credential::Token(token))) if token == "t"));
+        let named = remote(Some("ann")).credential(text("p"), text("t"));
+        assert!(matches!(named, Ok(Some(Credential::Password(user, password))) if user == "ann" && password == "p"));
+        assert!(remote(Some("ann")).credential(None, text("t")).is_err());
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("t"), "secret\n").unwrap();
+        let of_file = Remote { token_file: Some(dir.path().join("t")), ..Remote::default() };
+        assert!(matches!(of_file.credential(None, text("t")), Ok(Some(Credential::Token(token))) if token == "secret"));
     }
 
     #[test]

@@ -41,6 +41,7 @@ enum Command {
     Topics(commands::topics::Command),
     #[command(subcommand)]
     Log(commands::log::Command),
+    RestUser(commands::rest_user::Args),
     Completions(commands::docs::Completions),
     #[command(subcommand, hide = true)]
     Docs(commands::docs::Command),
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Command::Plugins(args) => commands::plugins::run(args, &screen),
         Command::Topics(command) => client::block_on(commands::topics::run(command, &screen)),
         Command::Log(command) => commands::log::run(command, &screen),
+        Command::RestUser(args) => commands::rest_user::run(&args),
         Command::Completions(args) => commands::docs::completions(&args, &mut Cli::command()),
         Command::Docs(command) => commands::docs::run(&command, &mut Cli::command()),
     };

@@ -4,6 +4,7 @@ mod kafka;
 mod options;
 mod plugins;
 mod providers;
+mod rest;
 
 use crate::document;
 use crate::flatten::{Flat, flatten};
@@ -19,6 +20,8 @@ use kafka::KafkaOptions;
 pub use kafka::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use options::WorkerOptions;
 pub use plugins::PluginGrant;
+use rest::RestOptions;
+pub use rest::{ClientAuth, Keystore, RestSettings, TlsSettings};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +47,7 @@ pub struct WorkerConfig {
     /// `*`, or origins separated by commas; empty: no CORS.
     pub allow_origin: String,
     pub allow_methods: String,
+    pub rest: RestSettings,
     pub defaults: ConnectorDefaults,
     pub providers: Providers,
     /// What has no effect, say.
@@ -53,6 +57,7 @@ pub struct WorkerConfig {
 /// Every option of worker.yaml, in the order of the reference.
 pub fn options() -> Vec<OptionSpec> {
     let mut options = specs::<WorkerOptions>();
+    options.extend(specs::<RestOptions>());
     options.extend(specs::<KafkaOptions>());
     options
 }
@@ -199,6 +204,8 @@ impl Sources {
             is_kafka,
             &mut self.issues,
         );
+        let rest = parse::<RestOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
+        let rest = rest.map(|rest| rest.settings(&mut self.issues)).unwrap_or_default();
         let mut kafka = None;
         if let Some(parsed) = &parsed {
             self.issues.extend(listener_issues(&parsed.listeners));
@@ -209,7 +216,7 @@ impl Sources {
         let issues = self.placed();
         match parsed {
             Some(parsed) if !issues.iter().any(Issue::is_error) => {
-                Ok(WorkerConfig { plugins, ..parsed.config(&resolved.options, topic, kafka, providers, issues) })
+                Ok(WorkerConfig { plugins, ..parsed.config(&resolved.options, topic, kafka, rest, providers, issues) })
             }
             _ => Err(issues),
         }
@@ -229,6 +236,7 @@ impl Sources {
 
     fn unknown_keys(&self) -> Vec<Issue> {
         let mut names: Vec<String> = specs::<WorkerOptions>().into_iter().map(|option| option.name).collect();
+        names.extend(specs::<RestOptions>().into_iter().map(|option| option.name));
         let kafka: Vec<String> = specs::<KafkaOptions>().into_iter().map(|option| option.name).collect();
         let is_kafka = self.flat.get("bootstrap.servers").is_some();
         let takes = |name: &str, key: &str| match name.strip_suffix('*') {
@@ -292,7 +300,8 @@ fn listener_issues(listeners: &[String]) -> Vec<Issue> {
         return vec![Issue::error("listeners", "config.range", "is empty").fix(fix)];
     }
     let bad = listeners.iter().filter(|listener| {
-        let rest = listener.trim().strip_prefix("http://").map(|rest| rest.trim_end_matches('/'));
+        let listener = listener.trim();
+        let rest = listener.strip_prefix("http://").or(listener.strip_prefix("https://")).map(|rest| rest.trim_end_matches('/'));
         rest.and_then(|rest| rest.rsplit_once(':')).is_none_or(|(_, port)| port.parse::<u16>().is_err())
     });
     bad.map(|listener| {
@@ -307,6 +316,7 @@ impl WorkerOptions {
         given: &aqueduct_core::Options,
         topic: aqueduct_core::Options,
         kafka: Option<(KafkaSettings, OverridePolicy)>,
+        rest: RestSettings,
         providers: Providers,
         warnings: Vec<Issue>,
     ) -> WorkerConfig {
@@ -337,6 +347,7 @@ impl WorkerOptions {
             advertised_host: self.advertised_host.filter(|host| !host.is_empty()),
             allow_origin: self.allow_origin,
             allow_methods: self.allow_methods,
+            rest,
             defaults,
             providers,
             warnings,

@@ -1,5 +1,6 @@
 //! `/connectors`: Kafka Connect's `ConnectorsResource`.
 
+use crate::access::Caller;
 use crate::body::{Body, Names, Params, RawConfig, config as flat, text, texts};
 use crate::{ApiError, ApiResult, Ready, known};
 use aqueduct_core::Issue;
@@ -48,8 +49,9 @@ pub(crate) struct TaskInfo {
 }
 
 /// `[name, …]`, or with `expand` `{name: {info, status}}`.
-pub(crate) async fn list(Ready(worker): Ready, params: Params) -> ApiResult<Response> {
-    let names = worker.connectors();
+pub(crate) async fn list(Ready(worker): Ready, caller: Caller, params: Params) -> ApiResult<Response> {
+    let mut names = worker.connectors();
+    names.retain(|name| caller.sees(name));
     let expand: Vec<&str> = params.all("expand").collect();
     if expand.is_empty() {
         return Ok(Json(names).into_response());
@@ -71,8 +73,9 @@ pub(crate) async fn list(Ready(worker): Ready, params: Params) -> ApiResult<Resp
     Ok(Json(out).into_response())
 }
 
-pub(crate) async fn create(ready: Ready, Body(request): Body<CreateConnector>) -> ApiResult<Response> {
+pub(crate) async fn create(ready: Ready, caller: Caller, Body(request): Body<CreateConnector>) -> ApiResult<Response> {
     let (name, config, initial) = to_create(request)?;
+    caller.check(&name)?;
     let info = ready.change(|worker| async move { worker.create(&name, config, initial).await }).await?;
     let location = format!("/connectors/{}", utf8_percent_encode(&info.name, SEGMENT));
     Ok((StatusCode::CREATED, [(LOCATION, location)], Json(info)).into_response())

@@ -1,14 +1,14 @@
 //! What stands before every route: limits, `Host` and `Origin` checks, CORS, trailing slashes, JSON errors.
 
+use crate::access::{self, Peer};
 use crate::{ApiError, REQUEST_TIMEOUT, RestOptions, error};
-use aqueduct_core::{Error, Result};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -24,48 +24,13 @@ pub(crate) fn guarded(routes: Router, options: Arc<RestOptions>) -> Router {
     if let Some(cors) = cors(&options) {
         router = router.layer(cors);
     }
-    router.layer(from_fn_with_state(options, check)).layer(from_fn(error::as_json))
-}
-
-/// Addresses to listen on, from `listeners` (`http://127.0.0.1:8083`, `http://localhost:8083`, `http://[::1]:8083`).
-///
-/// # Errors
-/// `rest.listener` for an address that is not loopback: there are no credentials yet, so whoever reaches the port rules the worker.
-pub fn check_listeners(listeners: &[String]) -> Result<Vec<SocketAddr>> {
-    if listeners.is_empty() {
-        return Err(Error::fatal("rest.listener", "`listeners` is empty").fix("set listeners: http://127.0.0.1:8083"));
-    }
-    listeners.iter().map(|listener| check_listener(listener.trim())).collect()
-}
-
-fn check_listener(listener: &str) -> Result<SocketAddr> {
-    let refuse = |why: &str| {
-        Error::fatal("rest.listener", format!("the listener `{listener}` {why}")).fix(
-            "use http://127.0.0.1:8083; to reach the worker from other machines, put a proxy with authentication in front of it",
-        )
-    };
-    let authority = match listener.split_once("://") {
-        Some(("http", rest)) => rest.trim_end_matches('/'),
-        Some((scheme, _)) => return Err(refuse(&format!("has the scheme `{scheme}`; only http is spoken"))),
-        None => return Err(refuse("is not a URL")),
-    };
-    let (host, port) = authority.rsplit_once(':').ok_or_else(|| refuse("has no port"))?;
-    let port: u16 = port.parse().map_err(|_| refuse("has no valid port"))?;
-    let address: IpAddr = match host.trim_start_matches('[').trim_end_matches(']') {
-        "localhost" => Ipv4Addr::LOCALHOST.into(),
-        "" => return Err(refuse("listens on every address, and there are no credentials to protect it")),
-        host => host.parse().map_err(|_| refuse("is not a loopback address, and there are no credentials to protect it"))?,
-    };
-    if !address.is_loopback() {
-        return Err(refuse("is not a loopback address, and there are no credentials to protect it"));
-    }
-    Ok(SocketAddr::new(address, port))
+    router.layer(from_fn_with_state(options, check)).layer(from_fn(error::as_json)).layer(from_fn(access::audit))
 }
 
 async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).or(request.uri().authority().map(|a| a.as_str()));
     let host = host.unwrap_or_default().to_owned();
-    if !host_allowed(&host, options.advertised_host.as_deref()) {
+    if !proves_itself(&options, &request) && !host_allowed(&host, options.advertised_host.as_deref()) {
         let message = format!("Host `{host}` is not allowed; use localhost, or set rest.advertised.host.name in worker.yaml");
         return ApiError::new(403, message).into_response();
     }
@@ -81,6 +46,13 @@ async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: 
     let mut response = next.run(request).await;
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Whether a request has to show something that a page of another site does not have. Then `Host` may be any name that leads here: the worker cannot
+/// know them all, and a page that rebinds DNS gains nothing. It has no header to send, since browsers keep passwords by the name in the address
+/// bar, which is not ours; and where a client's certificate is the proof, the browser first finds that our certificate is not of that name.
+fn proves_itself(options: &RestOptions, request: &Request) -> bool {
+    options.users.is_some() || request.extensions().get::<Peer>().is_some_and(|peer| peer.certificate.is_some())
 }
 
 /// A client that says nothing takes anything.
@@ -130,7 +102,10 @@ fn cors(options: &RestOptions) -> Option<CorsLayer> {
     if methods.is_empty() {
         methods = vec![Method::GET, Method::POST, Method::HEAD];
     }
-    let headers = [header::CONTENT_TYPE, header::ACCEPT, header::ORIGIN, HeaderName::from_static("x-requested-with")];
+    let mut headers = vec![header::CONTENT_TYPE, header::ACCEPT, header::ORIGIN, HeaderName::from_static("x-requested-with")];
+    if options.users.is_some() {
+        headers.push(header::AUTHORIZATION);
+    }
     Some(CorsLayer::new().allow_origin(origin).allow_methods(methods).allow_headers(headers))
 }
 
@@ -143,29 +118,6 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn only_loopback_listeners_start() {
-        let ok = |text: &str| check_listeners(&[text.to_owned()]).map(|addresses| addresses[0].to_string());
-        assert_eq!(ok("http://127.0.0.1:8083").unwrap(), "127.0.0.1:8083");
-        assert_eq!(ok("http://localhost:0/").unwrap(), "127.0.0.1:0");
-        assert_eq!(ok("http://[::1]:8083").unwrap(), "[::1]:8083");
-        for bad in [
-            "http://:8083",
-            "http://0.0.0.0:8083",
-            "http://[::]:8083",
-            "http://10.0.0.1:80",
-            "https://127.0.0.1:1",
-            "8083",
-            "http://worker:8083",
-            "http://127.0.0.1",
-        ] {
-            let error = ok(bad).unwrap_err();
-            assert_eq!(error.code(), "rest.listener", "{bad}");
-            assert!(error.hint().is_some(), "{bad}");
-        }
-        assert!(check_listeners(&[]).is_err());
-    }
 
     #[test]
     fn hosts_of_this_machine_are_allowed_and_no_other() {

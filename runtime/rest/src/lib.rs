@@ -2,32 +2,41 @@
 //!
 //! The only crate that knows REST JSON. No call here waits for a connector (invariant 10).
 
+mod access;
 mod body;
 mod call;
 mod connectors;
 mod error;
+mod failures;
 mod guard;
 mod listen;
+mod listeners;
 mod loggers;
 mod offsets;
 mod plugins;
 mod root;
 mod signals;
 mod summary;
+mod tls;
 mod topics;
+mod users;
 
+pub use access::Role;
 pub use call::call;
 pub use error::ApiError;
-pub use guard::check_listeners;
-pub use listen::{bind, serve};
+pub use listen::{Bound, bind, serve};
+pub use listeners::{Listener, check_listeners};
 pub use loggers::{LogLine, LoggerLevel, Logging};
 pub use plugins::OtherPlugin;
+pub use tls::Tls;
+pub use users::{Users, password_line, token_line};
 
 use aqueduct_log::{Log, LogWriter};
 use aqueduct_worker::{AdminError, AdminResult, Worker};
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post, put};
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +58,10 @@ pub struct RestOptions {
     pub allow_origin: String,
     /// `access.control.allow.methods`: separated by commas; empty is Kafka Connect's default `GET,POST,HEAD`.
     pub allow_methods: String,
+    /// `rest.users`: every call says who it is from. `None`: none does.
+    pub users: Option<Arc<Users>>,
+    /// `rest.health.public`
+    pub health_public: bool,
     /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
     pub other_plugins: Option<fn() -> Vec<OtherPlugin>>,
     /// The worker's own log.
@@ -95,7 +108,8 @@ pub fn router(worker: watch::Receiver<Option<Worker>>, options: RestOptions) -> 
         .merge(topic_routes())
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
-        .with_state(app);
+        .with_state(app)
+        .layer(from_fn_with_state(options.clone(), access::authorize));
     guard::guarded(routes, options)
 }
 

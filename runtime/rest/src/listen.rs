@@ -1,23 +1,33 @@
-//! The listeners: HTTP/1.1 with bounds on everything a client may hold open.
+//! The listeners: HTTP/1.1, over TLS where they say so, with bounds on everything a client may hold open.
 
+use crate::access::Peer;
+use crate::{Listener, Tls};
 use aqueduct_core::{Error, Result};
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
+use tower::ServiceExt as _;
 
 /// Connections at once, all listeners together. An admin API has a few; the bound keeps file descriptors for connectors.
 const CONNECTIONS_MAX: usize = 512;
 /// Also how long a connection may be idle between two requests. Longer than the poll interval of the usual UIs.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
+/// From the connection to the end of the handshake: some round trips.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADERS_MAX: usize = 100;
 /// Request line and headers (and the read buffer) of one request.
 const HEADER_MAX_BYTES: usize = 32 * 1024;
@@ -40,34 +50,56 @@ async fn bind_soon(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
 }
 
+/// A listener with its port.
+#[derive(Debug)]
+pub struct Bound {
+    socket: TcpListener,
+    tls: bool,
+}
+
+impl Bound {
+    /// As it became: port 0 is any free one.
+    pub fn listener(&self) -> Option<Listener> {
+        Some(Listener { address: self.socket.local_addr().ok()?, tls: self.tls })
+    }
+}
+
 /// # Errors
 /// `rest.listener` when an address is taken (for 3 s) or not ours.
-pub async fn bind(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
-    let mut listeners = Vec::with_capacity(addresses.len());
-    for address in addresses {
-        let listener = bind_soon(*address).await.map_err(|error| {
+pub async fn bind(listeners: &[Listener]) -> Result<Vec<Bound>> {
+    let mut bound = Vec::with_capacity(listeners.len());
+    for listener in listeners {
+        let socket = bind_soon(listener.address).await.map_err(|error| {
             let fix = match error.kind() {
                 std::io::ErrorKind::AddrInUse => "another worker may be running: stop it, or set another port in `listeners`",
                 _ => "set an address of this machine in `listeners`",
             };
-            Error::fatal("rest.listener", format!("cannot listen on http://{address}: {error}")).fix(fix)
+            Error::fatal("rest.listener", format!("cannot listen on {listener}: {error}")).fix(fix)
         })?;
-        listeners.push(listener);
+        bound.push(Bound { socket, tls: listener.tls });
     }
-    Ok(listeners)
+    Ok(bound)
 }
 
-/// Serves until `shutdown`, then finishes the answers in progress and returns.
-pub async fn serve(listeners: Vec<TcpListener>, router: Router, shutdown: CancellationToken) {
+/// Serves until `shutdown`, then finishes the answers in progress and returns. A listener with TLS needs `tls`: [`crate::check_listeners`] saw to it.
+pub async fn serve(listeners: Vec<Bound>, router: Router, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut accepting = JoinSet::new();
-    for listener in listeners {
-        accepting.spawn(accept(listener, router.clone(), room.clone(), shutdown.clone()));
+    for Bound { socket, tls: with_tls } in listeners {
+        let tls = match (with_tls, &tls) {
+            (false, _) => None,
+            (true, Some(tls)) => Some(tls.clone()),
+            (true, None) => {
+                tracing::error!("a listener for https has no certificate and does not answer");
+                continue;
+            }
+        };
+        accepting.spawn(accept(socket, router.clone(), tls, room.clone(), shutdown.clone()));
     }
     while accepting.join_next().await.is_some() {}
 }
 
-async fn accept(listener: TcpListener, router: Router, room: Arc<Semaphore>, shutdown: CancellationToken) {
+async fn accept(listener: TcpListener, router: Router, tls: Option<Arc<Tls>>, room: Arc<Semaphore>, shutdown: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -81,11 +113,11 @@ async fn accept(listener: TcpListener, router: Router, room: Arc<Semaphore>, shu
         };
         while connections.try_join_next().is_some() {}
         match accepted {
-            Ok((stream, _)) => {
-                let connection = graceful.watch(connection(stream, router.clone()));
+            Ok((stream, address)) => {
+                let (watcher, shutdown) = (graceful.watcher(), shutdown.clone());
+                let (router, tls) = (router.clone(), tls.clone());
                 connections.spawn(async move {
-                    // A client that hangs up or sends garbage is its own problem.
-                    let _ = connection.await;
+                    serve_one(stream, address, router, tls, watcher, &shutdown).await;
                     drop(permit);
                 });
             }
@@ -103,14 +135,47 @@ async fn accept(listener: TcpListener, router: Router, room: Arc<Semaphore>, shu
     connections.shutdown().await;
 }
 
-fn connection(stream: TcpStream, router: Router) -> http1::Connection<TokioIo<TcpStream>, TowerToHyperService<Router>> {
+async fn serve_one(
+    stream: TcpStream,
+    address: SocketAddr,
+    router: Router,
+    tls: Option<Arc<Tls>>,
+    watcher: Watcher,
+    shutdown: &CancellationToken,
+) {
     let _ = stream.set_nodelay(true);
-    http1::Builder::new()
+    let mut peer = Peer { address: Some(address), certificate: None };
+    let Some(tls) = tls else { return connection(stream, peer, router, watcher).await };
+    let acceptor = TlsAcceptor::from(tls.config().await);
+    let handshake = tokio::select! {
+        handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => handshake,
+        () = shutdown.cancelled() => return,
+    };
+    match handshake {
+        Ok(Ok(stream)) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            peer.certificate = shown.map(|certificate| Sha256::digest(certificate).into());
+            connection(stream, peer, router, watcher).await;
+        }
+        // Somebody knocks with plain http, or with a certificate that we do not know: its own log says more than ours.
+        Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+    }
+}
+
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, peer: Peer, router: Router, watcher: Watcher) {
+    let service = router.map_request(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer.clone());
+        request
+    });
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEADER_MAX_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    // A client that hangs up or sends garbage is its own problem.
+    let _ = watcher.watch(connection).await;
 }
 
 #[cfg(test)]
@@ -119,13 +184,14 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     async fn start() -> (SocketAddr, CancellationToken, JoinSet<()>) {
-        let listeners = bind(&["127.0.0.1:0".parse().unwrap()]).await.unwrap();
-        let address = listeners[0].local_addr().unwrap();
+        let listener = Listener { address: "127.0.0.1:0".parse().unwrap(), tls: false };
+        let listeners = bind(&[listener]).await.unwrap();
+        let address = listeners[0].listener().unwrap().address;
         let shutdown = CancellationToken::new();
         let router = Router::new()
             .route("/{name}", axum::routing::get(|axum::extract::Path(name): axum::extract::Path<String>| async { name }));
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listeners, router, shutdown.clone()));
+        serving.spawn(serve(listeners, router, None, shutdown.clone()));
         (address, shutdown, serving)
     }
 
@@ -161,7 +227,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_in_use_says_what_to_do() {
         let (address, _shutdown, _serving) = start().await;
-        let error = bind(&[address]).await.unwrap_err();
+        let error = bind(&[Listener { address, tls: false }]).await.unwrap_err();
         assert_eq!(error.code(), "rest.listener");
         assert!(error.hint().unwrap().contains("another worker may be running"));
     }

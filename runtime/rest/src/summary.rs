@@ -1,5 +1,6 @@
 //! `/aqueduct/v1/summary` and `/folder`: what `aqueduct status` shows.
 
+use crate::access::Caller;
 use crate::{ApiResult, KAFKA_VERSION, Ready};
 use aqueduct_core::Issue;
 use aqueduct_worker::Health;
@@ -7,9 +8,10 @@ use axum::Json;
 use serde_json::{Value, json};
 
 /// `{worker: {…}, log: LogStats, connectors: [{name, class, status}], folder: [Issue]}`
-pub(crate) async fn summary(Ready(worker): Ready) -> ApiResult<Json<Value>> {
+/// One who is limited to some connectors sees those, and no errors of files.
+pub(crate) async fn summary(Ready(worker): Ready, caller: Caller) -> ApiResult<Json<Value>> {
     let mut connectors = Vec::new();
-    for name in worker.connectors() {
+    for name in worker.connectors().into_iter().filter(|name| caller.sees(name)) {
         let (Ok(info), Ok(status)) = (worker.connector(&name), worker.status(&name)) else { continue };
         let topics = worker.active_topics(&name).unwrap_or_default();
         connectors.push(json!({ "name": name, "class": info.config.get("connector.class"), "topics": topics, "status": status }));
@@ -27,7 +29,8 @@ pub(crate) async fn summary(Ready(worker): Ready) -> ApiResult<Json<Value>> {
         "health": health,
         "message": message,
     });
-    Ok(Json(json!({ "worker": about, "log": worker.log().stats(), "connectors": connectors, "folder": worker.folder_issues() })))
+    let folder = if caller.is_limited() { Vec::new() } else { worker.folder_issues() };
+    Ok(Json(json!({ "worker": about, "log": worker.log().stats(), "connectors": connectors, "folder": folder })))
 }
 
 /// What is wrong with the files in `connectors.dir`.

@@ -45,6 +45,7 @@ impl Certificates {
         let (server, server_key) = issue(&["localhost", "127.0.0.1"]);
         let (client, client_key) = issue(&["client"]);
         write("ca.pem", authority.pem());
+        write("server.pem", format!("{}{}", server.pem(), server_key.serialize_pem()));
         write("client.pem", format!("{}{}", client.pem(), client_key.serialize_pem()));
         write("client.crt", client.pem());
         write("client.key", client_key.serialize_pem());
@@ -56,6 +57,11 @@ impl Certificates {
     /// The authority's certificate.
     pub fn authority(&self) -> PathBuf {
         self.folder.path().join("ca.pem")
+    }
+
+    /// The certificate and key of `localhost` and `127.0.0.1` in one file.
+    pub fn server_pem(&self) -> PathBuf {
+        self.folder.path().join("server.pem")
     }
 
     /// A client's certificate and key in one file.

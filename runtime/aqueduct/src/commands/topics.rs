@@ -402,7 +402,7 @@ mod tests {
     use super::*;
 
     fn args(key: Option<&str>, separator: Option<&str>) -> WriteArgs {
-        let place = Place { remote: Remote { url: String::new() }, data_dir: None };
+        let place = Place { remote: Remote::default(), data_dir: None };
         let (key, key_separator) = (key.map(str::to_owned), separator.map(str::to_owned));
         WriteArgs { place, topic: "t".into(), value: None, key, key_separator, partition: None }
     }

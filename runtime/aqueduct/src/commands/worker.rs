@@ -8,11 +8,10 @@ use crate::failure::{Failure, Outcome};
 use crate::wiring;
 use aqueduct_config::worker_config::WorkerConfig;
 use aqueduct_core::Issue;
-use aqueduct_rest::{OtherPlugin, RestOptions};
+use aqueduct_rest::{Listener, OtherPlugin, RestOptions, Tls, Users};
 use aqueduct_transforms::PartDescriptor;
 use aqueduct_worker::folder::Folder;
 use aqueduct_worker::{Worker, WorkerOptions};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -65,14 +64,18 @@ pub(crate) fn run(args: Args) -> Outcome {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    let access = Access {
+        listeners: aqueduct_rest::check_listeners(&config.listeners, &config.rest)?,
+        users: config.rest.users.as_deref().map(Users::open).transpose()?.map(Arc::new),
+        tls: config.rest.tls.clone().map(Tls::open).transpose()?.map(Arc::new),
+    };
     let mut plugins = wiring::Plugins::new(&config);
     tell(plugins.as_mut().and_then(wiring::Plugins::look).unwrap_or_default());
-    let addresses = aqueduct_rest::check_listeners(&config.listeners)?;
     raise_open_files();
     // Two runtimes: no call of a connector can hold up REST (invariant 10).
     let control = runtime("control", CONTROL_THREADS)?;
     let data = runtime("data", std::thread::available_parallelism().map_or(2, usize::from))?;
-    let outcome = control.block_on(serve(config, plugins, addresses, data.handle().clone(), args.log_format, loggers));
+    let outcome = control.block_on(serve(config, plugins, access, data.handle().clone(), args.log_format, loggers));
     // What does not end by itself (a plugin that hangs) must not keep the process.
     data.shutdown_background();
     control.shutdown_background();
@@ -103,24 +106,31 @@ fn raise_open_files() {
     }
 }
 
+/// Who reaches REST, and how.
+struct Access {
+    listeners: Vec<Listener>,
+    users: Option<Arc<Users>>,
+    tls: Option<Arc<Tls>>,
+}
+
 async fn serve(
     config: WorkerConfig,
     plugins: Option<wiring::Plugins>,
-    addresses: Vec<SocketAddr>,
+    access: Access,
     data: tokio::runtime::Handle,
     format: logging::Format,
     loggers: Arc<loggers::Loggers>,
 ) -> Outcome {
     let mut signals = Signals::new()?;
     // REST is there before anything else: it says `starting` until the log is open.
-    let listeners = aqueduct_rest::bind(&addresses).await?;
-    let bound: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let listeners = aqueduct_rest::bind(&access.listeners).await?;
+    let bound: Vec<Listener> = listeners.iter().filter_map(aqueduct_rest::Bound::listener).collect();
     let (publish, published) = watch::channel(None);
     let (say, starting) = watch::channel(None);
     let stop_rest = CancellationToken::new();
     let mut tasks = JoinSet::new();
-    let router = aqueduct_rest::router(published, rest_options(&config, loggers, starting));
-    tasks.spawn(aqueduct_rest::serve(listeners, router, stop_rest.clone()));
+    let router = aqueduct_rest::router(published, rest_options(&config, access.users, loggers, starting));
+    tasks.spawn(aqueduct_rest::serve(listeners, router, access.tls, stop_rest.clone()));
     let started = tokio::select! {
         worker = start_patiently(&config, &bound, data, &say) => worker.map(Some),
         name = signals.next() => {
@@ -160,7 +170,7 @@ async fn serve(
 /// A broker may come later: REST says meanwhile what is missing. What cannot pass by itself (a wrong password, a topic that is not compacted) ends the worker.
 async fn start_patiently(
     config: &WorkerConfig,
-    bound: &[SocketAddr],
+    bound: &[Listener],
     data: tokio::runtime::Handle,
     say: &watch::Sender<Option<String>>,
 ) -> Outcome<Worker> {
@@ -180,7 +190,7 @@ async fn start_patiently(
     }
 }
 
-async fn start(config: &WorkerConfig, bound: &[SocketAddr], data: tokio::runtime::Handle) -> aqueduct_core::Result<Worker> {
+async fn start(config: &WorkerConfig, bound: &[Listener], data: tokio::runtime::Handle) -> aqueduct_core::Result<Worker> {
     let (log, cluster_id) = wiring::worker_log(config).await?;
     let options = WorkerOptions {
         worker_id: worker_id(config, bound),
@@ -203,13 +213,21 @@ async fn start(config: &WorkerConfig, bound: &[SocketAddr], data: tokio::runtime
 }
 
 /// `host:port` under which clients know this worker.
-fn worker_id(config: &WorkerConfig, bound: &[SocketAddr]) -> String {
+fn worker_id(config: &WorkerConfig, bound: &[Listener]) -> String {
     let Some(first) = bound.first() else { return "127.0.0.1".to_owned() };
-    config.advertised_host.as_ref().map_or_else(|| first.to_string(), |host| format!("{host}:{}", first.port()))
+    let address = first.address;
+    config.advertised_host.as_ref().map_or_else(|| address.to_string(), |host| format!("{host}:{}", address.port()))
 }
 
-fn rest_options(config: &WorkerConfig, loggers: Arc<loggers::Loggers>, starting: watch::Receiver<Option<String>>) -> RestOptions {
+fn rest_options(
+    config: &WorkerConfig,
+    users: Option<Arc<Users>>,
+    loggers: Arc<loggers::Loggers>,
+    starting: watch::Receiver<Option<String>>,
+) -> RestOptions {
     RestOptions {
+        users,
+        health_public: config.rest.health_public,
         advertised_host: config.advertised_host.clone(),
         allow_origin: config.allow_origin.clone(),
         allow_methods: config.allow_methods.clone(),

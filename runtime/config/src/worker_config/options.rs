@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[expect(dead_code, reason = "families are read by their prefix")]
 pub(super) struct WorkerOptions {
-    /// Where the REST API listens.
+    /// Where the REST API listens: `http://HOST:PORT` or `https://HOST:PORT`, separated by commas. On an address that is not loopback, it wants
+    /// `https` and `rest.users` or clients' certificates.
     #[serde(default = "listeners")]
     #[schemars(extend("x-group" = "REST"))]
     pub listeners: List<String>,

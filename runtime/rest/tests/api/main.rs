@@ -2,9 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
 
+mod access;
 mod connectors;
 mod log;
 mod plugins;
+mod tls;
 
 use aqueduct_config::{SinkConnector, SourceConnector, plugin};
 use aqueduct_core::{
@@ -170,6 +172,10 @@ impl Answer {
 
 impl Api {
     async fn start() -> Self {
+        Self::start_with(RestOptions::default()).await
+    }
+
+    async fn start_with(rest: RestOptions) -> Self {
         let options = WorkerOptions {
             worker_id: "127.0.0.1:8083".to_owned(),
             cluster_id: "a-cluster".to_owned(),
@@ -183,11 +189,18 @@ impl Api {
         let worker = Worker::new(options, registry, Arc::new(MemoryLog::new()));
         worker.start().await.unwrap();
         let (sender, receiver) = watch::channel(Some(worker));
-        Self { router: router(receiver, RestOptions::default()), _worker: sender }
+        Self { router: router(receiver, rest), _worker: sender }
     }
 
     async fn call(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
-        let mut request = Request::builder().method(method).uri(path).header("host", "localhost:8083");
+        self.call_with(&[("host", "localhost:8083")], method, path, body).await
+    }
+
+    async fn call_with(&self, headers: &[(&str, &str)], method: &str, path: &str, body: Option<Value>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if body.is_some() {
             request = request.header("content-type", "application/json");
         }

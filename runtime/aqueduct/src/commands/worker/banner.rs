@@ -1,11 +1,11 @@
 //! What the worker says on the terminal when it is up: what it does, and where to look.
 
+use aqueduct_rest::Listener;
 use aqueduct_worker::{ConfigMap, ConnectorType, Worker};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 pub(crate) struct Place {
-    pub(crate) rest: Vec<SocketAddr>,
+    pub(crate) rest: Vec<Listener>,
     /// The directory of the log, or the brokers.
     pub(crate) data: String,
     pub(crate) connectors_dir: Option<PathBuf>,
@@ -23,8 +23,8 @@ struct Flow {
     to: String,
 }
 
-pub(crate) fn url(rest: &[SocketAddr]) -> String {
-    rest.first().map_or_else(|| "nowhere".to_owned(), |address| format!("http://{address}"))
+pub(crate) fn url(rest: &[Listener]) -> String {
+    rest.first().map_or_else(|| "nowhere".to_owned(), Listener::to_string)
 }
 
 pub(crate) fn text(worker: &Worker, place: &Place) -> String {
@@ -123,7 +123,8 @@ mod tests {
             ConnectorType::Sink,
             &config(&[("connector.class", "x.FileStreamSinkConnector"), ("topics", "t,u"), ("file", "./out")]),
         );
-        let place = Place { rest: vec!["127.0.0.1:9000".parse().unwrap()], data: "./data".into(), connectors_dir: None };
+        let rest = vec![Listener { address: "127.0.0.1:9000".parse().unwrap(), tls: false }];
+        let place = Place { rest, data: "./data".into(), connectors_dir: None };
         let text = render(&[source, sink], 1, &place, "target/debug/aqueduct");
         assert!(text.contains("  log    file-source              ./a.log → topic t\n"), "{text}");
         assert!(text.contains("target/debug/aqueduct topics read t --from end --follow --url http://127.0.0.1:9000\n"), "{text}");

@@ -1,0 +1,80 @@
+//! A worker that other machines reach: https, users from the command line, roles, and what the audit log says.
+
+#![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
+
+use aqueduct_tests::{Run, Site, wait_until};
+use http_services::Certificates;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Output;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(90);
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The line for the file, and what was said on stderr.
+fn rest_user(site: &Site, args: &[&str], password: Option<&str>) -> (String, String) {
+    let stdin = password.map(|password| {
+        fs::write(site.path("password"), format!("{password}\n")).unwrap();
+        site.path("password")
+    });
+    let output = site.cli_with(&[&["rest-user"], args].concat(), stdin.as_deref());
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn other_machines_reach_a_worker_with_credentials_only() {
+    let certificates = Certificates::new();
+    let mut site = Site::new();
+    let (operator, said) = rest_user(&site, &["op", "--role", "operate", "--token"], None);
+    let token = said.trim().rsplit(' ').next().unwrap().to_owned();
+    let (reader, said) = rest_user(&site, &["ann", "--role", "read"], Some("correct horse battery"));
+    assert!(said.is_empty() && !operator.contains(&token) && !reader.contains("correct horse"));
+    fs::write(site.path("users"), operator + &reader).unwrap();
+    fs::write(site.path("token"), &token).unwrap();
+
+    // Nothing of this starts without users, or with users that others may read.
+    let listeners = format!("https://0.0.0.0:{}", site.port);
+    let run = Run { env: vec![("AQUEDUCT_LISTENERS".to_owned(), listeners)], ..Run::default() };
+    let keystore = format!("listeners.https.ssl.keystore.location: {}\n", certificates.server_pem().display());
+    let with_users = format!("{keystore}rest.users: {}\n", site.path("users").display());
+    fs::set_permissions(site.path("users"), fs::Permissions::from_mode(0o644)).unwrap();
+    for (settings, says) in [(&keystore, "rest.listener"), (&with_users, "chmod 600")] {
+        site.configure(settings);
+        site.spawn(&run);
+        assert!(!site.wait_exit(SOON).success());
+        assert!(site.log().contains(says), "{}", site.log_tail(10));
+    }
+
+    fs::set_permissions(site.path("users"), fs::Permissions::from_mode(0o600)).unwrap();
+    site.connector("gen", "name: gen\nconnector.class: datagen-source\ntemplate: orders\ntopic: orders\nrate: 1\nseed: 1\n");
+    site.spawn(&run);
+    let url = format!("https://localhost:{}", site.port);
+    let (authority, token_file) = (certificates.authority(), site.path("token"));
+    let place = ["--url", url.as_str(), "--ca-file", authority.to_str().unwrap()];
+    let call = |args: &[&str]| -> Output { site.cli(&[args, &place].concat()) };
+    let with_token = |args: &[&str]| call(&[args, &["--token-file", token_file.to_str().unwrap()]].concat());
+    wait_until(SOON, "the connector of the folder is listed", || {
+        text(&with_token(&["connectors", "list"]).stdout).contains("gen").then_some(())
+    });
+    let refused = call(&["connectors", "list"]);
+    assert!(!refused.status.success() && text(&refused.stderr).contains("401"), "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("--token-file"), "{}", text(&refused.stderr));
+
+    let paused = with_token(&["connectors", "pause", "gen"]);
+    assert!(paused.status.success(), "{}", text(&paused.stderr));
+    let deleted = with_token(&["connectors", "delete", "gen"]);
+    assert!(!deleted.status.success() && text(&deleted.stderr).contains("needs admin"), "{}", text(&deleted.stderr));
+
+    let log = site.log();
+    let audit: Vec<&str> = log.lines().filter(|line| line.contains("audit") && line.contains("/connectors/gen")).collect();
+    let line = |method: &str, status: &str| {
+        audit.iter().any(|line| [method, status, "op", "operate"].iter().all(|word| line.contains(word)))
+    };
+    assert!(line("PUT", "202") && line("DELETE", "403"), "{audit:#?}");
+    assert!(!log.contains(&token) && !log.contains("$argon2id$"), "a credential is in the log");
+}
