@@ -20,10 +20,10 @@ pub(crate) struct Remote {
     #[arg(long, env = "AQUEDUCT_URL", default_value = "http://127.0.0.1:8083", hide_env_values = true, value_name = "URL")]
     pub(crate) url: String,
     /// A user of the worker's rest.users; the password comes from AQUEDUCT_PASSWORD.
-    #[arg(long, env = "AQUEDUCT_USER", hide_env_values = true, value_name = "NAME", conflicts_with = "token_file")]
+    #[arg(long, value_name = "NAME", conflicts_with = "token_file")]
     pub(crate) user: Option<String>,
     /// A file with a token of the worker's rest.users. The token itself may be in AQUEDUCT_TOKEN.
-    #[arg(long, env = "AQUEDUCT_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// Authorities, in PEM, one of which signed the worker's certificate; those of the system if not given.
     #[arg(long, env = "AQUEDUCT_CA_FILE", hide_env_values = true, value_name = "FILE")]

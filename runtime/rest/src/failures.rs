@@ -75,7 +75,7 @@ fn keys(address: Option<IpAddr>, user: &str) -> [Key; 2] {
 }
 
 /// Whoever has one IPv6 address has the whole /64.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

@@ -1,6 +1,7 @@
 //! The listeners: HTTP/1.1, over TLS where they say so, with bounds on everything a client may hold open.
 
 use crate::access::Peer;
+use crate::failures::network;
 use crate::{Listener, Tls};
 use aqueduct_core::{Error, Result};
 use axum::Router;
@@ -10,8 +11,10 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -24,6 +27,8 @@ use tower::ServiceExt as _;
 
 /// Connections at once, all listeners together. An admin API has a few; the bound keeps file descriptors for connectors.
 const CONNECTIONS_MAX: usize = 512;
+/// Of one other machine, whoever it is: it must not shut the others out. Of this machine there is no other bound than that of all.
+const CONNECTIONS_OF_ADDRESS: usize = 128;
 /// Also how long a connection may be idle between two requests. Longer than the poll interval of the usual UIs.
 const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(60);
 /// From the connection to the end of the handshake: some round trips.
@@ -81,9 +86,48 @@ pub async fn bind(listeners: &[Listener]) -> Result<Vec<Bound>> {
     Ok(bound)
 }
 
+/// Connections of each other machine.
+#[derive(Clone, Default)]
+struct Crowd(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// A connection that is counted until it is dropped.
+struct Seat {
+    crowd: Crowd,
+    address: IpAddr,
+}
+
+impl Crowd {
+    /// `None`: there are too many of this address.
+    fn enter(&self, address: IpAddr) -> Option<Seat> {
+        let own = address.to_canonical().is_loopback();
+        let address = network(address);
+        if !own {
+            let mut counts = self.0.lock();
+            let count = counts.entry(address).or_default();
+            if *count >= CONNECTIONS_OF_ADDRESS {
+                return None;
+            }
+            *count += 1;
+        }
+        Some(Seat { crowd: self.clone(), address })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut counts = self.crowd.0.lock();
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
 /// Serves until `shutdown`, then finishes the answers in progress and returns. A listener with TLS needs `tls`: [`crate::check_listeners`] saw to it.
 pub async fn serve(listeners: Vec<Bound>, router: Router, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (room, crowd) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Crowd::default());
     let mut accepting = JoinSet::new();
     for Bound { socket, tls: with_tls } in listeners {
         let tls = match (with_tls, &tls) {
@@ -94,12 +138,19 @@ pub async fn serve(listeners: Vec<Bound>, router: Router, tls: Option<Arc<Tls>>,
                 continue;
             }
         };
-        accepting.spawn(accept(socket, router.clone(), tls, room.clone(), shutdown.clone()));
+        accepting.spawn(accept(socket, router.clone(), tls, room.clone(), crowd.clone(), shutdown.clone()));
     }
     while accepting.join_next().await.is_some() {}
 }
 
-async fn accept(listener: TcpListener, router: Router, tls: Option<Arc<Tls>>, room: Arc<Semaphore>, shutdown: CancellationToken) {
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    tls: Option<Arc<Tls>>,
+    room: Arc<Semaphore>,
+    crowd: Crowd,
+    shutdown: CancellationToken,
+) {
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     loop {
@@ -114,11 +165,15 @@ async fn accept(listener: TcpListener, router: Router, tls: Option<Arc<Tls>>, ro
         while connections.try_join_next().is_some() {}
         match accepted {
             Ok((stream, address)) => {
+                let Some(seat) = crowd.enter(address.ip()) else {
+                    tracing::debug!(%address, "a REST connection was refused: this address has too many");
+                    continue;
+                };
                 let (watcher, shutdown) = (graceful.watcher(), shutdown.clone());
                 let (router, tls) = (router.clone(), tls.clone());
                 connections.spawn(async move {
                     serve_one(stream, address, router, tls, watcher, &shutdown).await;
-                    drop(permit);
+                    drop((seat, permit));
                 });
             }
             // Out of file descriptors, or the client was gone before we came: the listener itself is well.
@@ -213,6 +268,23 @@ mod tests {
             .await
             .expect("an idle connection holds the shutdown up");
         assert!(TcpStream::connect(address).await.is_err());
+    }
+
+    #[test]
+    fn one_machine_does_not_take_all_connections() {
+        let crowd = Crowd::default();
+        let enter = |address: &str| crowd.enter(address.parse().unwrap());
+        let mut seats: Vec<Seat> = (0..CONNECTIONS_OF_ADDRESS).filter_map(|_| enter("10.0.0.1")).collect();
+        assert_eq!(seats.len(), CONNECTIONS_OF_ADDRESS);
+        assert!(enter("10.0.0.1").is_none() && enter("::ffff:10.0.0.1").is_none() && enter("10.0.0.2").is_some());
+        seats.pop();
+        assert!(enter("10.0.0.1").is_some());
+        drop(seats);
+        assert!(crowd.0.lock().is_empty());
+        for own in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
+            let seats: Vec<Seat> = (0..1000).filter_map(|_| enter(own)).collect();
+            assert_eq!(seats.len(), 1000, "{own}");
+        }
     }
 
     #[tokio::test]
