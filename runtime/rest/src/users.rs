@@ -178,7 +178,7 @@ impl Users {
             }
             *looked = Instant::now();
         }
-        let (path, before) = (self.path.clone(), self.loaded.load().stamp.clone());
+        let (path, before) = (self.path.clone(), self.loaded.load().stamp);
         let read = tokio::task::spawn_blocking(move || {
             let now = stamp(&path);
             (now != before).then(|| (now, Loaded::read(&path)))
