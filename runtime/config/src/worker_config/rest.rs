@@ -180,7 +180,7 @@ mod tests {
         )
         .unwrap();
         let tls = rest.tls.unwrap();
-        assert!(matches!(tls.keystore, Keystore::File(path) if path == "/etc/key.pem"));
+        assert!(matches!(tls.keystore, Keystore::File(path) if path.as_os_str() == "/etc/key.pem"));
         assert_eq!((tls.client_auth, rest.health_public, rest.allow_plaintext), (ClientAuth::Requested, true, false));
         let rest = load("listeners.https.ssl.keystore.certificate.chain: a\nlisteners.https.ssl.keystore.key: b\n").unwrap();
         assert!(!format!("{:?}", rest.tls).contains("\"b\""));
