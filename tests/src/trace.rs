@@ -450,7 +450,7 @@ mod tests {
         let json = r#"{"n":1,"d":0,"s":0,"c":[{"o":{"c":"web","o":{"partition":{},"offset":{"next":7}}}}]}"#;
         let quoted = json.replace('"', "\\\"");
         let carrying = format!("\\0\\0\\0\\{:o}{quoted}rec", json.len());
-        for (magic, payload, length) in [("AQjf", quoted.clone(), json.len()), ("AQjw", carrying, json.len() + 7)] {
+        for (magic, payload, length) in [("AQjf", quoted, json.len()), ("AQjw", carrying, json.len() + 7)] {
             let text = format!("{magic}\\0\\0\\0\\{length:o}\\1\\2\\3\\4{payload}");
             let args = format!("4</s/data/journal/1.journal>, \"{text}\", 99, 0");
             let found = committed(&Event { call: "pwrite64".to_owned(), args, returned: None }).unwrap();

@@ -110,6 +110,24 @@ fn plugins_are_described_and_their_examples_validate() {
 }
 
 #[test]
+fn transforms_and_converters_are_listed_and_described_too() {
+    let site = Site::new();
+    assert!(!site.ok(&["plugins", "list"]).contains("InsertField"));
+    let table = site.ok(&["plugins", "list", "--all"]);
+    assert!(table.contains("InsertField$Value") && table.contains("json ") && table.contains("file-source"), "{table}");
+    for name in ["InsertField$Value", "org.apache.kafka.connect.transforms.InsertField$Value"] {
+        let text = site.ok(&["plugins", "describe", name]);
+        assert!(text.contains("transformation") && text.contains("static.field"), "{text}");
+    }
+    // Of two kinds.
+    assert_eq!(json_of(&site, &["plugins", "describe", "json"]).as_array().unwrap().len(), 2);
+    let (_, why) = ends_with(&site.cli(&["plugins", "describe", "InsertFeild$Value"]), 3);
+    assert!(why.contains("did you mean InsertField$Value?"), "{why}");
+    let (_, why) = ends_with(&site.cli(&["plugins", "describe", "json", "--example"]), 2);
+    assert!(why.contains("no connector"), "{why}");
+}
+
+#[test]
 fn connectors_are_created_steered_and_deleted() {
     let site = running();
     let table = site.ok(&["connectors", "list"]);

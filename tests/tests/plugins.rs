@@ -90,6 +90,7 @@ fn plugins_are_listed_and_judged_as_built_ins_are() {
     };
     assert!(judged["error_count"] == 2 && errors("topic").contains("required") && errors("bytes").contains("20"), "{judged}");
     assert!(site.ok(&["plugins", "list", "--config", "worker.yaml"]).contains("counter-source"));
+    assert!(site.ok(&["plugins", "describe", "mask-transform", "--config", "worker.yaml"]).contains("fields"));
     let example = site.ok(&["plugins", "describe", "counter-source", "--example", "--config", "worker.yaml"]);
     fs::write(site.path("good.yaml"), example).unwrap();
     fs::write(site.path("bad.yaml"), "name: x\nconnector.class: counter-source\ntopic: t\ncuont: 1\n").unwrap();

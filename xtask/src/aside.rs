@@ -18,7 +18,8 @@ impl Aside {
     pub(crate) fn lints(sh: &Sh, no_install: bool) -> Result<Self> {
         let output = sh.bin_dir("dev").join("lints.log");
         let file = File::create(&output).with_context(|| format!("cannot create {}", output.display()))?;
-        let xtask = std::env::current_exe().context("this program has no path")?;
+        // The build may have put another in the place of the one that runs.
+        let xtask = sh.bin_dir("dev").join("xtask");
         let mut command = sh.command("nice");
         command.args(["-n", "19"]).arg(xtask).arg("lints").args(no_install.then_some("--no-install"));
         let child = command.stdout(file.try_clone()?).stderr(file).spawn().context("cannot start nice")?;

@@ -136,6 +136,10 @@ pub(crate) fn worker_config_issues(file: &str, text: &str) -> Vec<Issue> {
         Err(issues) => return issues,
     };
     let mut issues = kafka_options(&config).map(|kafka| kafka.worker_issues()).unwrap_or_default();
+    // What a start would refuse: an address that others reach and nobody guards.
+    if let Err(error) = aqueduct_rest::check_listeners(&config.listeners, &config.rest) {
+        issues.push(Issue::error("listeners", error.code(), error.message()).fix(error.hint().unwrap_or_default()));
+    }
     if let Some(document) = aqueduct_config::read(file, text).0.first() {
         aqueduct_config::flatten::flatten(document).0.locate(&mut issues);
     }

@@ -208,7 +208,7 @@ impl Sources {
         let rest = rest.map(|rest| rest.settings(&mut self.issues)).unwrap_or_default();
         let mut kafka = None;
         if let Some(parsed) = &parsed {
-            self.issues.extend(listener_issues(&parsed.listeners));
+            self.issues.extend(listener_issues(&parsed.listeners, rest.tls.is_some()));
             kafka = self.kafka(parsed, &resolved.options);
         }
         self.issues.retain(|issue| !unresolved.iter().any(|broken| broken.path == issue.path));
@@ -294,7 +294,7 @@ impl Sources {
     }
 }
 
-fn listener_issues(listeners: &[String]) -> Vec<Issue> {
+fn listener_issues(listeners: &[String], has_certificate: bool) -> Vec<Issue> {
     let fix = "write `listeners: http://127.0.0.1:8083`";
     if listeners.is_empty() {
         return vec![Issue::error("listeners", "config.range", "is empty").fix(fix)];
@@ -304,10 +304,15 @@ fn listener_issues(listeners: &[String]) -> Vec<Issue> {
         let rest = listener.strip_prefix("http://").or(listener.strip_prefix("https://")).map(|rest| rest.trim_end_matches('/'));
         rest.and_then(|rest| rest.rsplit_once(':')).is_none_or(|(_, port)| port.parse::<u16>().is_err())
     });
-    bad.map(|listener| {
+    let bad = bad.map(|listener| {
         Issue::error("listeners", "config.listener", format!("{listener:?} is not an address to listen on")).fix(fix)
-    })
-    .collect()
+    });
+    let bare = listeners.iter().filter(|listener| !has_certificate && listener.trim().starts_with("https://"));
+    let bare = bare.map(|listener| {
+        Issue::error("listeners", "config.listener", format!("{listener:?} has no certificate"))
+            .fix("set listeners.https.ssl.keystore.location to a PEM file with a key and its chain")
+    });
+    bad.chain(bare).collect()
 }
 
 impl WorkerOptions {

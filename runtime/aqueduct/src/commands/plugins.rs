@@ -5,8 +5,9 @@ use crate::output::{Screen, lines, print};
 use crate::wiring;
 use aqueduct_config::check::is_alias;
 use aqueduct_core::{Descriptor, OptionSpec, PluginKind};
-use aqueduct_worker::ConnectorType;
+use aqueduct_transforms::PartDescriptor;
 use aqueduct_worker::spec::common_options;
+use aqueduct_worker::{ConnectorType, Registry};
 use comfy_table::Cell;
 use serde_json::json;
 use std::io::Write;
@@ -25,12 +26,16 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// List the connector plugins.
-    List,
+    List {
+        /// Also converters, transforms and predicates.
+        #[arg(long)]
+        all: bool,
+    },
     /// Show a plugin's options.
     Describe {
-        /// Its name, or a Java class that means it.
+        /// Its name, or a Java class that means it; of a converter, a transform or a predicate too.
         plugin: String,
-        /// Print a complete, commented config that validates: save it as config/connectors/NAME.yaml and edit it.
+        /// Of a connector: print a complete, commented config that validates: save it as config/connectors/NAME.yaml and edit it.
         #[arg(long)]
         example: bool,
         /// Also the options that every connector has.
@@ -48,18 +53,24 @@ pub(crate) fn run(args: Args, screen: &Screen) -> Outcome {
     }
     let registry = wiring::registry();
     match command {
-        Command::List => {
+        Command::List { all } => {
             let plugins: Vec<Descriptor> = registry.plugins().iter().map(|plugin| plugin.descriptor().clone()).collect();
-            screen.show(&plugins, || {
+            let parts = if all { wiring::parts() } else { Vec::new() };
+            let described: Vec<_> =
+                plugins.iter().map(|plugin| json!(plugin)).chain(parts.iter().map(|(part, _)| json!(part))).collect();
+            screen.show(&described, || {
                 let mut table = screen.table(&["NAME", "TYPE", "VERSION", "WHAT IT DOES"]);
                 for plugin in &plugins {
                     table.add_row([&plugin.name, kind(plugin), &plugin.version, &plugin.summary].map(Cell::new));
+                }
+                for (part, kind) in &parts {
+                    table.add_row([short_name(part), kind, part.version, part.summary].map(Cell::new));
                 }
                 lines(&table)
             })
         }
         Command::Describe { plugin: name, example: as_example, all } => {
-            let Some(plugin) = registry.find(&name) else { return Err(unknown(&name, &registry)) };
+            let Some(plugin) = registry.find(&name) else { return describe_part(&name, as_example, &registry, screen) };
             let plugin = plugin.descriptor();
             if as_example {
                 return print(&example(plugin));
@@ -75,10 +86,36 @@ pub(crate) fn run(args: Args, screen: &Screen) -> Outcome {
     }
 }
 
-fn unknown(name: &str, registry: &aqueduct_worker::Registry) -> Failure {
+/// A converter, a transform or a predicate: some classes are of two kinds.
+fn describe_part(name: &str, as_example: bool, registry: &Registry, screen: &Screen) -> Outcome {
+    let parts: Vec<_> = wiring::parts().into_iter().filter(|(part, _)| part.is_called(name)).collect();
+    if parts.is_empty() {
+        return Err(unknown(name, registry));
+    }
+    if as_example {
+        let failure = Failure::usage(format!("{name} is no connector: it has no config of its own"));
+        return Err(failure.fix("leave --example out"));
+    }
+    let described: Vec<_> = parts.iter().map(|(part, _)| json!(part)).collect();
+    screen.show(&described, || {
+        let text = |(part, kind): &(PartDescriptor, &str)| {
+            let head = format!("{}  {kind}, version {}\n{}\n", screen.bold(short_name(part)), part.version, part.summary);
+            head + &options(part.options.iter(), screen)
+        };
+        parts.iter().map(text).collect::<Vec<_>>().join("\n")
+    })
+}
+
+/// As one would write it: `json`, `InsertField$Value`, a plugin's name.
+fn short_name(part: &PartDescriptor) -> &'static str {
+    part.aliases.first().copied().unwrap_or(part.simple_name())
+}
+
+fn unknown(name: &str, registry: &Registry) -> Failure {
     let names: Vec<String> = registry.plugins().iter().map(|plugin| plugin.descriptor().name.clone()).collect();
     let failure = Failure::not_found(format!("there is no plugin {name}; there are {}", names.join(", ")));
-    match aqueduct_config::nearest(name, names.iter().map(String::as_str)) {
+    let parts = wiring::parts();
+    match aqueduct_config::nearest(name, names.iter().map(String::as_str).chain(parts.iter().map(|(part, _)| short_name(part)))) {
         Some(near) => failure.fix(format!("did you mean {near}?")),
         None => failure,
     }
@@ -103,8 +140,17 @@ fn describe(plugin: &Descriptor, common: &[OptionSpec], screen: &Screen) -> Stri
     if !plugin.aliases.is_empty() {
         text.push_str(&format!("also called {}\n", plugin.aliases.join(", ")));
     }
-    let mut group = "";
-    for option in plugin.options.iter().chain(common).filter(|option| !is_alias(option)) {
+    text.push_str(&options(plugin.options.iter().chain(common).filter(|option| !is_alias(option)), screen));
+    let aliases: Vec<&str> = plugin.options.iter().filter(|option| is_alias(option)).map(|option| option.name.as_str()).collect();
+    if !aliases.is_empty() {
+        text.push_str(&format!("\nAlso taken, as other connectors call them: {}\n", aliases.join(", ")));
+    }
+    text
+}
+
+fn options<'a>(options: impl Iterator<Item = &'a OptionSpec>, screen: &Screen) -> String {
+    let (mut text, mut group) = (String::new(), "");
+    for option in options {
         if option.group != group {
             group = &option.group;
             text.push_str(&format!("\n{group}\n"));
@@ -113,10 +159,6 @@ fn describe(plugin: &Descriptor, common: &[OptionSpec], screen: &Screen) -> Stri
         for line in wrap(&option.documentation, 100) {
             text.push_str(&format!("      {line}\n"));
         }
-    }
-    let aliases: Vec<&str> = plugin.options.iter().filter(|option| is_alias(option)).map(|option| option.name.as_str()).collect();
-    if !aliases.is_empty() {
-        text.push_str(&format!("\nAlso taken, as other connectors call them: {}\n", aliases.join(", ")));
     }
     text
 }
