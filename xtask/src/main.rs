@@ -30,7 +30,7 @@ enum Xtask {
         #[arg(long)]
         no_install: bool,
     },
-    /// Generate the option tables in connectors/*/README.md and docs/cli.md from the binary.
+    /// Generate the option tables in connectors/*/README.md, docs/cli.md and docs/openapi.json from the binary.
     Reference {
         /// Change nothing; fail when a page is stale.
         #[arg(long)]

@@ -125,6 +125,8 @@ fn is_for_limited(method: &Method, route: Option<&str>) -> bool {
                     | "/admin/loggers/{logger}"
                     | "/aqueduct/v1/summary"
                     | "/aqueduct/v1/plugins"
+                    | "/aqueduct/v1/openapi.json"
+                    | "/aqueduct/v1/docs"
             ) || route.starts_with("/connector-plugins")
         }
         // The name is in the body: `connectors::create` checks it.

@@ -118,6 +118,19 @@ impl Params {
             |text: &str| text.parse().map_err(|_| ApiError::bad_request(format!("`{name}={text}` is not a number in range")));
         self.get(name).map(parse).transpose()
     }
+
+    /// A number that has a bound of ours: what is more counts as the bound, however many digits it has.
+    ///
+    /// # Errors
+    /// 400 when it is not a number.
+    pub(crate) fn up_to(&self, name: &str, max: u64) -> Result<Option<u64>, ApiError> {
+        let parse = |text: &str| {
+            let number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
+            let bad = || ApiError::bad_request(format!("`{name}={text}` is not a number of 0 and more"));
+            number.then(|| text.parse().unwrap_or(max).min(max)).ok_or_else(bad)
+        };
+        self.get(name).map(parse).transpose()
+    }
 }
 
 /// A config as a client sends it: a flat object whose values are texts, numbers, booleans or null.
@@ -217,5 +230,9 @@ mod tests {
         assert!(params.flag("a", false) && !params.flag("b", true) && params.flag("c", true));
         assert_eq!(params.number::<u32>("n").unwrap(), Some(7));
         assert_eq!(params.number::<u32>("b").unwrap_err().error_code, 400);
+        let up_to = |text: &str| Params(vec![("n".into(), text.into())]).up_to("n", 100).map_err(|error| error.error_code);
+        assert_eq!([up_to("0"), up_to("99"), up_to("101")], [Ok(Some(0)), Ok(Some(99)), Ok(Some(100))]);
+        assert_eq!(up_to("99999999999999999999999999"), Ok(Some(100)));
+        assert_eq!([up_to("-1"), up_to("+1"), up_to(""), up_to("1.5")], [Err(400); 4]);
     }
 }

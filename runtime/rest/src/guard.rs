@@ -39,8 +39,7 @@ async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: 
         let message = "a call from another site is refused; set access.control.allow.origin in worker.yaml to allow it";
         return ApiError::new(403, message).into_response();
     }
-    let of_connect = ["/connectors", "/connector-plugins", "/admin"].iter().any(|path| request.uri().path().starts_with(path));
-    if of_connect && !takes_json(request.headers()) {
+    if is_kafka_connects(request.uri().path()) && !takes_json(request.headers()) {
         return ApiError::new(406, "HTTP 406 Not Acceptable: answers are application/json").into_response();
     }
     let mut response = next.run(request).await;
@@ -53,6 +52,11 @@ async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: 
 /// bar, which is not ours; and where a client's certificate is the proof, the browser first finds that our certificate is not of that name.
 fn proves_itself(options: &RestOptions, request: &Request) -> bool {
     options.users.is_some() || request.extensions().get::<Peer>().is_some_and(|peer| peer.certificate.is_some())
+}
+
+/// Kafka Connect's own resources, which answer in JSON and in nothing else.
+pub(crate) fn is_kafka_connects(path: &str) -> bool {
+    ["/connectors", "/connector-plugins", "/admin"].iter().any(|own| path.starts_with(own))
 }
 
 /// A client that says nothing takes anything.

@@ -5,6 +5,7 @@
 mod access;
 mod connectors;
 mod log;
+mod openapi;
 mod plugins;
 mod tls;
 
