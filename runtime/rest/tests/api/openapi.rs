@@ -115,7 +115,8 @@ async fn answers_have_the_shapes_of_the_document() {
             let place = path.replace("{connector}", connector).replace("{topic}", topic).replace("{task}", "0");
             let place = place.replace("{plugin}", "count-source").replace("{logger}", "root");
             let answer = api.call("GET", &place, None).await;
-            assert_eq!(answer.status == 404, connector == "none" && path.contains('{') && answer.status != 200, "{place}: {}", answer.text);
+            let missing = connector == "none" && answer.status == 404;
+            assert!(answer.status == 200 || missing, "{place}: {} {}", answer.status, answer.text);
             check(path, "get", &answer);
             calls += 1;
         }
