@@ -15,7 +15,8 @@ pub fn program(list: &str, name: &str) -> PathBuf {
         .or_else(|| var("HOME").map(|home| home.join(".cache/aqueduct/python")))
         .expect("HOME or AQUEDUCT_PYTHON_HOME");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/get-python.sh");
-    let output = Command::new(&script).arg(&home).arg(list).output().unwrap_or_else(|error| panic!("{}: {error}", script.display()));
+    let output =
+        Command::new(&script).arg(&home).arg(list).output().unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     assert!(
         output.status.success(),
         "tests/python/{list}.txt cannot be installed (cargo xtask services install; apt-get install python3-venv; is PyPI reachable?): {}{}",

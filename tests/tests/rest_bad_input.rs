@@ -37,7 +37,9 @@ fn raw(site: &Site, method: &str, path: &str, body: &str) -> (u16, String, Strin
 
 /// Every byte that could mean something, as `%XX`.
 fn encoded(name: &str) -> String {
-    name.bytes().map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
+    name.bytes()
+        .map(|byte| if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
 }
 
 #[test]
@@ -46,8 +48,30 @@ fn any_printable_name_is_one_connector_and_nothing_else() {
     site.start();
     let long = "n".repeat(1000);
     let names = [
-        "a/b", "a b", "ä€😀", "..", ".", "../../etc/passwd", "%2F", "a%2Fb", "a%20b", "a?b#c", "a\\b", "a;b=c", "a+b", "a&b=c",
-        "'\"<script>", "{connector}", "*", "~", "a//b", "/", "-", "\u{202e}abc", "e\u{301}", &long,
+        "a/b",
+        "a b",
+        "ä€😀",
+        "..",
+        ".",
+        "../../etc/passwd",
+        "%2F",
+        "a%2Fb",
+        "a%20b",
+        "a?b#c",
+        "a\\b",
+        "a;b=c",
+        "a+b",
+        "a&b=c",
+        "'\"<script>",
+        "{connector}",
+        "*",
+        "~",
+        "a//b",
+        "/",
+        "-",
+        "\u{202e}abc",
+        "e\u{301}",
+        &long,
     ];
     for (at, name) in names.into_iter().enumerate() {
         let body = json!({"name": name, "config": config(), "initial_state": "STOPPED"});

@@ -127,7 +127,8 @@ fn every_role_at_every_endpoint() {
         item.as_object().unwrap().keys().map(|method| (method.to_ascii_uppercase(), path.clone())).collect()
     };
     let documented: BTreeSet<(String, String)> = document["paths"].as_object().unwrap().iter().flat_map(operations).collect();
-    let listed: BTreeSet<(String, String)> = TABLE.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
+    let listed: BTreeSet<(String, String)> =
+        TABLE.iter().map(|(method, path, ..)| ((*method).to_owned(), (*path).to_owned())).collect();
     assert_eq!(documented, listed, "a new operation wants its line in the table: who may?");
 
     for &(method, path, needed, limits) in TABLE {

@@ -38,6 +38,11 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
 
 /// A connector to make.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({
+    "name": "orders",
+    "config": {"connector.class": "datagen-source", "template": "orders", "topic": "orders", "rate": 10},
+    "initial_state": "STOPPED"
+}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateConnector {
     /// Without spaces at its ends and without control characters. A number is taken for its text, as in a config.
@@ -102,12 +107,10 @@ pub(crate) struct ListQuery {
 #[allow(dead_code, reason = "the document's: read by `Params`")]
 pub(crate) struct RestartQuery {
     /// Also its tasks. What is not `true` is false, as in Kafka Connect.
-    #[serde(rename = "includeTasks")]
-    #[param(example = "true")]
+    #[param(rename = "includeTasks", example = "true")]
     include_tasks: Option<String>,
     /// Only what failed. What is not `true` is false, as in Kafka Connect.
-    #[serde(rename = "onlyFailed")]
-    #[param(example = "true")]
+    #[param(rename = "onlyFailed", example = "true")]
     only_failed: Option<String>,
 }
 

@@ -7,11 +7,13 @@ use aqueduct_core::{JsonMap, SourceOffset};
 use aqueduct_worker::{ConnectorOffsets, ConnectorType};
 use axum::Json;
 use serde::Deserialize;
-use std::collections::HashMap;
 use utoipa::ToSchema;
 
 /// Where a stopped connector shall go on.
 #[derive(Deserialize, ToSchema)]
+#[schema(example = json!({
+    "offsets": [{"partition": {"kafka_topic": "orders", "kafka_partition": 0}, "offset": {"kafka_offset": 17}}]
+}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct AlterOffsets {
     #[serde(default)]

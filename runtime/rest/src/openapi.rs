@@ -5,7 +5,6 @@ use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use std::collections::HashMap;
 use std::sync::OnceLock;
 use utoipa::PartialSchema;
 
@@ -127,7 +126,8 @@ fn common(path: &str, method: &str, has_body: bool) -> Vec<(u16, &'static str)> 
     if crate::guard::is_kafka_connects(path) {
         all.push((406, "The client does not take application/json"));
     }
-    let waits = !["/health", "/admin/loggers", "/aqueduct/v1/openapi.json", "/aqueduct/v1/docs"].iter().any(|own| path.starts_with(own));
+    let waits =
+        !["/health", "/admin/loggers", "/aqueduct/v1/openapi.json", "/aqueduct/v1/docs"].iter().any(|own| path.starts_with(own));
     if waits {
         all.push((503, "The worker still starts, or ends"));
     }
@@ -156,7 +156,8 @@ mod tests {
     async fn the_document_has_every_route_and_no_other() {
         let (routes, _) = crate::routes().split_for_parts();
         let shown = format!("{routes:?}");
-        let routed: BTreeSet<&str> = shown.split('"').filter(|text| text.starts_with('/') && !text.contains("__private")).collect();
+        let routed: BTreeSet<&str> =
+            shown.split('"').filter(|text| text.starts_with('/') && !text.contains("__private")).collect();
         let documented: BTreeSet<&str> = paths().keys().map(String::as_str).collect();
         assert!(documented.len() > 20, "{documented:?}");
         assert_eq!(routed, documented);

@@ -197,6 +197,9 @@ mod tests {
         assert_eq!(prose("a `b<c>` & \"d\""), "a <code>b&lt;c&gt;</code> &amp; &quot;d&quot;");
         let odd = serde_json::json!({"type": ["string", "null"]});
         assert_eq!(kind(&odd), "string or null");
-        assert_eq!(kind(&serde_json::json!({"type": "array", "items": {"$ref": "#/components/schemas/X"}})), "list of <a href=\"#schema-X\">X</a>");
+        assert_eq!(
+            kind(&serde_json::json!({"type": "array", "items": {"$ref": "#/components/schemas/X"}})),
+            "list of <a href=\"#schema-X\">X</a>"
+        );
     }
 }

@@ -61,8 +61,7 @@ struct PluginNames {
 #[allow(dead_code, reason = "the document's: read by `Params`")]
 pub(crate) struct PluginsQuery {
     /// `false`: converters, transforms and predicates too. What is not `true` is false, as in Kafka Connect.
-    #[serde(rename = "connectorsOnly")]
-    #[param(example = "false")]
+    #[param(rename = "connectorsOnly", example = "false")]
     connectors_only: Option<String>,
 }
 

@@ -62,14 +62,19 @@ pub(crate) struct ConnectorConfig(HashMap<String, String>);
 
 /// Options by their dotted names. A number or a boolean becomes the text that was sent.
 #[derive(ToSchema)]
+#[schema(example = json!({"connector.class": "datagen-source", "template": "orders", "topic": "orders", "rate": 10}))]
 pub(crate) struct NewConfig(HashMap<String, Scalar>);
 
-/// As `NewConfig`; an option that is null is removed.
+/// As `NewConfig`, and an option may be null, which is as if it were not there.
 #[derive(ToSchema)]
-pub(crate) struct PatchConfig(HashMap<String, Option<Scalar>>);
+#[schema(example = json!({"rate": 20, "seed": null}))]
+pub(crate) struct PatchConfig(HashMap<String, ScalarOrNull>);
+
+#[derive(ToSchema)]
+pub(crate) struct ScalarOrNull(Option<Scalar>);
 
 /// A text, a number or a boolean: options are texts in the end.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(untagged)]
 #[schema(example = "orders")]
 pub(crate) enum Scalar {
@@ -78,7 +83,7 @@ pub(crate) enum Scalar {
     Flag(bool),
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ConnectorType {
     Source,
@@ -86,7 +91,7 @@ pub(crate) enum ConnectorType {
     Unknown,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum State {
     Unassigned,
@@ -98,7 +103,7 @@ pub(crate) enum State {
 }
 
 /// A connector as it was put.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 pub(crate) struct ConnectorInfo {
     name: String,
     config: ConnectorConfig,
@@ -115,7 +120,7 @@ pub(crate) struct ConnectorTaskId {
 }
 
 /// How a connector and its tasks are.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 pub(crate) struct ConnectorStatus {
     name: String,
     connector: ConnectorState,
@@ -188,7 +193,7 @@ pub(crate) struct TaskProgress {
     report: Option<Report>,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ExactlyOnce {
     Promised,
@@ -276,7 +281,7 @@ pub(crate) struct Issue {
     location: Option<Location>,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
     Error,
@@ -303,7 +308,7 @@ pub(crate) struct Descriptor {
     options: Vec<OptionSpec>,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum PluginKind {
     Source,
@@ -331,7 +336,7 @@ pub(crate) struct OptionSpec {
 }
 
 /// Kafka's `ConfigDef.Type`.
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum OptionKind {
     Boolean,
@@ -345,7 +350,7 @@ pub(crate) enum OptionKind {
     String,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(ToSchema)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub(crate) enum Importance {
     High,

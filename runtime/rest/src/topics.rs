@@ -318,24 +318,28 @@ fn insert(out: &mut Map<String, Value>, name: &str, payload: PayloadRef<'_>, bas
 
 /// Records to write; all or none.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"records": [{"key": "k", "value": {"a": 1}, "headers": [{"name": "h", "value": "v"}]}]}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewRecords {
     records: Vec<NewRecord>,
 }
 
 /// A text is taken as it is; any other JSON value as its JSON text. A value is given as text or as base64, not both.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct NewRecord {
     /// By the key if it is not given, as Kafka's clients do.
     #[schema(minimum = 0, maximum = 2_147_483_647)]
     partition: Option<i32>,
+    #[serde(default)]
     key: Value,
     key_base64: Option<String>,
+    #[serde(default)]
     value: Value,
     value_base64: Option<String>,
     /// Milliseconds since the epoch.
     timestamp: Option<i64>,
+    #[serde(default)]
     headers: Vec<NewHeader>,
 }
 

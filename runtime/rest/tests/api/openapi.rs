@@ -61,7 +61,8 @@ fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
         }
         Value::Object(object) => {
             let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
-            let missing = required.filter(|name| !object.contains_key(*name)).map(|name| format!("{at}.{name} is missing")).next();
+            let missing =
+                required.filter(|name| !object.contains_key(*name)).map(|name| format!("{at}.{name} is missing")).next();
             let of = |(name, value): (&String, &Value)| {
                 let place = format!("{at}.{name}");
                 match schema["properties"].get(name).or_else(|| schema.get("additionalProperties")) {
@@ -79,7 +80,8 @@ fn misfit(schema: &Value, value: &Value, at: &str) -> Option<String> {
 fn check(path: &str, method: &str, answer: &Answer) {
     let operation = &openapi()["paths"][path][method];
     let response = operation["responses"].get(answer.status.to_string());
-    let response = response.unwrap_or_else(|| panic!("{method} {path}: {} is not in the document: {}", answer.status, answer.text));
+    let response =
+        response.unwrap_or_else(|| panic!("{method} {path}: {} is not in the document: {}", answer.status, answer.text));
     let Some(content) = response.get("content").and_then(Value::as_object) else {
         assert_eq!(answer.text, "", "{method} {path}: the document knows no body for {}", answer.status);
         return;
@@ -172,6 +174,7 @@ async fn what_changes_something_answers_as_the_document_says() {
         let answer = api.call(&method.to_uppercase(), &place, body).await.expect(status);
         check(&path, method, &answer);
     }
-    let taken = api.call("POST", "/aqueduct/v1/connectors/src/signals", Some(json!({"type": "count-to", "data": {"count": 5}}))).await;
+    let taken =
+        api.call("POST", "/aqueduct/v1/connectors/src/signals", Some(json!({"type": "count-to", "data": {"count": 5}}))).await;
     check("/aqueduct/v1/connectors/{connector}/signals", "post", &taken.expect(202));
 }
