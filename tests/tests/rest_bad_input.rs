@@ -153,8 +153,12 @@ fn names_and_paths_that_are_none_are_refused_as_errors_in_json() {
         let error: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{path}: {error}: {answer:?}"));
         assert_eq!((status, &error["error_code"]), (expected, &json!(expected)), "{path}: {answer}");
     }
-    let (status, _, _) = raw(&site, "GET", &format!("/connectors/{}", "x".repeat(200_000)), "");
-    assert!(matches!(status, 414 | 431), "a path of 200 kB: {status}");
+    // A path of 200 kB: who is not listened to any longer may find the connection reset, and then has no answer.
+    let mut stream = TcpStream::connect(("127.0.0.1", site.port)).unwrap();
+    let _ = stream.write_all(format!("GET /connectors/{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "x".repeat(200_000)).as_bytes());
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer);
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     site.client().get("/health").expect(200);
 }
 
@@ -226,7 +230,12 @@ fn ten_thousand_levels_are_an_error_and_not_a_crash() {
                 let status = client.call(method.clone(), &path, Some(&body)).unwrap().status;
                 // The body with NULs in a value is a right one for records.
                 let right = path.ends_with("/records") && body.contains("\\u0000");
-                assert_eq!(status, if right { 200 } else { 400 }, "{method} {path}: {}", &body[..60]);
+                assert_eq!(
+                    status,
+                    if right { 200 } else { 400 },
+                    "{method} {path}: {}",
+                    body.chars().take(60).collect::<String>()
+                );
             }
         }
     }
