@@ -46,7 +46,8 @@ fn encoded(name: &str) -> String {
 fn any_printable_name_is_one_connector_and_nothing_else() {
     let mut site = Site::new();
     site.start();
-    let long = "n".repeat(1000);
+    // The longest.
+    let long = "n".repeat(200);
     let names = [
         "a/b",
         "a b",
@@ -119,7 +120,8 @@ fn any_printable_name_is_one_connector_and_nothing_else() {
 fn names_and_paths_that_are_none_are_refused_as_errors_in_json() {
     let mut site = Site::new();
     site.start();
-    for name in ["", " ", "a\nb", "\u{0}", "a\u{7f}", "\u{1b}[2J", "\u{85}"] {
+    let long = "n".repeat(201);
+    for name in ["", " ", "a\nb", "\u{0}", "a\u{7f}", "\u{1b}[2J", "\u{85}", &long] {
         let body = json!({"name": name, "config": config()}).to_string();
         let (status, _, answer) = raw(&site, "POST", "/connectors", &body);
         assert_eq!(status, 400, "{name:?}: {answer}");
@@ -137,7 +139,6 @@ fn names_and_paths_that_are_none_are_refused_as_errors_in_json() {
         ("/connectors/%00", 404),
         ("/connectors/../connectors/x", 404),
         ("/connectors/a/../../connectors", 404),
-        ("//connectors", 404),
         ("/connectors//status", 404),
         ("/connectors/x/tasks/-1/status", 404),
         ("/connectors/x/tasks/99999999999999999999/status", 404),
