@@ -175,6 +175,14 @@ impl Credentials {
             _ => None,
         }
     }
+
+    /// What stands there.
+    pub(super) fn secret_value(&self) -> Option<&str> {
+        match self {
+            Credentials::Query(_, key) => Some(key.expose()),
+            _ => None,
+        }
+    }
 }
 
 impl Auth {
