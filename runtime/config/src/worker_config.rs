@@ -7,6 +7,7 @@ mod plugins;
 mod providers;
 mod rest;
 
+use crate::check::hide;
 use crate::document;
 use crate::flatten::{Flat, flatten};
 use crate::nearest::nearest;
@@ -217,6 +218,8 @@ impl Sources {
             }
             kafka = self.kafka(parsed, &resolved.options);
         }
+        // A start that fails is told in the log (invariant 9).
+        self.issues.iter_mut().for_each(|issue| hide(issue, &self.flat, &resolved));
         self.issues.retain(|issue| !unresolved.iter().any(|broken| broken.path == issue.path));
         self.issues.extend(unresolved);
         let issues = self.placed();

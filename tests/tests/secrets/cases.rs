@@ -58,6 +58,13 @@ fn base(class: &str, targets: &Targets) -> Option<Value> {
 fn with(class: &str, option: &str, targets: &Targets) -> (&'static str, Value) {
     let localhost = format!("http://127.0.0.1:{}", targets.closed);
     let sasl = |mechanism: &str| json!({"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": mechanism});
+    // Other names of the same.
+    let option = ["source.cluster.", "target.cluster."].iter().find_map(|prefix| option.strip_prefix(prefix)).unwrap_or(option);
+    let option = match option {
+        "connection.password" if class.starts_with("http-") => "http.auth.password",
+        "http.proxy.password" => "http.client.proxy.password",
+        option => option,
+    };
     let more = match option {
         "http.auth.password" => json!({"http.auth.type": "basic", "http.auth.user": "us"}),
         "http.auth.token" => json!({"http.auth.type": "bearer"}),

@@ -129,7 +129,7 @@ fn name_of(kind: AuthType) -> &'static str {
     }
 }
 
-fn basic(user: &str, password: &str) -> Secret {
+pub(super) fn basic(user: &str, password: &str) -> Secret {
     Secret::new(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
 

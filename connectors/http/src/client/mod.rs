@@ -168,7 +168,9 @@ impl Client {
             self.0.auth.sign(&self.0.http, settings, &mut url, &mut headers, deadline).await?;
         }
         let own: Vec<HeaderName> = settings.headers.iter().map(|(name, _)| name.clone()).collect();
-        let told = told::told(&headers, &own, settings.auth.secret_value());
+        let login = settings.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
+        let login = login.map(|(user, password)| auth::basic(user, password.expose()));
+        let told = told::told(&headers, &own, settings.auth.secret_value(), login.as_ref());
         let call = async {
             let sent = self.0.http.request(request.method.clone(), url).headers(headers).body(request.body.clone()).send().await;
             let response = sent.map_err(|error| Failure::of_transport(error, &request.url))?;

@@ -2,6 +2,7 @@
 //! stands in errors (invariant 9). Here, since only here it is known as it was sent (`Basic` and base64), and while it is whole.
 
 use super::template::ENCODED;
+use aqueduct_config::Secret;
 use bytes::Bytes;
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{HeaderMap, HeaderName};
@@ -11,9 +12,11 @@ const SHOWN_MAX: usize = 64 << 10;
 /// Shorter ones would blank out half of every text.
 const BYTES_MIN: usize = 4;
 
-/// Longest first. `own`: headers that the operator gave, which may be credentials too. `key`: what stands in the query.
-pub(super) fn told(sent: &HeaderMap, own: &[HeaderName], key: Option<&str>) -> Vec<String> {
+/// Longest first. `own`: headers that the operator gave, which may be credentials too. `key`: what stands in the query. `proxy`: what the proxy was sent.
+pub(super) fn told(sent: &HeaderMap, own: &[HeaderName], key: Option<&str>, proxy: Option<&Secret>) -> Vec<String> {
     let mut told = Vec::new();
+    let proxy = proxy.map(Secret::expose).and_then(|login| login.split_once(' '));
+    told.extend(proxy.map(|(_, login)| login.to_owned()));
     for (name, value) in sent.iter().filter(|(name, value)| value.is_sensitive() || own.contains(name)) {
         let Ok(value) = std::str::from_utf8(value.as_bytes()) else { continue };
         if super::HARMLESS.contains(name) {
@@ -56,10 +59,10 @@ mod tests {
         sent.insert("x-key", HeaderValue::from_static("k3y-of-mine"));
         sent.insert("idempotency-key", HeaderValue::from_static("a-0-1"));
         let own = [HeaderName::from_static("x-key"), ACCEPT];
-        let told = told(&sent, &own, Some("q&y1"));
-        let said = "bad dTpwdw==, Basic dTpwdw==, k3y-of-mine, ?key=q%26y1 or q&y1 for a-0-1; want application/json";
+        let told = told(&sent, &own, Some("q&y1"), Some(&Secret::new("Basic cDpwdw==")));
+        let said = "cDpwdw==: bad dTpwdw==, Basic dTpwdw==, k3y-of-mine, ?key=q%26y1 or q&y1 for a-0-1; want application/json";
         let shown = without(&Bytes::from(said), &told);
-        let expected = "bad [hidden], [hidden], [hidden], ?key=[hidden] or [hidden] for a-0-1; want application/json";
+        let expected = "[hidden]: bad [hidden], [hidden], [hidden], ?key=[hidden] or [hidden] for a-0-1; want application/json";
         assert_eq!(shown, expected);
         assert_eq!(without(&Bytes::from_static(b"\xff no"), &told), b"\xff no"[..]);
     }
