@@ -1,11 +1,13 @@
 //! worker.yaml, `AQUEDUCT_…` and `--set`, typed, with every issue at once. Names are Kafka Connect's where it has them.
 
+mod headers;
 mod kafka;
 mod options;
 mod plugins;
 mod providers;
 mod rest;
 
+use crate::check::hide;
 use crate::document;
 use crate::flatten::{Flat, flatten};
 use crate::nearest::nearest;
@@ -16,6 +18,7 @@ use crate::settings::{
 };
 use crate::shape::specs;
 use aqueduct_core::{Issue, OptionSpec};
+pub use headers::{HeaderAction, HeaderRule};
 use kafka::KafkaOptions;
 pub use kafka::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use options::WorkerOptions;
@@ -208,9 +211,15 @@ impl Sources {
         let rest = rest.map(|rest| rest.settings(&mut self.issues)).unwrap_or_default();
         let mut kafka = None;
         if let Some(parsed) = &parsed {
-            self.issues.extend(listener_issues(&parsed.listeners, rest.tls.is_some()));
+            self.issues.extend(listener_issues("listeners", &parsed.listeners, rest.tls.is_some()));
+            // An empty list is Kafka Connect's way to say that there is no `/admin` at all.
+            if let Some(admin) = rest.admin_listeners.as_ref().filter(|admin| !admin.is_empty()) {
+                self.issues.extend(listener_issues("admin.listeners", admin, rest.tls.is_some()));
+            }
             kafka = self.kafka(parsed, &resolved.options);
         }
+        // A start that fails is told in the log (invariant 9).
+        self.issues.iter_mut().for_each(|issue| hide(issue, &self.flat, &resolved));
         self.issues.retain(|issue| !unresolved.iter().any(|broken| broken.path == issue.path));
         self.issues.extend(unresolved);
         let issues = self.placed();
@@ -294,22 +303,23 @@ impl Sources {
     }
 }
 
-fn listener_issues(listeners: &[String], has_certificate: bool) -> Vec<Issue> {
-    let fix = "write `listeners: http://127.0.0.1:8083`";
+fn listener_issues(key: &str, listeners: &[String], has_certificate: bool) -> Vec<Issue> {
+    let fix = format!("write `{key}: http://127.0.0.1:8083`");
     if listeners.is_empty() {
-        return vec![Issue::error("listeners", "config.range", "is empty").fix(fix)];
+        return vec![Issue::error(key, "config.range", "is empty").fix(fix)];
     }
+    let lower = |listener: &String| listener.trim().to_ascii_lowercase();
     let bad = listeners.iter().filter(|listener| {
-        let listener = listener.trim();
+        let listener = lower(listener);
         let rest = listener.strip_prefix("http://").or(listener.strip_prefix("https://")).map(|rest| rest.trim_end_matches('/'));
         rest.and_then(|rest| rest.rsplit_once(':')).is_none_or(|(_, port)| port.parse::<u16>().is_err())
     });
     let bad = bad.map(|listener| {
-        Issue::error("listeners", "config.listener", format!("{listener:?} is not an address to listen on")).fix(fix)
+        Issue::error(key, "config.listener", format!("{listener:?} is not an address to listen on")).fix(fix.as_str())
     });
-    let bare = listeners.iter().filter(|listener| !has_certificate && listener.trim().starts_with("https://"));
+    let bare = listeners.iter().filter(|listener| !has_certificate && lower(listener).starts_with("https://"));
     let bare = bare.map(|listener| {
-        Issue::error("listeners", "config.listener", format!("{listener:?} has no certificate"))
+        Issue::error(key, "config.listener", format!("{listener:?} has no certificate"))
             .fix("set listeners.https.ssl.keystore.location to a PEM file with a key and its chain")
     });
     bad.chain(bare).collect()

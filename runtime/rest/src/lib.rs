@@ -9,6 +9,7 @@ mod connectors;
 mod error;
 mod failures;
 mod guard;
+mod headers;
 mod listen;
 mod listeners;
 mod loggers;
@@ -28,13 +29,14 @@ pub use access::Role;
 pub use call::call;
 pub use error::ApiError;
 pub use listen::{Bound, bind, serve};
-pub use listeners::{Listener, check_listeners};
+pub use listeners::{Listener, Serves, check_listeners, listener_names};
 pub use loggers::{LogLine, LoggerLevel, Logging};
 pub use openapi::openapi;
 pub use plugins::OtherPlugin;
 pub use tls::Tls;
 pub use users::{Users, password_line, token_line};
 
+use aqueduct_config::worker_config::HeaderRule;
 use aqueduct_log::{Log, LogWriter};
 use aqueduct_worker::{AdminError, AdminResult, Worker};
 use axum::Router;
@@ -59,6 +61,10 @@ pub const KAFKA_VERSION: &str = "4.1.0";
 pub struct RestOptions {
     /// `rest.advertised.host.name`: also allowed in `Host`.
     pub advertised_host: Option<String>,
+    /// Names of this machine in `listeners`: allowed in `Host` too.
+    pub listener_names: Vec<String>,
+    /// `response.http.headers.config`
+    pub headers: Vec<HeaderRule>,
     /// `access.control.allow.origin`: `*`, or origins separated by commas; empty switches CORS off.
     pub allow_origin: String,
     /// `access.control.allow.methods`: separated by commas; empty is Kafka Connect's default `GET,POST,HEAD`.

@@ -712,7 +712,9 @@ impl Worker {
         let Some(Plugin::Source(source)) = class.and_then(|class| self.0.registry.find(&class)) else { return Ok(()) };
         let mut given = offsets.iter().filter(|offset| offset.offset.is_some());
         let checked = given.try_for_each(|offset| source.check_offset(offset));
-        checked.map_err(|error| AdminError::BadRequest(error.message().to_owned()))
+        let text =
+            |error: Error| error.hint().map_or_else(|| error.message().to_owned(), |fix| format!("{}; {fix}", error.message()));
+        checked.map_err(|error| AdminError::BadRequest(text(error)))
     }
 
     pub async fn reset_offsets(&self, name: &str) -> AdminResult<String> {

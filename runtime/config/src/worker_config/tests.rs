@@ -89,6 +89,9 @@ fn providers_allow_what_is_listed() {
     let config = load("data.dir: ${env:CARGO_PKG_NAME}/d\n", &[], &[]).unwrap();
     assert_eq!(config.data_dir, PathBuf::from("aqueduct-config/d"));
     assert!(load("data.dir: ${env:NOPE_NOPE}\n", &[], &[]).unwrap_err()[0].contains("not set"));
+    let wrong = load("offset.flush.interval.ms: ${env:CARGO_PKG_NAME}\n", &[], &[]).unwrap_err();
+    assert!(wrong[0].contains("what ${env:CARGO_PKG_NAME} stands for is not allowed here"), "{wrong:?}");
+    assert!(!wrong[0].contains("aqueduct-config"), "{wrong:?}");
 }
 
 #[test]

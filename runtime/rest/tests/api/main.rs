@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
 
 mod access;
+mod audit;
 mod connectors;
 mod log;
 mod openapi;
