@@ -6,6 +6,7 @@ mod options;
 mod plugins;
 mod providers;
 mod rest;
+mod telemetry;
 
 use crate::check::hide;
 use crate::document;
@@ -25,6 +26,8 @@ use options::WorkerOptions;
 pub use plugins::PluginGrant;
 use rest::RestOptions;
 pub use rest::{ClientAuth, Keystore, RestSettings, TlsSettings};
+pub use telemetry::Telemetry;
+use telemetry::TelemetryOptions;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -51,6 +54,8 @@ pub struct WorkerConfig {
     pub allow_origin: String,
     pub allow_methods: String,
     pub rest: RestSettings,
+    /// `None`: no spans are made.
+    pub telemetry: Option<Telemetry>,
     pub defaults: ConnectorDefaults,
     pub providers: Providers,
     /// What has no effect, say.
@@ -61,6 +66,7 @@ pub struct WorkerConfig {
 pub fn options() -> Vec<OptionSpec> {
     let mut options = specs::<WorkerOptions>();
     options.extend(specs::<RestOptions>());
+    options.extend(specs::<TelemetryOptions>());
     options.extend(specs::<KafkaOptions>());
     options
 }
@@ -209,6 +215,8 @@ impl Sources {
         );
         let rest = parse::<RestOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
         let rest = rest.map(|rest| rest.settings(&mut self.issues)).unwrap_or_default();
+        let telemetry = parse::<TelemetryOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
+        let telemetry = telemetry.and_then(|telemetry| telemetry.settings(&mut self.issues));
         let mut kafka = None;
         if let Some(parsed) = &parsed {
             self.issues.extend(listener_issues("listeners", &parsed.listeners, rest.tls.is_some()));
@@ -225,7 +233,7 @@ impl Sources {
         let issues = self.placed();
         match parsed {
             Some(parsed) if !issues.iter().any(Issue::is_error) => {
-                Ok(WorkerConfig { plugins, ..parsed.config(&resolved.options, topic, kafka, rest, providers, issues) })
+                Ok(WorkerConfig { plugins, telemetry, ..parsed.config(&resolved.options, topic, kafka, rest, providers, issues) })
             }
             _ => Err(issues),
         }
@@ -246,6 +254,7 @@ impl Sources {
     fn unknown_keys(&self) -> Vec<Issue> {
         let mut names: Vec<String> = specs::<WorkerOptions>().into_iter().map(|option| option.name).collect();
         names.extend(specs::<RestOptions>().into_iter().map(|option| option.name));
+        names.extend(specs::<TelemetryOptions>().into_iter().map(|option| option.name));
         let kafka: Vec<String> = specs::<KafkaOptions>().into_iter().map(|option| option.name).collect();
         let is_kafka = self.flat.get("bootstrap.servers").is_some();
         let takes = |name: &str, key: &str| match name.strip_suffix('*') {
@@ -351,6 +360,7 @@ impl WorkerOptions {
             listeners: self.listeners.0,
             plugin_path: self.plugin_path.iter().map(|path| path.to_path_buf()).collect(),
             plugins: BTreeMap::new(),
+            telemetry: None,
             data_dir: self.data_dir.to_path_buf(),
             connectors_dir: self.connectors_dir.map(|path| path.to_path_buf()),
             connectors_dir_prune: self.connectors_dir_prune,

@@ -20,6 +20,7 @@ mod plugins;
 mod root;
 mod schemas;
 mod signals;
+mod spans;
 mod summary;
 mod tls;
 mod topics;
@@ -42,7 +43,7 @@ use aqueduct_worker::{AdminError, AdminResult, Worker};
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
@@ -77,6 +78,8 @@ pub struct RestOptions {
     pub other_plugins: Option<fn() -> Vec<OtherPlugin>>,
     /// The worker's own log.
     pub logging: Option<Arc<dyn Logging>>,
+    /// A span for each call: the binary has set OpenTelemetry's provider.
+    pub traced: bool,
     /// Why the worker is not there yet, where there is something to say: then calls are refused with it instead of waiting.
     pub starting: Option<watch::Receiver<Option<String>>>,
 }
@@ -92,6 +95,7 @@ pub fn router(worker: watch::Receiver<Option<Worker>>, options: RestOptions) -> 
         .fallback(error::not_found)
         .with_state(app)
         .layer(from_fn_with_state(options.clone(), access::authorize));
+    let routes = if options.traced { routes.layer(from_fn(spans::traced)) } else { routes };
     guard::guarded(routes, options)
 }
 

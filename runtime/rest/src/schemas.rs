@@ -183,6 +183,15 @@ pub(crate) struct TaskProgress {
     /// The last error, also when the task has recovered from it.
     #[schema(required = true)]
     last_error: Option<String>,
+    /// Failures in a row; 0 when the last start went well.
+    attempt: u32,
+    /// Milliseconds until the task starts again by itself.
+    #[schema(nullable = false)]
+    next_attempt_ms: Option<u64>,
+    clocks: Clocks,
+    /// Of a sink: seconds from the timestamp of the newest committed record to its commit.
+    #[schema(nullable = false)]
+    freshness_seconds: Option<f64>,
     /// Whether the log promises the records and offsets of a source together, or a sink each record once in its target.
     #[schema(nullable = false)]
     exactly_once: Option<ExactlyOnce>,
@@ -191,6 +200,23 @@ pub(crate) struct TaskProgress {
     exactly_once_reason: Option<String>,
     #[schema(nullable = false)]
     report: Option<Report>,
+}
+
+/// Milliseconds since a batch last got so far; null when none has.
+#[derive(ToSchema)]
+pub(crate) struct Clocks {
+    /// Polled from the source, or read from the log.
+    #[schema(required = true)]
+    polled_ms: Option<u64>,
+    /// Appended to the log, or put into the target.
+    #[schema(required = true)]
+    handed_on_ms: Option<u64>,
+    /// Durable there.
+    #[schema(required = true)]
+    acknowledged_ms: Option<u64>,
+    /// The source was told, or the sink's positions are stored.
+    #[schema(required = true)]
+    committed_ms: Option<u64>,
 }
 
 #[derive(ToSchema)]

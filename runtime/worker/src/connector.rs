@@ -6,7 +6,7 @@ use crate::admin::{State, TargetState};
 use crate::lifecycle::{self, Action, Desired, Observed, Phase, Plan, Task};
 use crate::spec::{ConnectorSpec, Secrets, TaskParts};
 use crate::stats::{Call, TaskStats};
-use crate::task::{ActiveTopics, panicked};
+use crate::task::{ActiveTopics, Startups, panicked};
 use aqueduct_core::{Error, Result, TaskId, TaskSpec, blocking};
 use aqueduct_log::Log;
 use std::collections::{BTreeSet, HashMap};
@@ -45,6 +45,9 @@ pub struct TaskView {
     pub live: bool,
     pub spec: TaskSpec,
     pub stats: Arc<TaskStats>,
+    /// Failures in a row.
+    pub attempt: u32,
+    pub next_attempt: Option<Instant>,
 }
 
 impl TaskView {
@@ -78,6 +81,7 @@ pub struct Plane {
     /// The data plane.
     pub data: tokio::runtime::Handle,
     pub shutdown_timeout: Duration,
+    pub startups: Arc<Startups>,
 }
 
 pub struct Supervisor {
@@ -267,6 +271,7 @@ impl Supervisor {
                 Err(error) => Err(Error::fatal(error.code().to_owned(), error.message())),
             }
         };
+        self.plane.startups.connector_attempts.fetch_add(1, Relaxed);
         self.planning = Some(self.plans.spawn_on(blocking::limited(self.blocking.clone(), plan), &self.plane.data).id());
     }
 
@@ -282,6 +287,7 @@ impl Supervisor {
         match planned {
             Ok(specs) => {
                 self.plan_attempts = 0;
+                self.plane.startups.connector_successes.fetch_add(1, Relaxed);
                 self.former = (0..specs.len() as u32).collect();
                 self.observed.plan = Plan::Done { generation };
                 self.observed.tasks = vec![Task::default(); specs.len()];
@@ -294,6 +300,7 @@ impl Supervisor {
             }
             Err(error) => {
                 self.plan_attempts += 1;
+                self.plane.startups.connector_failures.fetch_add(1, Relaxed);
                 let wanted = self.wanted.borrow().clone();
                 let policy = wanted.spec.as_ref().as_ref().map(|spec| spec.restart).unwrap_or_default();
                 let retry = policy.delay(self.plan_attempts, &error, fastrand::f64()).map(|delay| Instant::now() + delay);
@@ -325,6 +332,7 @@ impl Supervisor {
             cluster: self.plane.cluster.clone(),
             stats: slot.stats.clone(),
             active_topics: self.active_topics.clone(),
+            startups: self.plane.startups.clone(),
             stop: stop.clone(),
         };
         slot.stats.task_starts();
@@ -570,6 +578,11 @@ impl Supervisor {
                 live: task.is_live(),
                 spec: shown(&slot.spec),
                 stats: slot.stats.clone(),
+                attempt: slot.attempts,
+                next_attempt: match task.phase {
+                    Phase::Backoff { until } => Some(until),
+                    _ => None,
+                },
             }
         });
         let state = match (target, self.observed.plan) {

@@ -4,7 +4,7 @@ use crate::admin::{ConfigMap, ConnectorType};
 use crate::policy::{DeadLetterQueue, Failures, Policy, RestartPolicy, RetryPolicy};
 use crate::registry::Registry;
 use crate::stats::TaskStats;
-use crate::task::{ActiveTopics, Limits, Role, TaskRun};
+use crate::task::{ActiveTopics, Limits, Role, Startups, TaskRun};
 use crate::topics::{TopicCreation, TopicGroup};
 use aqueduct_config::check::{Check, Checked, UnknownKeys};
 use aqueduct_config::providers::{Providers, Resolved, references};
@@ -74,6 +74,7 @@ pub struct TaskParts {
     pub cluster: Arc<str>,
     pub stats: Arc<TaskStats>,
     pub active_topics: Arc<ActiveTopics>,
+    pub startups: Arc<Startups>,
     pub stop: CancellationToken,
     pub secrets: Arc<Secrets>,
 }
@@ -168,8 +169,13 @@ impl ConnectorSpec {
         let (stats, stop) = (parts.stats.clone(), parts.stop.clone());
         let (mut failures, mut settled) = (Failures::default(), stats.records_settled());
         loop {
+            stats.opened.store(false, Relaxed);
+            parts.startups.task_attempts.fetch_add(1, Relaxed);
             let attempt = async { self.task(parts.clone()).await?.run().await };
             let Err(error) = attempt.await else { return Ok(()) };
+            if !stats.opened.load(Relaxed) {
+                parts.startups.task_failures.fetch_add(1, Relaxed);
+            }
             let (before, now) = (std::mem::replace(&mut settled, stats.records_settled()), Instant::now());
             failures.add(settled > before, now);
             let delay = policy.delay(&failures, &error, now, fastrand::f64()).filter(|_| !stop.is_cancelled());
@@ -212,7 +218,7 @@ impl ConnectorSpec {
             flush_interval: settings.limits.flush_interval,
         };
         parts.log.configure(&parts.id.connector, log_options(settings, &resolved.options)).await?;
-        let TaskParts { id, spec, log, cluster, stats, active_topics, stop, secrets: _ } = parts;
+        let TaskParts { id, spec, log, cluster, stats, active_topics, startups, stop, secrets: _ } = parts;
         Ok(TaskRun {
             id,
             role: self.role()?,
@@ -230,6 +236,7 @@ impl ConnectorSpec {
             cluster,
             stats,
             active_topics,
+            startups,
             stop,
         })
     }

@@ -3,6 +3,7 @@
 mod banner;
 mod loggers;
 mod logging;
+mod traces;
 
 use crate::failure::{Failure, Outcome};
 use crate::wiring;
@@ -64,6 +65,8 @@ pub(crate) fn run(args: Args) -> Outcome {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    // Dropped last: the spans of the shutdown are sent too.
+    let _traces = config.telemetry.as_ref().map(traces::start).transpose()?;
     let access = Access {
         listeners: aqueduct_rest::check_listeners(&config.listeners, &config.rest)?,
         admin: match config.rest.admin_listeners.as_deref() {
@@ -241,6 +244,7 @@ fn rest_options(
     RestOptions {
         users,
         health_public: config.rest.health_public,
+        traced: config.telemetry.is_some(),
         advertised_host: config.advertised_host.clone(),
         listener_names,
         headers: config.rest.headers.clone(),
