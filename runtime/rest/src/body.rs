@@ -119,15 +119,16 @@ impl Params {
         self.get(name).map(parse).transpose()
     }
 
-    /// A number that has a bound of ours: what is more counts as the bound, however many digits it has.
+    /// A number that has a bound of ours: what is more counts as the bound, up to 2^63-1 (the document's int64).
     ///
     /// # Errors
     /// 400 when it is not a number.
     pub(crate) fn up_to(&self, name: &str, max: u64) -> Result<Option<u64>, ApiError> {
         let parse = |text: &str| {
-            let number = !text.is_empty() && text.bytes().all(|digit| digit.is_ascii_digit());
-            let bad = || ApiError::bad_request(format!("`{name}={text}` is not a number of 0 and more"));
-            number.then(|| text.parse().unwrap_or(max).min(max)).ok_or_else(bad)
+            let digits = text.bytes().all(|digit| digit.is_ascii_digit());
+            let number = text.parse::<u64>().ok().filter(|number| digits && i64::try_from(*number).is_ok());
+            let bad = || ApiError::bad_request(format!("`{name}={text}` is not a number from 0 to {}", i64::MAX));
+            number.map(|number| number.min(max)).ok_or_else(bad)
         };
         self.get(name).map(parse).transpose()
     }
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(params.number::<u32>("b").unwrap_err().error_code, 400);
         let up_to = |text: &str| Params(vec![("n".into(), text.into())]).up_to("n", 100).map_err(|error| error.error_code);
         assert_eq!([up_to("0"), up_to("99"), up_to("101")], [Ok(Some(0)), Ok(Some(99)), Ok(Some(100))]);
-        assert_eq!(up_to("99999999999999999999999999"), Ok(Some(100)));
-        assert_eq!([up_to("-1"), up_to("+1"), up_to(""), up_to("1.5")], [Err(400); 4]);
+        assert_eq!(up_to("9223372036854775807"), Ok(Some(100)));
+        assert_eq!([up_to("9223372036854775808"), up_to("-1"), up_to("+1"), up_to(""), up_to("1.5")], [Err(400); 5]);
     }
 }

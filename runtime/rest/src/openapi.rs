@@ -72,6 +72,7 @@ fn complete(mut document: Value) -> Value {
     document["components"]["securitySchemes"] =
         json!({ "basic": { "type": "http", "scheme": "basic" }, "bearer": { "type": "http", "scheme": "bearer" } });
     document["components"]["schemas"]["ApiError"] = serde_json::to_value(ApiError::schema()).unwrap_or_default();
+    document["components"]["responses"] = shared();
     if let Some(paths) = document["paths"].as_object_mut() {
         for (path, item) in paths {
             for (method, operation) in item.as_object_mut().into_iter().flatten() {
@@ -85,55 +86,73 @@ fn complete(mut document: Value) -> Value {
 fn complete_operation(path: &str, method: &str, operation: &mut Value) {
     let has_body = operation.get("requestBody").is_some();
     let Some(responses) = operation["responses"].as_object_mut() else { return };
-    for (status, description) in common(path, method, has_body) {
-        responses.entry(status.to_string()).or_insert_with(|| json!({ "description": description }));
-    }
-    for (status, response) in responses.iter_mut().filter(|(status, _)| status.as_str() >= "400") {
-        let error = || json!({ "application/json": { "schema": { "$ref": "#/components/schemas/ApiError" } } });
+    for (_, response) in responses.iter_mut().filter(|(status, _)| status.as_str() >= "400") {
         if let Some(response) = response.as_object_mut() {
-            response.entry("content").or_insert_with(error);
-            headers(status, response);
+            response.entry("content").or_insert_with(error_content);
         }
+    }
+    for name in common(path, method, has_body) {
+        let status = SHARED.iter().find(|(known, ..)| *known == name).map_or(500, |(_, status, _)| *status);
+        responses.entry(status.to_string()).or_insert_with(|| json!({ "$ref": format!("#/components/responses/{name}") }));
     }
     responses.sort_keys();
 }
 
-fn headers(status: &str, response: &mut Map<String, Value>) {
-    let (name, description, kind) = match status {
-        "401" => ("WWW-Authenticate", "How to log in", "string"),
-        "429" => ("Retry-After", "Seconds", "integer"),
-        _ => return,
-    };
-    response.insert("headers".into(), json!({ name: { "description": description, "schema": { "type": kind } } }));
+fn error_content() -> Value {
+    json!({ "application/json": { "schema": { "$ref": "#/components/schemas/ApiError" } } })
 }
 
 /// What may be answered to a call whatever its handler does, with why.
-fn common(path: &str, method: &str, has_body: bool) -> Vec<(u16, &'static str)> {
-    let mut all = vec![
-        (401, "Nobody who is known: send the name and password of a user, or a token"),
-        (403, "The user may not do this, or the call comes from another site or by a foreign name"),
-        (429, "Too many logins failed: try again later"),
-        (500, "The call failed inside the worker, or took 90 seconds"),
-    ];
-    if path.contains('{') {
-        all.push((400, "A name is not UTF-8"));
-    }
+const SHARED: [(&str, u16, &str); 11] = [
+    ("BadBody", 400, "The body is not what is expected, or a name is not UTF-8"),
+    ("BadName", 400, "A name is not UTF-8"),
+    ("Unauthorized", 401, "Nobody who is known: send the name and password of a user, or a token"),
+    ("Forbidden", 403, "The user may not do this, or the call comes from another site or by a foreign name"),
+    ("NotAcceptable", 406, "The client does not take application/json"),
+    ("TooLarge", 413, "The body is larger than 1 MiB"),
+    ("UnsupportedMediaType", 415, "The body is not application/json"),
+    ("TooManyRequests", 429, "Too many logins failed: try again later"),
+    ("InternalError", 500, "The call failed inside the worker, or took 90 seconds"),
+    ("Unavailable", 503, "The worker still starts, or ends"),
+    ("DiskFull", 507, "The disk is full"),
+];
+
+fn shared() -> Value {
+    let response = |(name, status, description): &(&str, u16, &str)| {
+        let header = match status {
+            401 => Some(("WWW-Authenticate", "How to log in", "string")),
+            429 => Some(("Retry-After", "Seconds", "integer")),
+            _ => None,
+        };
+        let mut response = json!({ "description": description, "content": error_content() });
+        if let Some((header, about, kind)) = header {
+            response["headers"] = json!({ header: { "description": about, "schema": { "type": kind } } });
+        }
+        ((*name).to_owned(), response)
+    };
+    Value::Object(SHARED.iter().map(response).collect())
+}
+
+/// Of [`SHARED`], what an operation may answer. Of one status the first counts.
+fn common(path: &str, method: &str, has_body: bool) -> Vec<&'static str> {
+    let mut all = vec!["Unauthorized", "Forbidden", "TooManyRequests", "InternalError"];
     if has_body {
-        all.push((400, "The body is not what is expected"));
-        all.push((413, "The body is larger than 1 MiB"));
-        all.push((415, "The body is not application/json"));
+        all.extend(["BadBody", "TooLarge", "UnsupportedMediaType"]);
+    }
+    if path.contains('{') {
+        all.push("BadName");
     }
     if crate::guard::is_kafka_connects(path) {
-        all.push((406, "The client does not take application/json"));
+        all.push("NotAcceptable");
     }
     let waits =
         !["/health", "/admin/loggers", "/aqueduct/v1/openapi.json", "/aqueduct/v1/docs"].iter().any(|own| path.starts_with(own));
     if waits {
-        all.push((503, "The worker still starts, or ends"));
+        all.push("Unavailable");
     }
     // Validation and levels of loggers write nothing.
     if waits && method != "get" && !path.ends_with("/validate") {
-        all.push((507, "The disk is full"));
+        all.push("DiskFull");
     }
     all
 }
@@ -185,9 +204,9 @@ mod tests {
             assert!(TAGS.iter().any(|(known, _)| *known == tag), "{name}: {tag}");
         }
         let text = openapi().to_string();
-        for reference in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
-            let name = reference.split('"').next().unwrap();
-            assert!(openapi()["components"]["schemas"].get(name).is_some(), "{name}");
+        for reference in text.split("\"$ref\":\"#").skip(1) {
+            let pointer = reference.split('"').next().unwrap();
+            assert!(openapi().pointer(pointer).is_some(), "{pointer}");
         }
     }
 
@@ -195,7 +214,10 @@ mod tests {
     fn errors_have_one_body() {
         let delete = &paths()["/connectors/{connector}"]["delete"]["responses"];
         assert_eq!(delete["404"]["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/ApiError");
-        assert!(delete["204"].get("content").is_none() && delete["429"]["headers"]["Retry-After"].is_object());
+        assert!(delete["204"].get("content").is_none());
+        assert_eq!(delete["429"]["$ref"], "#/components/responses/TooManyRequests");
+        let refused = &openapi()["components"]["responses"]["TooManyRequests"];
+        assert!(refused["headers"]["Retry-After"].is_object() && refused["content"].is_object(), "{refused}");
         let health = &paths()["/health"]["get"]["responses"];
         assert_eq!(health["503"]["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/HealthStatus");
         let create = paths()["/connectors"]["post"]["responses"].as_object().unwrap();

@@ -32,7 +32,7 @@ pub(crate) fn render(document: &Value) -> String {
         let name = text(tag, "name");
         line(&mut out, &format!("<h2 id=\"{0}\">{0}</h2>\n<p>{1}</p>", escape(name), prose(text(tag, "description"))));
         for (path, method, operation) in operations(document, name) {
-            render_operation(&mut out, path, method, operation);
+            render_operation(&mut out, document, path, method, operation);
         }
     }
     line(&mut out, "<h2 id=\"schemas\">Schemas</h2>");
@@ -62,7 +62,7 @@ fn operations<'a>(document: &'a Value, tag: &'a str) -> impl Iterator<Item = (&'
     all.filter(move |(_, _, operation)| operation["tags"][0] == tag)
 }
 
-fn render_operation(out: &mut String, path: &str, method: &str, operation: &Value) {
+fn render_operation(out: &mut String, document: &Value, path: &str, method: &str, operation: &Value) {
     let id = escape(text(operation, "operationId"));
     let heading = format!("<b class=\"{0}\">{1}</b> <code>{2}</code>", escape(method), method.to_uppercase(), escape(path));
     line(out, &format!("<section id=\"{id}\"><h3><a href=\"#{id}\">{heading}</a></h3>"));
@@ -82,6 +82,8 @@ fn render_operation(out: &mut String, path: &str, method: &str, operation: &Valu
     }
     line(out, "<table><tr><th>status</th><th>body</th><th></th></tr>");
     for (status, response) in members(&operation["responses"]) {
+        let pointer = response["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+        let response = pointer.and_then(|pointer| document.pointer(pointer)).unwrap_or(response);
         let (body, about) = (content(response), prose(text(response, "description")));
         line(out, &format!("<tr><td><code>{status}</code></td><td>{body}</td><td>{about}</td></tr>"));
     }

@@ -82,6 +82,8 @@ fn check(path: &str, method: &str, answer: &Answer) {
     let response = operation["responses"].get(answer.status.to_string());
     let response =
         response.unwrap_or_else(|| panic!("{method} {path}: {} is not in the document: {}", answer.status, answer.text));
+    let shared = response["$ref"].as_str().and_then(|reference| openapi().pointer(reference.strip_prefix('#')?));
+    let response = shared.unwrap_or(response);
     let Some(content) = response.get("content").and_then(Value::as_object) else {
         assert_eq!(answer.text, "", "{method} {path}: the document knows no body for {}", answer.status);
         return;
