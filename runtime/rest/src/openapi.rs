@@ -4,7 +4,7 @@ use crate::{ApiError, page};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_FRAME_OPTIONS};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::sync::OnceLock;
 use utoipa::PartialSchema;
 
@@ -162,6 +162,7 @@ mod tests {
     use super::*;
     use axum::body::Body;
     use axum::http::Request;
+    use serde_json::Map;
     use std::collections::BTreeSet;
     use tokio::sync::watch;
     use tower::ServiceExt;
