@@ -56,7 +56,7 @@ pub fn render(issues: &[Issue], source: &dyn Fn(&str) -> Option<String>, style: 
 /// build shows is read by others. References stay. Places stay where they are: each character becomes one star.
 fn without_secrets(text: &str) -> String {
     static SECRET: LazyLock<Regex> = LazyLock::new(|| {
-        let key = r"(?:password|passwd|secret|token|credential|authorization|api\.?key|jaas\.config|private\.?key|keystore\.key)";
+        let key = r"(?:pass?word|passwd|masked|secret|token|credential|authorization|api\.?key|jaas\.config|private\.?key|keystore\.key)";
         // A value without quotes ends with its line: where in a flow map it ends by itself is not worth guessing.
         let value = r#""(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s"'][^\n]*"#;
         Regex::new(&format!(r#"(?i)({key}[\w.-]*["']?[ \t]*[:=][ \t]*)({value})"#)).expect("a pattern in the source compiles")
@@ -194,6 +194,9 @@ config.unknown_key
             ("sasl.jaas.config=x y=\"z\"", "sasl.jaas.config=*******"),
             ("auth.password: ${env:PW}", "auth.password: ${env:PW}"),
             ("database: {password: \"${file:/a:b}\"}", "database: {password: \"${file:/a:b}\"}"),
+            // Misspelt it is no less secret.
+            ("auth.pasword: 'a'", "auth.pasword: ***"),
+            ("query.masked: SELECT 1", "query.masked: ********"),
             ("topic: tokens", "topic: tokens"),
             ("auth.password:", "auth.password:"),
         ] {
