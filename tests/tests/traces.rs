@@ -65,7 +65,8 @@ fn a_trace_goes_through() {
 
     // What is no traceparent is not passed on.
     wait_until(SOON, "the webhook takes nonsense too", || (post("00-zz") == Some(200)).then_some(()));
-    let call = wait_until(SOON, "the sink calls again", || target.requests().into_iter().filter(|call| call.path == "/out").nth(1));
+    let call =
+        wait_until(SOON, "the sink calls again", || target.requests().into_iter().filter(|call| call.path == "/out").nth(1));
     assert_eq!((call.header("traceparent"), call.text().as_str()), (None, "paid"));
 
     for (what, parts) in [
@@ -87,7 +88,10 @@ fn a_trace_goes_through() {
 fn a_receiver_that_is_gone_holds_up_nothing() {
     let mut site = Site::new();
     site.configure(&format!("otel.exporter.otlp.endpoint: http://127.0.0.1:{}\n", free_port()));
-    site.connector("gen", "name: gen\nconnector.class: datagen-source\ntemplate: orders\ntopic: orders\nrate: 1000\ncount: 500\n");
+    site.connector(
+        "gen",
+        "name: gen\nconnector.class: datagen-source\ntemplate: orders\ntopic: orders\nrate: 1000\ncount: 500\n",
+    );
     site.connector("hole", "name: hole\nconnector.class: blackhole-sink\ntopics: orders\n");
     site.start();
     let client = site.client();

@@ -26,11 +26,11 @@ use options::WorkerOptions;
 pub use plugins::PluginGrant;
 use rest::RestOptions;
 pub use rest::{ClientAuth, Keystore, RestSettings, TlsSettings};
-pub use telemetry::Telemetry;
-use telemetry::TelemetryOptions;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+pub use telemetry::Telemetry;
+use telemetry::TelemetryOptions;
 
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {

@@ -93,6 +93,7 @@ fn remote(traceparent: &str) -> Option<SpanContext> {
             vec!["traceparent"]
         }
     }
-    let context = global::get_text_map_propagator(|propagator| propagator.extract_with_context(&Context::new(), &One(traceparent)));
+    let context =
+        global::get_text_map_propagator(|propagator| propagator.extract_with_context(&Context::new(), &One(traceparent)));
     Some(context.span().span_context().clone()).filter(SpanContext::is_valid)
 }

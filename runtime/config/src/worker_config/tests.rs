@@ -177,7 +177,10 @@ fn spans_go_where_worker_yaml_says() {
     let telemetry = config.telemetry.clone().unwrap();
     let headers: Vec<_> = telemetry.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
     assert_eq!(headers, [("a", "1"), ("authorization", "Bearer x=y")]);
-    assert_eq!((telemetry.endpoint.as_str(), telemetry.service.as_str(), telemetry.sampled), ("http://localhost:4318", "aqueduct", 0.5));
+    assert_eq!(
+        (telemetry.endpoint.as_str(), telemetry.service.as_str(), telemetry.sampled),
+        ("http://localhost:4318", "aqueduct", 0.5)
+    );
     assert!(!format!("{config:?}").contains("Bearer"));
     let wrong = load("otel.exporter.otlp.endpoint: localhost:4317\notel.exporter.otlp.headers: canary", &[], &[]).unwrap_err();
     assert_eq!(wrong.len(), 2, "{wrong:?}");

@@ -24,7 +24,8 @@ pub(crate) fn start(telemetry: &Telemetry) -> Outcome<Traces> {
     // The HTTP connectors have TLS compiled into reqwest, which wants a provider. An error: there is one.
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let failed = |why: String| {
-        Failure::failed(format!("otel.exporter.otlp.endpoint {}: {why}", telemetry.endpoint)).fix("correct it, or remove the line")
+        Failure::failed(format!("otel.exporter.otlp.endpoint {}: {why}", telemetry.endpoint))
+            .fix("correct it, or remove the line")
     };
     let client = reqwest::blocking::Client::builder().timeout(EXPORT_TIMEOUT).redirect(reqwest::redirect::Policy::none());
     let client = client.build().map_err(|error| failed(error.to_string()))?;
