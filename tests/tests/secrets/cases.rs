@@ -105,8 +105,11 @@ fn with(class: &str, option: &str, targets: &Targets) -> (&'static str, Value) {
     ("{}", more)
 }
 
+/// A class, its option, the text around the secret in it, and what else it needs.
+type Elsewhere = (&'static str, &'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// Secrets in options that are not for them: in URLs, headers, transforms, options of the log's clients.
-const ELSEWHERE: &[(&str, &str, &str, &[(&str, &str)])] = &[
+const ELSEWHERE: &[Elsewhere] = &[
     ("http-source", "http.request.headers", "Authorization: Bearer {}", &[]),
     ("http-source", "http.request.header.X-Api-Key", "{}", &[]),
     ("http-source", "http.request.url", "http://127.0.0.1:CLOSED/feed?key={}", &[]),
