@@ -1,11 +1,12 @@
 //! The one engine: what language guests may speak, and the clock that interrupts them.
 
 use aqueduct_core::{Error, Result};
+use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use wasmtime::component::Linker;
-use wasmtime::{Config, Engine};
+use wasmtime::{Cache, CacheConfig, Config, Engine};
 
 use crate::bindings;
 use crate::imports::Imports;
@@ -38,6 +39,17 @@ pub(crate) fn runtime() -> Result<Arc<Runtime>> {
     Ok(RUNTIME.get_or_init(|| Arc::new(made)).clone())
 }
 
+/// Compiled code, by the hash of what it was compiled from: a Python guest of 18 MB takes seconds, its code is read in milliseconds. It is as much to be
+/// trusted as the folder, which is the user's own. None: there is no such folder, or it cannot be written.
+fn cache() -> Option<Cache> {
+    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let user = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
+    let mut config = CacheConfig::new();
+    config.with_directory(user.join("aqueduct").join("plugins"));
+    let made = Cache::new(config);
+    made.inspect_err(|error| tracing::debug!("compiled plugins are not kept: {error:#}")).ok()
+}
+
 fn make() -> wasmtime::Result<Runtime> {
     let mut config = Config::new();
     config
@@ -49,8 +61,12 @@ fn make() -> wasmtime::Result<Runtime> {
         .wasm_relaxed_simd(false)
         .wasm_tail_call(false)
         .memory_init_cow(true);
+    if let Some(cache) = cache() {
+        config.cache(Some(cache));
+    }
     let engine = Engine::new(&config)?;
     let mut linker = Linker::new(&engine);
+    crate::wasi::add_to_linker(&mut linker)?;
     bindings::source::SourcePlugin::add_to_linker::<_, wasmtime::component::HasSelf<Imports>>(&mut linker, |imports| imports)?;
     let (ticks, ended) = mpsc::sync_channel(1);
     let ticking = engine.clone();

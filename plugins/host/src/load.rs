@@ -1,7 +1,7 @@
 //! `plugin.path`: every `*.wasm` in it, and what is wrong with those that are left out.
 
-use crate::component::{FILE_BYTES_MAX, parse};
-use crate::metadata::Kind;
+use crate::component::{FILE_BYTES_MAX, Parsed, parse};
+use crate::metadata::{Kind, Metadata};
 use crate::plugin::{Code, Common};
 use crate::sink::Sink;
 use crate::source::Source;
@@ -129,7 +129,7 @@ fn load_file(file: &Path, grants: &BTreeMap<String, PluginGrant>) -> Loaded {
 /// # Errors
 /// `plugin.malformed`, `plugin.metadata`, `plugin.interface`, `plugin.sha256`.
 pub fn load_bytes(bytes: Vec<u8>, grants: &BTreeMap<String, PluginGrant>) -> Result<Loaded> {
-    let hash: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash(&bytes);
     let parsed = parse(bytes)?;
     let code = Arc::new(Code::new(parsed.component));
     let mut loaded = Loaded::default();
@@ -142,12 +142,35 @@ pub fn load_bytes(bytes: Vec<u8>, grants: &BTreeMap<String, PluginGrant>) -> Res
         }
         let common = Common::new(metadata, Arc::new(grant), code.clone());
         match metadata.kind {
-            Kind::Source => loaded.plugins.push(Plugin::Source(Arc::new(Source(common)))),
-            Kind::Sink => loaded.plugins.push(Plugin::Sink(Arc::new(Sink(common)))),
+            Kind::Source => loaded.plugins.push(Plugin::Source(Arc::new(Source(Arc::new(common))))),
+            Kind::Sink => loaded.plugins.push(Plugin::Sink(Arc::new(Sink(Arc::new(common))))),
             Kind::Transform => loaded.transforms.push(Arc::new(Transforming(Arc::new(common)))),
         }
     }
     Ok(loaded)
+}
+
+/// What a file is, without compiling or running it.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    pub metadata: Metadata,
+    /// Interfaces, as the component names them.
+    pub imports: Vec<String>,
+    pub exports: Vec<String>,
+    /// Of the file, in hexadecimal: what `plugins.<name>.sha256` pins.
+    pub sha256: String,
+}
+
+/// # Errors
+/// `plugin.malformed`, `plugin.metadata`, `plugin.interface`: what would keep a worker from loading it.
+pub fn inspect(bytes: Vec<u8>) -> Result<Inspected> {
+    let sha256 = hash(&bytes);
+    let Parsed { metadata, imports, exports, .. } = parse(bytes)?;
+    Ok(Inspected { metadata, imports, exports, sha256 })
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn files(path: &Path) -> std::io::Result<Vec<PathBuf>> {

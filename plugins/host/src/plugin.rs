@@ -4,8 +4,9 @@ use crate::bindings::{sink, source, transform, types};
 use crate::engine::runtime;
 use crate::error::{clean, trapped};
 use crate::guest::store;
-use crate::imports::{Call, Imports, Reach};
+use crate::imports::{Call, Imports, Reach, World};
 use crate::metadata::{Kind, PluginMetadata};
+use crate::parts::Failures;
 use aqueduct_config::dynamic::Schema;
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Descriptor, Error, Issue, Options, Result};
@@ -53,6 +54,8 @@ pub(crate) struct Common {
     schema: Schema,
     kind: Kind,
     code: Arc<Code>,
+    /// Of its sinks.
+    pub(crate) failures: Failures,
 }
 
 impl Common {
@@ -66,7 +69,15 @@ impl Common {
             summary: metadata.description.clone(),
             options: schema.options(),
         };
-        Self { name: metadata.name.as_str().into(), descriptor, grant, schema, kind: metadata.kind, code }
+        Self {
+            name: metadata.name.as_str().into(),
+            descriptor,
+            grant,
+            schema,
+            kind: metadata.kind,
+            code,
+            failures: Failures::default(),
+        }
     }
 
     /// Compiled on a thread of its own.
@@ -110,7 +121,7 @@ impl Common {
     }
 
     async fn ask(&self, code: &InstancePre<Imports>, config: String) -> Result<Vec<types::Issue>> {
-        let mut store = store(&self.name, &self.grant, CancellationToken::new())?;
+        let mut store = store(&self.name, &self.grant, CancellationToken::new(), World::Pure)?;
         store.data_mut().call = Call::new(self.grant.call_timeout.into(), Reach::Nothing);
         let asked = async {
             Ok(match self.kind {

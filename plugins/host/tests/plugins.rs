@@ -347,9 +347,6 @@ async fn the_zoo_of_sinks_and_transforms_too() {
     assert_eq!(task.put(&batch(), &mut rejects, &context(DEADLINE)).await.unwrap(), Ack::Buffered);
     assert!(!rejects.iter().next().unwrap().error.message().chars().any(char::is_control));
     for (mode, code) in [
-        ("loop-apply", Some("plugin.timeout")),
-        ("trap-apply", Some("plugin.trap")),
-        ("recursion-apply", Some("plugin.trap")),
         ("trap-open", Some("plugin.trap")),
         ("beyond", Some("plugin.interface")),
         ("bomb", Some("plugin.interface")),
@@ -362,6 +359,14 @@ async fn the_zoo_of_sinks_and_transforms_too() {
             Some(code) => assert_eq!(applied.err().unwrap().code(), code, "{mode}"),
             None => assert_eq!(applied.unwrap().len(), if mode == "drop" { 0 } else { 2 }),
         }
+    }
+    // A batch that ends the instance each time is halved until each record stands alone.
+    for (mode, code) in [("loop-apply", "plugin.timeout"), ("trap-apply", "plugin.trap"), ("recursion-apply", "plugin.trap")] {
+        let mut transform = loaded.transforms[0].build(&options(&[("mode", mode)])).unwrap();
+        let mut rejects = Rejects::default();
+        let applied = tokio::time::timeout(DEADLINE, transform.apply(batch(), &mut rejects)).await.unwrap().unwrap();
+        let codes: Vec<String> = rejects.iter().map(|reject| reject.error.code().to_owned()).collect();
+        assert_eq!((applied.len(), codes), (0, vec![code.to_owned(); 2]), "{mode}");
     }
 }
 
