@@ -16,6 +16,7 @@ mod mqtt;
 mod postgres;
 mod postgres_latency;
 mod postgres_sink;
+mod rest;
 mod table;
 mod webhook;
 
@@ -64,6 +65,8 @@ enum Part {
     Mqtt,
     /// Webhooks at 64 connections beside an axum handler that discards, and 10,000 idle connections. Needs wrk.
     Webhook,
+    /// 1,000 connectors over REST, reads while 50 plugins loop, start and memory beside Kafka Connect. Needs what builds plugins.
+    Rest,
     /// Log → HTTP beside a loop of reqwest by hand: `--lines` records in batches, a twentieth of them one by one.
     HttpSink,
     /// HTTP → log beside a loop of reqwest by hand: a fifth of `--lines` as records, 100 a page.
@@ -97,6 +100,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Webhook) {
         webhook::measure(&dir, args.runs, &mut table)?;
+    }
+    if wanted(Part::Rest) {
+        rest::measure(&dir, &mut table)?;
     }
     if wanted(Part::HttpSink) {
         http_sink::measure(&dir, args.lines, args.runs, &mut table)?;

@@ -11,6 +11,7 @@ pub mod ledger;
 pub mod outputs;
 pub mod postgres_bank;
 pub mod postgres_records;
+pub mod python;
 pub mod scenario;
 pub mod segment;
 pub mod site;

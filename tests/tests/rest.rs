@@ -269,6 +269,65 @@ fn offsets_are_shown_altered_and_reset() {
 }
 
 #[test]
+fn source_offsets_that_no_source_could_resume_from_are_refused_with_what_to_write() {
+    let mut site = Site::new();
+    site.start();
+    let client = site.client();
+    let webhook = format!("http://127.0.0.1:{}", aqueduct_tests::site::free_port());
+    for (class, options, partition, good, bad, named) in [
+        ("datagen-source", json!({"topic": "t"}), json!({"template": "orders"}), json!({"next": 7}), json!({"nxt": 7}), "nxt"),
+        (
+            "http-source",
+            json!({"kafka.topic": "t", "http.request.url": "https://api.example/x"}),
+            json!({"endpoint": "https://api.example/x"}),
+            json!({"page.number": 3}),
+            json!({"page.number": "3"}),
+            "page.number",
+        ),
+        (
+            "mqtt-source",
+            json!({"mqtt.server.uri": "tcp://broker.example:1883", "mqtt.topics": "a/#", "kafka.topic": "t"}),
+            json!({"client": "aqueduct-mqtt-source"}),
+            json!({"held": "3,7-9"}),
+            json!({"held": 3}),
+            "held",
+        ),
+        (
+            "postgres-source",
+            json!({"topic.prefix": "shop", "database.hostname": "h", "database.user": "u", "database.dbname": "d"}),
+            json!({"server": "shop"}),
+            json!({"lsn": 7}),
+            json!({"lsn": "0/7"}),
+            "lsn",
+        ),
+        (
+            "webhook-source",
+            json!({"listener": webhook, "path": "/in", "topic": "t"}),
+            json!({"webhook": "requests"}),
+            json!({"count": 7}),
+            json!({"count": "7"}),
+            "count",
+        ),
+    ] {
+        let mut config = options;
+        config["connector.class"] = json!(class);
+        let body = json!({"name": class, "config": config, "initial_state": "STOPPED"});
+        client.post("/connectors", Some(&body)).expect(201);
+        until_state(&client, class, "STOPPED");
+        let path = format!("/connectors/{class}/offsets");
+        let offsets = |offset: &Value| json!({"offsets": [{"partition": partition, "offset": offset}]});
+        let message = client.patch(&path, &offsets(&bad)).error(400);
+        assert!(message.contains(&format!("{named:?}")) && message.contains("; write {"), "{class}: {message}");
+        let message = client.patch(&path, &json!({"offsets": [{"partition": {"x": 1}, "offset": good}]})).error(400);
+        assert!(message.contains("partition"), "{class}: {message}");
+        client.patch(&path, &offsets(&good)).expect(200);
+        assert_eq!(client.get(&path).json(), offsets(&good), "{class}");
+        client.patch(&path, &json!({"offsets": [{"partition": partition, "offset": null}]})).expect(200);
+        assert_eq!(client.get(&path).json(), json!({"offsets": []}), "{class}");
+    }
+}
+
+#[test]
 fn lists_expand_and_names_are_decoded() {
     let mut site = Site::new();
     site.start();

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
 
-use aqueduct_tests::{Run, Site, wait_until};
+use aqueduct_tests::{Client, Run, Site, wait_until};
 use http_services::Certificates;
+use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
@@ -24,6 +25,38 @@ fn rest_user(site: &Site, args: &[&str], password: Option<&str>) -> (String, Str
     let output = site.cli_with(&[&["rest-user"], args].concat(), stdin.as_deref());
     assert!(output.status.success(), "{}", text(&output.stderr));
     (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn levels_of_loggers_may_have_a_listener_of_their_own_and_every_answer_the_operators_headers() {
+    let port = aqueduct_tests::site::free_port();
+    let mut site = Site::with(&format!(
+        "admin.listeners: http://127.1:{port}\nrest.advertised.port: 8099\n\
+         response.http.headers.config: 'set X-Frame-Options: DENY, \"add Cache-Control: no-cache, no-store\"'\n"
+    ));
+    site.start();
+    let (client, admin) = (site.client(), Client::new(format!("http://127.1:{port}")));
+    client.get("/connectors").expect(200);
+    client.get("/admin/loggers").error(404);
+    client.put("/admin/loggers/root", Some(&json!({"level": "DEBUG"}))).error(404);
+    admin.get("/admin/loggers").expect(200);
+    admin.get("/connectors").error(404);
+    admin.get("/health").error(404);
+    let config = json!({"connector.class": "blackhole-sink", "topics": "t"});
+    client.put("/connectors/hole/config", Some(&config)).expect(201);
+    let status = client.get("/connectors/hole/status").expect(200).json();
+    assert_eq!(status["connector"]["worker_id"], "127.0.0.1:8099");
+    let plain = reqwest::blocking::Client::builder().no_proxy().build().unwrap();
+    for (base, path, status) in
+        [(&client.base, "/health", 200), (&client.base, "/nothing", 404), (&admin.base, "/connectors", 404)]
+    {
+        let answer = plain.get(format!("{base}{path}")).send().unwrap();
+        let header = |name: &str| answer.headers()[name].to_str().unwrap();
+        assert_eq!(
+            (answer.status().as_u16(), header("x-frame-options"), header("cache-control")),
+            (status, "DENY", "no-cache, no-store")
+        );
+    }
 }
 
 #[test]

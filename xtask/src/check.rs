@@ -50,7 +50,8 @@ pub(crate) fn deny(sh: &Sh, install: bool) -> Result<()> {
             return Ok(());
         }
         let mut command = sh.command(cargo());
-        command.args(["install", "--quiet", "--locked", "cargo-deny", "--version", "^0.20", "--root"]).arg(&tools);
+        // Not optimised: it runs for seconds, and takes minutes to build.
+        command.args(["install", "--debug", "--quiet", "--locked", "cargo-deny", "--version", "^0.20", "--root"]).arg(&tools);
         // A folder of its own, which is removed: nothing of it is needed again.
         sh.run(command.env_remove("CARGO_TARGET_DIR"))?;
     }

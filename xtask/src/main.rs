@@ -30,7 +30,7 @@ enum Xtask {
         #[arg(long)]
         no_install: bool,
     },
-    /// Generate the option tables in connectors/*/README.md and docs/cli.md from the binary.
+    /// Generate the option tables in connectors/*/README.md, docs/cli.md and docs/openapi.json from the binary.
     Reference {
         /// Change nothing; fail when a page is stale.
         #[arg(long)]
@@ -54,7 +54,7 @@ enum Xtask {
 enum Services {
     /// Say what is there and what is missing.
     Status,
-    /// Install packages with apt-get and fetch Apache Kafka (broker, tools, Connect) into a cache.
+    /// Install packages with apt-get; fetch Apache Kafka (broker, tools, Connect) and Python programs into a cache.
     Install,
 }
 
@@ -66,7 +66,7 @@ fn main() -> Result<()> {
         Xtask::Lints { no_install } => check::lints(&sh).and(check::deny(&sh, !no_install)),
         Xtask::Reference { check } => reference::run(&sh, check),
         Xtask::Bench { profile, args } => bench(&sh, &profile, &args),
-        Xtask::Services(Services::Status) => services::status(),
+        Xtask::Services(Services::Status) => services::status(&sh),
         Xtask::Services(Services::Install) => services::install(&sh),
     }
 }

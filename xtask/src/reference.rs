@@ -37,7 +37,10 @@ pub(crate) fn check_built(sh: &Sh) -> Result<()> {
 }
 
 fn pages(sh: &Sh) -> Result<Vec<(PathBuf, String)>> {
-    let mut pages = vec![(sh.root.join("docs/cli.md"), ask(sh, &["docs", "cli"])?)];
+    let mut pages = vec![
+        (sh.root.join("docs/cli.md"), ask(sh, &["docs", "cli"])?),
+        (sh.root.join("docs/openapi.json"), ask(sh, &["docs", "openapi"])?),
+    ];
     let mut folders: Vec<PathBuf> =
         fs::read_dir(sh.root.join("connectors"))?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     folders.sort();

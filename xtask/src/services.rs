@@ -1,9 +1,10 @@
-//! What the tests need beyond Rust: a few programs and PostgreSQL from apt, Apache Kafka (broker, tools, Connect) and Debezium from Maven.
+//! What the tests need beyond Rust: a few programs and PostgreSQL from apt, Apache Kafka (broker, tools, Connect) and Debezium from Maven, Python
+//! programs from PyPI.
 
 use crate::sh::{Sh, which};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A program, the package that has it, and who asks for it.
 const PROGRAMS: &[(&str, &str, &str)] = &[
@@ -22,7 +23,7 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("mosquitto_sub", "mosquitto-clients", "tests/mqtt (the witness)"),
     ("nginx", "nginx", "tests/tests/webhook.rs (the reverse proxy)"),
     ("curl", "curl", "tests/kafka/start-connect.sh"),
-    ("python3", "python3", "config/scenarios/stock-ticker (its exchange)"),
+    ("python3", "python3", "config/scenarios/stock-ticker (its exchange), tests/python"),
 ];
 
 /// A Rust that can build its own standard library for WebAssembly, where that of the checkout has none for the target.
@@ -40,7 +41,7 @@ fn web() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static 
     WEB.iter().filter(move |_| !by_rustup)
 }
 
-pub(crate) fn status() -> Result<()> {
+pub(crate) fn status(sh: &Sh) -> Result<()> {
     for (program, package, why) in PROGRAMS.iter().chain(web()) {
         let place =
             which(program).map_or_else(|| format!("MISSING, apt-get install {package}"), |path| path.display().to_string());
@@ -58,6 +59,11 @@ pub(crate) fn status() -> Result<()> {
         home.display(),
         if connect { ", Connect" } else { ", INCOMPLETE without Connect" }
     );
+    for list in python_lists(sh)? {
+        let complete = python_home()?.join(&list).join(".complete");
+        let place = if complete.is_file() { complete.with_file_name("bin").display().to_string() } else { "MISSING".into() };
+        println!("{:10} {place:45} tests/python/{list}.txt", "python");
+    }
     Ok(())
 }
 
@@ -77,6 +83,9 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
     if packages.contains(&"nginx") {
         no_service(sh, "nginx")?;
     }
+    if !has_venv(sh) {
+        packages.push("python3-venv");
+    }
     if !packages.is_empty() {
         apt(sh, &packages)?;
     }
@@ -85,9 +94,41 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
         .context("Apache Kafka could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")?;
     sh.run(sh.command(sh.root.join("tests/kafka/get-debezium.sh")).arg(home.join("debezium")))
         .context("Debezium could not be fetched; is Maven Central reachable (~/.m2/settings.xml)?")?;
+    for list in python_lists(sh)? {
+        sh.run(sh.command(sh.root.join("tests/python/get-python.sh")).arg(python_home()?).arg(&list))
+            .with_context(|| format!("tests/python/{list}.txt could not be installed; is PyPI reachable (pip config list)?"))?;
+    }
     // Last and alone: a system that has no such packages has the rest.
     let web: Vec<&str> = web().filter_map(missing).collect();
     if web.is_empty() { Ok(()) } else { apt(sh, &web).context("or rustup target add wasm32-unknown-unknown") }
+}
+
+/// Debian's Python comes without what makes a virtual environment.
+fn has_venv(sh: &Sh) -> bool {
+    let mut command = sh.command("python3");
+    command.args(["-c", "import ensurepip, venv"]).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+/// Each list of `tests/python` by its name.
+fn python_lists(sh: &Sh) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(sh.root.join("tests/python"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "txt") {
+            names.extend(path.file_stem().and_then(|stem| Some(stem.to_str()?.to_owned())));
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Kept outside of the checkout: `AQUEDUCT_PYTHON_HOME`, or a folder of the user's cache.
+pub(crate) fn python_home() -> Result<PathBuf> {
+    match std::env::var_os("AQUEDUCT_PYTHON_HOME") {
+        Some(home) => Ok(home.into()),
+        None => Ok(cache()?.join("python")),
+    }
 }
 
 /// Debian's server programs lie outside of PATH. `AQUEDUCT_POSTGRES_BIN` for others.

@@ -67,6 +67,8 @@ pub enum Template {
 }
 
 impl Template {
+    pub(crate) const ALL: [Self; 4] = [Self::Orders, Self::Sensors, Self::AccessLog, Self::SalaryUpdates];
+
     /// As in the config.
     pub fn name(self) -> &'static str {
         match self {

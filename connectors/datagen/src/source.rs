@@ -35,6 +35,10 @@ impl SourceConnector for DatagenSource {
         config.issues()
     }
 
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        check(offset)
+    }
+
     async fn open(config: Config, _: TaskSpec, resume: Vec<SourceOffset>) -> Result<DatagenTask> {
         let partition = partition(config.template);
         let stored = resume.into_iter().find(|stored| stored.partition == partition).and_then(|stored| stored.offset);
@@ -143,6 +147,28 @@ impl Position {
                 .fix(r#"set it to the number of the next record, such as {"next": 0}, or delete it"#)
         })?;
         Ok(Self { next, start })
+    }
+}
+
+/// Whether an offset that an operator sets is one.
+fn check(offset: &SourceOffset) -> Result<()> {
+    let form = r#"write {"partition": {"template": "orders"}, "offset": {"next": 0}}, with "start" (milliseconds since 1970) beside "next" if the first record's time is to be another"#;
+    let refuse = |why: String| Err(Error::fatal("datagen.offset", why).fix(form));
+    let template = offset.partition.get("template").and_then(serde_json::Value::as_str);
+    if offset.partition.len() != 1 || !Template::ALL.iter().any(|known| Some(known.name()) == template) {
+        let names: Vec<&str> = Template::ALL.iter().map(|known| known.name()).collect();
+        return refuse(format!("the partition is not \"template\" and one of {}", names.join(", ")));
+    }
+    let Some(map) = &offset.offset else { return Ok(()) };
+    match map.keys().find(|key| !matches!(key.as_str(), "next" | "start")) {
+        Some(key) => refuse(format!("{key:?} in the offset is no key of it")),
+        None if !map.get("next").is_some_and(serde_json::Value::is_u64) => {
+            refuse("\"next\" in the offset is not the number of a record, a whole number from 0 on".to_owned())
+        }
+        None if map.get("start").is_some_and(|start| !start.is_i64()) => {
+            refuse("\"start\" in the offset is not a time in milliseconds since 1970".to_owned())
+        }
+        None => Ok(()),
     }
 }
 

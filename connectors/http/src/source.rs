@@ -51,6 +51,10 @@ impl SourceConnector for HttpSource {
         config.settings().map_or_else(|issues| issues, |(_, warnings)| warnings)
     }
 
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        place::check(offset)
+    }
+
     /// One task: pages are in an order.
     async fn plan(_: &Config, _: u32) -> Result<Vec<TaskSpec>> {
         Ok(vec![TaskSpec::new()])

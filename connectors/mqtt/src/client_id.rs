@@ -41,6 +41,10 @@ impl SourcePlugin for Named<dyn SourcePlugin> {
         self.0.validate(options)
     }
 
+    fn check_offset(&self, offset: &SourceOffset) -> Result<()> {
+        self.0.check_offset(offset)
+    }
+
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>> {
         self.0.plan(&with_default(options), tasks_max).await
     }

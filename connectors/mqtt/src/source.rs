@@ -38,6 +38,10 @@ impl SourceConnector for MqttSource {
         config.settings().err().unwrap_or_default()
     }
 
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        session::check(offset)
+    }
+
     async fn plan(config: &Config, tasks_max: u32) -> Result<Vec<TaskSpec>> {
         config.settings().map_err(|issues| invalid(&issues))?;
         Ok(config::plan(tasks_max))

@@ -50,7 +50,7 @@ mod visibility;
 pub use incremental::Room;
 pub use initial::BATCH_BYTES;
 pub use plan::Before;
-pub use state::States;
+pub use state::{States, is_table_state};
 
 use crate::connection::Connect;
 use crate::source::options::Options;

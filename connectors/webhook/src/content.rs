@@ -6,6 +6,7 @@ use crate::config::{Content, EventId, Key, Settings, ValueFormat, never_copied};
 use crate::ids::{Id, id};
 use crate::intake::Parsed;
 use crate::request::Captures;
+use aqueduct_core::trace_context::{TRACEPARENT, TRACESTATE, is_traceparent};
 use aqueduct_core::{Data, Header, Payload, Record, Topic};
 use bytes::Bytes;
 use hyper::HeaderMap;
@@ -129,10 +130,11 @@ impl Request<'_> {
         Some(id(self.path, std::str::from_utf8(value.as_bytes()).ok()?))
     }
 
-    /// Those that were asked for, and never a credential.
+    /// Those that were asked for, and never a credential; and the trace that the request is of, so that it goes on where the record does.
     fn record_headers(&self) -> Vec<Header> {
         let wanted = &self.settings.headers;
-        if wanted.is_empty() {
+        let traced = self.headers.get(TRACEPARENT).is_some_and(|parent| is_traceparent(parent.as_bytes()));
+        if wanted.is_empty() && !traced {
             return Vec::new();
         }
         let matches = |name: &str, pattern: &String| match pattern.strip_suffix('*') {
@@ -146,7 +148,7 @@ impl Request<'_> {
             !never_copied(name)
                 && name != "content-encoding"
                 && Some(name) != own
-                && wanted.iter().any(|pattern| matches(name, pattern))
+                && (traced && (name == TRACEPARENT || name == TRACESTATE) || wanted.iter().any(|pattern| matches(name, pattern)))
         });
         copied
             .map(|(name, value)| Header {

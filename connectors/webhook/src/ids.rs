@@ -2,7 +2,7 @@
 //!
 //! Ids are kept in slots of 128, each an offset of its own: a commit writes only the slot that it added to. The oldest slot goes when there are too many.
 
-use aqueduct_core::{JsonMap, SourceOffset};
+use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde_json::{Value, json};
@@ -165,6 +165,37 @@ pub(crate) fn count_of(offset: &SourceOffset) -> Option<u64> {
     offset.offset.as_ref()?.get("count")?.as_u64()
 }
 
+/// Whether an offset that an operator sets is one.
+pub(crate) fn check(offset: &SourceOffset) -> Result<()> {
+    let form = r#"write {"partition": {"webhook": "requests"}, "offset": {"count": 0}}; the slots of known ids, {"webhook": "ids", "slot": 0}, are given back as they were read, or forgotten by null"#;
+    let refuse = |why: &str| Err(Error::fatal("webhook.offset", why).fix(form));
+    let map = offset.offset.as_ref();
+    let keys = |map: &JsonMap, known: &[&str]| map.keys().all(|key| known.contains(&key.as_str()));
+    match offset.partition.get(KIND).and_then(Value::as_str) {
+        Some("requests") if !keys(&offset.partition, &[KIND]) => refuse("the partition has more keys than \"webhook\""),
+        Some("requests") if map.is_some_and(|map| !keys(map, &["count"])) => refuse("the offset has more keys than \"count\""),
+        Some("requests") if map.is_some() && count_of(offset).is_none() => {
+            refuse("\"count\" in the offset is not a whole number from 0 on")
+        }
+        Some("requests") => Ok(()),
+        Some(IDS) if !keys(&offset.partition, &[KIND, "slot"]) || !offset.partition.get("slot").is_some_and(Value::is_u64) => {
+            refuse("\"slot\" in the partition is not a whole number from 0 on")
+        }
+        Some(IDS) if map.is_some_and(|map| !keys(map, &[IDS])) => refuse("the offset has more keys than \"ids\""),
+        Some(IDS) if map.is_some() && !is_slot(map.and_then(|map| map.get(IDS))) => {
+            refuse("\"ids\" in the offset is not the base64 (without `=`) of at most 128 ids of 20 bytes each")
+        }
+        Some(IDS) => Ok(()),
+        Some(_) => refuse("\"webhook\" in the partition is neither \"requests\" nor \"ids\""),
+        None => refuse("the partition has no \"webhook\""),
+    }
+}
+
+fn is_slot(ids: Option<&Value>) -> bool {
+    let bytes = ids.and_then(Value::as_str).and_then(|text| STANDARD_NO_PAD.decode(text).ok());
+    bytes.is_some_and(|bytes| bytes.len().is_multiple_of(ENTRY_BYTES) && bytes.len() <= SLOT_IDS * ENTRY_BYTES)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,6 +213,30 @@ mod tests {
 
     fn nth(n: u32) -> Id {
         id("/", &n.to_string())
+    }
+
+    #[test]
+    fn an_offset_that_is_none_is_refused_by_the_name_of_its_key() {
+        let offset =
+            |partition: Value, offset: Value| SourceOffset { partition: object(partition), offset: Some(object(offset)) };
+        let mut ids = Ids::load(&[], 1000, 100);
+        (0..200).for_each(|n| ids.add(nth(n), 1));
+        ids.take_changes().iter().chain([&count_offset(7)]).for_each(|stored| check(stored).unwrap());
+        check(&SourceOffset { partition: partition(3), offset: None }).unwrap();
+        for (bad, key) in [
+            (offset(json!({}), json!({"count": 1})), "webhook"),
+            (offset(json!({"webhook": "request"}), json!({"count": 1})), "webhook"),
+            (offset(json!({"webhook": "requests", "slot": 1}), json!({"count": 1})), "webhook"),
+            (offset(json!({"webhook": "requests"}), json!({"count": "1"})), "count"),
+            (offset(json!({"webhook": "requests"}), json!({"count": -1})), "count"),
+            (offset(json!({"webhook": "requests"}), json!({"count": 1, "n": 1})), "count"),
+            (offset(json!({"webhook": "ids", "slot": "x"}), json!({"ids": ""})), "slot"),
+            (offset(json!({"webhook": "ids", "slot": 1}), json!({"ids": "AAAA"})), "ids"),
+            (offset(json!({"webhook": "ids", "slot": 1}), json!({"ids": 5})), "ids"),
+        ] {
+            let error = check(&bad).unwrap_err();
+            assert!(error.message().contains(&format!("{key:?}")) && error.hint().is_some(), "{error}");
+        }
     }
 
     #[test]

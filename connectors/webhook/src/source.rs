@@ -1,7 +1,7 @@
 //! The task: what arrived becomes a batch, and its commit the answers.
 
 use crate::config::{Config, Settings};
-use crate::ids::{Ids, count_of, count_offset};
+use crate::ids::{self, Ids, count_of, count_offset};
 use crate::intake::{Intake, Settled, Taken};
 use crate::listener::{self, Place};
 use aqueduct_config::SourceConnector;
@@ -25,6 +25,10 @@ impl SourceConnector for WebhookSource {
 
     fn validate(config: &Config) -> Vec<Issue> {
         config.settings().map_or_else(|issues| issues, |(_, warnings)| warnings)
+    }
+
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        ids::check(offset)
     }
 
     /// One listener, one task: a port has one owner, and requests are served by all threads whatever the number of tasks.

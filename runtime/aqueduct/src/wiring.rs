@@ -137,8 +137,15 @@ pub(crate) fn worker_config_issues(file: &str, text: &str) -> Vec<Issue> {
     };
     let mut issues = kafka_options(&config).map(|kafka| kafka.worker_issues()).unwrap_or_default();
     // What a start would refuse: an address that others reach and nobody guards.
-    if let Err(error) = aqueduct_rest::check_listeners(&config.listeners, &config.rest) {
-        issues.push(Issue::error("listeners", error.code(), error.message()).fix(error.hint().unwrap_or_default()));
+    let admin = config.rest.admin_listeners.iter().filter(|admin| !admin.is_empty()).map(|admin| ("admin.listeners", admin));
+    for (key, listeners) in [("listeners", &config.listeners)].into_iter().chain(admin) {
+        match aqueduct_rest::check_listeners(listeners, &config.rest) {
+            // The worker's machine may know names that this one does not.
+            Err(error) if error.code() != "rest.listener_name" => {
+                issues.push(Issue::error(key, error.code(), error.message()).fix(error.hint().unwrap_or_default()));
+            }
+            _ => {}
+        }
     }
     if let Some(document) = aqueduct_config::read(file, text).0.first() {
         aqueduct_config::flatten::flatten(document).0.locate(&mut issues);

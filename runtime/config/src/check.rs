@@ -220,7 +220,7 @@ impl<'a> Known<'a> {
 }
 
 /// An issue with a value that came from a reference says so instead of showing it (invariant 9).
-fn hide(issue: &mut Issue, config: &Flat, resolved: &Resolved) {
+pub(crate) fn hide(issue: &mut Issue, config: &Flat, resolved: &Resolved) {
     let references: Vec<&str> =
         config.get(&issue.path).map(references).unwrap_or_default().iter().map(|reference| reference.text).collect();
     if !references.is_empty() && !matches!(issue.code.as_str(), "config.unknown_key" | "config.missing" | "config.no_effect") {

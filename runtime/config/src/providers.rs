@@ -6,6 +6,8 @@ use crate::document::properties_lines;
 use crate::flatten::Flat;
 use crate::nearest::nearest;
 use aqueduct_core::{Error, Issue, Options, Result};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use indexmap::IndexMap;
 use regex::Regex;
 use std::collections::BTreeMap;
@@ -22,6 +24,8 @@ const REFERENCES_MAX: usize = 32;
 /// Shorter secrets are not masked in messages: they would blank out half of every text.
 const MASKED_BYTES_MIN: usize = 3;
 const MASK: &str = "[hidden]";
+/// Of a shorter one too few characters are its own, and would be found in other texts.
+const IN_BASE64_BYTES_MIN: usize = 5;
 
 /// What references may read. Cheap to clone. The default allows nothing.
 #[derive(Clone, Debug, Default)]
@@ -69,16 +73,32 @@ impl Resolved {
         self.secrets.dedup();
     }
 
-    /// A message without the secrets, also where it shows them escaped as in `{:?}`, in JSON or in a URL.
+    /// A message without the secrets, also where it shows them escaped as in `{:?}`, in JSON or in a URL, or in base64 (`Authorization: Basic`).
     pub fn redact(&self, text: String) -> String {
         self.secrets.iter().fold(text, |text, secret| {
             let quoted = format!("{secret:?}");
-            let forms = [secret.clone(), quoted[1..quoted.len() - 1].to_owned(), in_url(secret)];
+            let mut forms = vec![secret.clone(), quoted[1..quoted.len() - 1].to_owned(), in_url(secret)];
+            forms.extend(in_base64(secret));
             forms
                 .iter()
                 .fold(text, |text, form| if text.contains(form.as_str()) { text.replace(form.as_str(), MASK) } else { text })
         })
     }
+}
+
+/// As it stands in the base64 of any text that holds it: but for the characters that the text around it has a part in.
+fn in_base64(secret: &str) -> Vec<String> {
+    if secret.len() < IN_BASE64_BYTES_MIN {
+        return Vec::new();
+    }
+    let at = |before: usize| {
+        let bytes = [&[0; 2][..before], secret.as_bytes()].concat();
+        let text = STANDARD_NO_PAD.encode(&bytes);
+        text[(before * 8).div_ceil(6)..bytes.len() * 8 / 6].to_owned()
+    };
+    let plain: Vec<String> = (0..3).map(at).collect();
+    let for_urls = plain.iter().map(|text| text.replace('+', "-").replace('/', "_"));
+    for_urls.chain(plain.iter().cloned()).collect()
 }
 
 fn in_url(secret: &str) -> String {
@@ -404,6 +424,11 @@ mod tests {
         let message = format!("cannot log in with hunter2 and {:?} or t0p\"secret at x://t0p%22secret@h", "t0p\"secret");
         assert_eq!(resolved.redact(message), "cannot log in with [hidden] and \"[hidden]\" or [hidden] at x://[hidden]@h");
         assert!(!format!("{resolved:?}").contains("hunter2"));
+        for user in ["u", "me", "app"] {
+            let basic = base64::engine::general_purpose::STANDARD.encode(format!("{user}:hunter2!"));
+            let message = resolved.redact(format!("refused: Basic {basic}"));
+            assert!(message.contains("[hidden]") && !message.contains(&basic[6..10]), "{message}");
+        }
     }
 
     #[test]

@@ -2,9 +2,10 @@
 
 use aqueduct_core::{Issue, issue::Severity};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
+use regex::{Captures, Regex};
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Style {
@@ -32,7 +33,10 @@ pub fn render(issues: &[Issue], source: &dyn Fn(&str) -> Option<String>, style: 
     let mut out = String::new();
     for issue in &issues[..issues.len().min(ISSUES_MAX)] {
         let file = issue.location.as_ref().map_or("", |at| at.file.as_str());
-        let text = texts.entry(file).or_insert_with(|| (!file.is_empty()).then(|| source(file))?.map(Arc::from)).clone();
+        let text = texts
+            .entry(file)
+            .or_insert_with(|| (!file.is_empty()).then(|| source(file))?.map(|text| without_secrets(&text).into()))
+            .clone();
         let shown = Shown::new(issue, text);
         if report.render_report(&mut out, &shown).is_err() {
             out.push_str(&format!("{issue}\n"));
@@ -46,6 +50,25 @@ pub fn render(issues: &[Issue], source: &dyn Fn(&str) -> Option<String>, style: 
         out.push_str(&format!("… and {more} more\n\n"));
     }
     out
+}
+
+/// The text with stars for the values of keys that sound like a secret: a snippet shows the lines around an issue as well, and what a terminal or a
+/// build shows is read by others. References stay. Places stay where they are: each character becomes one star.
+fn without_secrets(text: &str) -> String {
+    static SECRET: LazyLock<Regex> = LazyLock::new(|| {
+        let key = r"(?:pass?word|passwd|masked|secret|token|credential|authorization|api\.?key|jaas\.config|private\.?key|keystore\.key)";
+        // A value without quotes ends with its line: where in a flow map it ends by itself is not worth guessing.
+        let value = r#""(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[^\s"'][^\n]*"#;
+        Regex::new(&format!(r#"(?i)({key}[\w.-]*["']?[ \t]*[:=][ \t]*)({value})"#)).expect("a pattern in the source compiles")
+    });
+    let hide = |found: &Captures<'_>| {
+        let (key, value) = (&found[1], found[2].trim_end());
+        let bare = value.trim_matches(['"', '\'', ',', '}', ' ']);
+        let reference = bare.starts_with("${") && !bare.contains('}');
+        let rest = &found[2][value.len()..];
+        if reference { found[0].to_owned() } else { format!("{key}{}{rest}", "*".repeat(value.chars().count())) }
+    };
+    SECRET.replace_all(text, hide).into_owned()
 }
 
 #[derive(Debug)]
@@ -159,6 +182,26 @@ config.unknown_key
         assert!(plain.contains("⚠ nothing here") && plain.ends_with("× x: is required\n\n"), "{plain}");
         assert!(!plain.contains('\u{1b}'));
         assert!(render(&issues, &source, Style::Coloured).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn a_snippet_shows_no_secret() {
+        for (line, shown) in [
+            ("connection.password: h\u{fc}nter2", "connection.password: *******"),
+            (r#"  "http.auth.token": "ab\"c", "x": 1"#, r#"  "http.auth.token": *******, "x": 1"#),
+            ("database: {user: u, password: 'a, b', port: 1}", "database: {user: u, password: ******, port: 1}"),
+            ("database: {password: a, b}", "database: {password: *****"),
+            ("sasl.jaas.config=x y=\"z\"", "sasl.jaas.config=*******"),
+            ("auth.password: ${env:PW}", "auth.password: ${env:PW}"),
+            ("database: {password: \"${file:/a:b}\"}", "database: {password: \"${file:/a:b}\"}"),
+            // Misspelt it is no less secret.
+            ("auth.pasword: 'a'", "auth.pasword: ***"),
+            ("query.masked: SELECT 1", "query.masked: ********"),
+            ("topic: tokens", "topic: tokens"),
+            ("auth.password:", "auth.password:"),
+        ] {
+            assert_eq!(without_secrets(&format!("{line}\nnext: 1\n")), format!("{shown}\nnext: 1\n"));
+        }
     }
 
     #[test]

@@ -33,6 +33,8 @@ pub struct ConnectorSettings {
     pub errors: Errors,
     pub restart: Restart,
     pub limits: Limits,
+    /// `config.action.reload: restart`
+    pub reload: bool,
     /// Only Kafka heeds them.
     pub clients: ClientOverrides,
     pub role: Role,
@@ -240,6 +242,7 @@ impl CommonOptions {
                 stall_timeout: self.stall_timeout.into(),
                 flush_interval: self.flush_interval.map_or(defaults.flush_interval, Into::into),
             },
+            reload: self.reload == common::Reload::Restart,
             name: self.name,
             class: self.class,
             tasks_max: self.tasks_max,

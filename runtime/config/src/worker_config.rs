@@ -1,11 +1,14 @@
 //! worker.yaml, `AQUEDUCT_…` and `--set`, typed, with every issue at once. Names are Kafka Connect's where it has them.
 
+mod headers;
 mod kafka;
 mod options;
 mod plugins;
 mod providers;
 mod rest;
+mod telemetry;
 
+use crate::check::hide;
 use crate::document;
 use crate::flatten::{Flat, flatten};
 use crate::nearest::nearest;
@@ -16,6 +19,7 @@ use crate::settings::{
 };
 use crate::shape::specs;
 use aqueduct_core::{Issue, OptionSpec};
+pub use headers::{HeaderAction, HeaderRule};
 use kafka::KafkaOptions;
 pub use kafka::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use options::WorkerOptions;
@@ -25,6 +29,8 @@ pub use rest::{ClientAuth, Keystore, RestSettings, TlsSettings};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
+pub use telemetry::Telemetry;
+use telemetry::TelemetryOptions;
 
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -48,6 +54,8 @@ pub struct WorkerConfig {
     pub allow_origin: String,
     pub allow_methods: String,
     pub rest: RestSettings,
+    /// `None`: no spans are made.
+    pub telemetry: Option<Telemetry>,
     pub defaults: ConnectorDefaults,
     pub providers: Providers,
     /// What has no effect, say.
@@ -58,6 +66,7 @@ pub struct WorkerConfig {
 pub fn options() -> Vec<OptionSpec> {
     let mut options = specs::<WorkerOptions>();
     options.extend(specs::<RestOptions>());
+    options.extend(specs::<TelemetryOptions>());
     options.extend(specs::<KafkaOptions>());
     options
 }
@@ -206,17 +215,25 @@ impl Sources {
         );
         let rest = parse::<RestOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
         let rest = rest.map(|rest| rest.settings(&mut self.issues)).unwrap_or_default();
+        let telemetry = parse::<TelemetryOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
+        let telemetry = telemetry.and_then(|telemetry| telemetry.settings(&mut self.issues));
         let mut kafka = None;
         if let Some(parsed) = &parsed {
-            self.issues.extend(listener_issues(&parsed.listeners, rest.tls.is_some()));
+            self.issues.extend(listener_issues("listeners", &parsed.listeners, rest.tls.is_some()));
+            // An empty list is Kafka Connect's way to say that there is no `/admin` at all.
+            if let Some(admin) = rest.admin_listeners.as_ref().filter(|admin| !admin.is_empty()) {
+                self.issues.extend(listener_issues("admin.listeners", admin, rest.tls.is_some()));
+            }
             kafka = self.kafka(parsed, &resolved.options);
         }
+        // A start that fails is told in the log (invariant 9).
+        self.issues.iter_mut().for_each(|issue| hide(issue, &self.flat, &resolved));
         self.issues.retain(|issue| !unresolved.iter().any(|broken| broken.path == issue.path));
         self.issues.extend(unresolved);
         let issues = self.placed();
         match parsed {
             Some(parsed) if !issues.iter().any(Issue::is_error) => {
-                Ok(WorkerConfig { plugins, ..parsed.config(&resolved.options, topic, kafka, rest, providers, issues) })
+                Ok(WorkerConfig { plugins, telemetry, ..parsed.config(&resolved.options, topic, kafka, rest, providers, issues) })
             }
             _ => Err(issues),
         }
@@ -237,6 +254,7 @@ impl Sources {
     fn unknown_keys(&self) -> Vec<Issue> {
         let mut names: Vec<String> = specs::<WorkerOptions>().into_iter().map(|option| option.name).collect();
         names.extend(specs::<RestOptions>().into_iter().map(|option| option.name));
+        names.extend(specs::<TelemetryOptions>().into_iter().map(|option| option.name));
         let kafka: Vec<String> = specs::<KafkaOptions>().into_iter().map(|option| option.name).collect();
         let is_kafka = self.flat.get("bootstrap.servers").is_some();
         let takes = |name: &str, key: &str| match name.strip_suffix('*') {
@@ -294,22 +312,23 @@ impl Sources {
     }
 }
 
-fn listener_issues(listeners: &[String], has_certificate: bool) -> Vec<Issue> {
-    let fix = "write `listeners: http://127.0.0.1:8083`";
+fn listener_issues(key: &str, listeners: &[String], has_certificate: bool) -> Vec<Issue> {
+    let fix = format!("write `{key}: http://127.0.0.1:8083`");
     if listeners.is_empty() {
-        return vec![Issue::error("listeners", "config.range", "is empty").fix(fix)];
+        return vec![Issue::error(key, "config.range", "is empty").fix(fix)];
     }
+    let lower = |listener: &String| listener.trim().to_ascii_lowercase();
     let bad = listeners.iter().filter(|listener| {
-        let listener = listener.trim();
+        let listener = lower(listener);
         let rest = listener.strip_prefix("http://").or(listener.strip_prefix("https://")).map(|rest| rest.trim_end_matches('/'));
         rest.and_then(|rest| rest.rsplit_once(':')).is_none_or(|(_, port)| port.parse::<u16>().is_err())
     });
     let bad = bad.map(|listener| {
-        Issue::error("listeners", "config.listener", format!("{listener:?} is not an address to listen on")).fix(fix)
+        Issue::error(key, "config.listener", format!("{listener:?} is not an address to listen on")).fix(fix.as_str())
     });
-    let bare = listeners.iter().filter(|listener| !has_certificate && listener.trim().starts_with("https://"));
+    let bare = listeners.iter().filter(|listener| !has_certificate && lower(listener).starts_with("https://"));
     let bare = bare.map(|listener| {
-        Issue::error("listeners", "config.listener", format!("{listener:?} has no certificate"))
+        Issue::error(key, "config.listener", format!("{listener:?} has no certificate"))
             .fix("set listeners.https.ssl.keystore.location to a PEM file with a key and its chain")
     });
     bad.chain(bare).collect()
@@ -341,6 +360,7 @@ impl WorkerOptions {
             listeners: self.listeners.0,
             plugin_path: self.plugin_path.iter().map(|path| path.to_path_buf()).collect(),
             plugins: BTreeMap::new(),
+            telemetry: None,
             data_dir: self.data_dir.to_path_buf(),
             connectors_dir: self.connectors_dir.map(|path| path.to_path_buf()),
             connectors_dir_prune: self.connectors_dir_prune,

@@ -15,6 +15,7 @@ pub mod record;
 pub mod schema;
 pub mod sink;
 pub mod source;
+pub mod trace_context;
 pub mod transform;
 
 pub use batch::{Batch, BatchBuilder, Chunk, ChunkBuilder, RecordRef, Span};

@@ -1,6 +1,6 @@
 //! Who may do what: roles, the connectors that a user is limited to, and the one place that decides.
 
-use crate::{ApiError, RestOptions};
+use crate::{ApiError, RestOptions, Serves};
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, header};
@@ -125,6 +125,8 @@ fn is_for_limited(method: &Method, route: Option<&str>) -> bool {
                     | "/admin/loggers/{logger}"
                     | "/aqueduct/v1/summary"
                     | "/aqueduct/v1/plugins"
+                    | "/aqueduct/v1/openapi.json"
+                    | "/aqueduct/v1/docs"
             ) || route.starts_with("/connector-plugins")
         }
         // The name is in the body: `connectors::create` checks it.
@@ -150,6 +152,8 @@ pub(crate) struct Peer {
     pub(crate) address: Option<SocketAddr>,
     /// SHA-256 of the certificate that the client showed, which an authority of the trust store signed.
     pub(crate) certificate: Option<[u8; 32]>,
+    /// What the listener is for.
+    pub(crate) serves: Serves,
 }
 
 /// Whom a request turned out to be from: told to the audit log, which stands before everything else.

@@ -118,6 +118,20 @@ impl Params {
             |text: &str| text.parse().map_err(|_| ApiError::bad_request(format!("`{name}={text}` is not a number in range")));
         self.get(name).map(parse).transpose()
     }
+
+    /// A number that has a bound of ours: what is more counts as the bound, up to 2^63-1 (the document's int64).
+    ///
+    /// # Errors
+    /// 400 when it is not a number.
+    pub(crate) fn up_to(&self, name: &str, max: u64) -> Result<Option<u64>, ApiError> {
+        let parse = |text: &str| {
+            let digits = text.bytes().all(|digit| digit.is_ascii_digit());
+            let number = text.parse::<u64>().ok().filter(|number| digits && i64::try_from(*number).is_ok());
+            let bad = || ApiError::bad_request(format!("`{name}={text}` is not a number from 0 to {}", i64::MAX));
+            number.map(|number| number.min(max)).ok_or_else(bad)
+        };
+        self.get(name).map(parse).transpose()
+    }
 }
 
 /// A config as a client sends it: a flat object whose values are texts, numbers, booleans or null.
@@ -217,5 +231,9 @@ mod tests {
         assert!(params.flag("a", false) && !params.flag("b", true) && params.flag("c", true));
         assert_eq!(params.number::<u32>("n").unwrap(), Some(7));
         assert_eq!(params.number::<u32>("b").unwrap_err().error_code, 400);
+        let up_to = |text: &str| Params(vec![("n".into(), text.into())]).up_to("n", 100).map_err(|error| error.error_code);
+        assert_eq!([up_to("0"), up_to("99"), up_to("101")], [Ok(Some(0)), Ok(Some(99)), Ok(Some(100))]);
+        assert_eq!(up_to("9223372036854775807"), Ok(Some(100)));
+        assert_eq!([up_to("9223372036854775808"), up_to("-1"), up_to("+1"), up_to(""), up_to("1.5")], [Err(400); 5]);
     }
 }

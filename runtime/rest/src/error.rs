@@ -10,11 +10,14 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
-/// `{"error_code": status, "message": …}`
-#[derive(Debug, PartialEq, Eq, Serialize)]
+/// The body of every answer that is not 2xx.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct ApiError {
+    /// The status of the answer.
     pub error_code: u16,
+    /// What is wrong, and what to do.
     pub message: String,
 }
 

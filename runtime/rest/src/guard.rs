@@ -1,7 +1,8 @@
 //! What stands before every route: limits, `Host` and `Origin` checks, CORS, trailing slashes, JSON errors.
 
 use crate::access::{self, Peer};
-use crate::{ApiError, REQUEST_TIMEOUT, RestOptions, error};
+use crate::headers::Headers;
+use crate::{ApiError, REQUEST_TIMEOUT, RestOptions, Serves, error};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::header::{ACCEPT, HOST, ORIGIN};
@@ -24,13 +25,23 @@ pub(crate) fn guarded(routes: Router, options: Arc<RestOptions>) -> Router {
     if let Some(cors) = cors(&options) {
         router = router.layer(cors);
     }
-    router.layer(from_fn_with_state(options, check)).layer(from_fn(error::as_json)).layer(from_fn(access::audit))
+    let headers = Headers::new(&options.headers);
+    router = router.layer(from_fn_with_state(options, check)).layer(from_fn(error::as_json)).layer(from_fn(access::audit));
+    match headers {
+        Some(headers) => router.layer(from_fn(move |request, next| headers.clone().apply(request, next))),
+        None => router,
+    }
 }
 
 async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).or(request.uri().authority().map(|a| a.as_str()));
     let host = host.unwrap_or_default().to_owned();
-    if !proves_itself(&options, &request) && !host_allowed(&host, options.advertised_host.as_deref()) {
+    let serves = request.extensions().get::<Peer>().map_or(Serves::All, |peer| peer.serves);
+    if !serves.answers(request.uri().path()) {
+        return error::not_found(request.uri().clone()).await.into_response();
+    }
+    let own: Vec<&str> = options.advertised_host.iter().chain(&options.listener_names).map(String::as_str).collect();
+    if !proves_itself(&options, &request) && !host_allowed(&host, &own) {
         let message = format!("Host `{host}` is not allowed; use localhost, or set rest.advertised.host.name in worker.yaml");
         return ApiError::new(403, message).into_response();
     }
@@ -39,8 +50,7 @@ async fn check(State(options): State<Arc<RestOptions>>, request: Request, next: 
         let message = "a call from another site is refused; set access.control.allow.origin in worker.yaml to allow it";
         return ApiError::new(403, message).into_response();
     }
-    let of_connect = ["/connectors", "/connector-plugins", "/admin"].iter().any(|path| request.uri().path().starts_with(path));
-    if of_connect && !takes_json(request.headers()) {
+    if is_kafka_connects(request.uri().path()) && !takes_json(request.headers()) {
         return ApiError::new(406, "HTTP 406 Not Acceptable: answers are application/json").into_response();
     }
     let mut response = next.run(request).await;
@@ -55,6 +65,11 @@ fn proves_itself(options: &RestOptions, request: &Request) -> bool {
     options.users.is_some() || request.extensions().get::<Peer>().is_some_and(|peer| peer.certificate.is_some())
 }
 
+/// Kafka Connect's own resources, which answer in JSON and in nothing else.
+pub(crate) fn is_kafka_connects(path: &str) -> bool {
+    ["/connectors", "/connector-plugins", "/admin"].iter().any(|own| path.starts_with(own))
+}
+
 /// A client that says nothing takes anything.
 fn takes_json(headers: &HeaderMap) -> bool {
     let kinds = ["application/json", "application/*", "*/*"];
@@ -65,14 +80,17 @@ fn takes_json(headers: &HeaderMap) -> bool {
         || all.any(|accept| accept.to_str().is_ok_and(|accept| accept.trim().is_empty() || accept.split(',').any(takes)))
 }
 
-fn host_allowed(host: &str, advertised: Option<&str>) -> bool {
+/// `own`: what the operator calls this machine.
+fn host_allowed(host: &str, own: &[&str]) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
     let name = name.trim_end_matches('.');
-    let own = advertised.is_some_and(|own| !own.is_empty() && own.trim_matches(['[', ']']).eq_ignore_ascii_case(name));
-    own || name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    let is_own = |own: &&str| !own.is_empty() && own.trim_matches(['[', ']']).trim_end_matches('.').eq_ignore_ascii_case(name);
+    own.iter().any(is_own)
+        || name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether a call that changes something comes from no page, from our own pages, or from one that the operator allowed.
@@ -124,12 +142,12 @@ mod tests {
         for good in
             ["localhost", "localhost:8083", "LOCALHOST:1", "127.0.0.1:8083", "[::1]:8083", "[::1]", "localhost.", "w1:8083"]
         {
-            assert!(host_allowed(good, Some("w1")), "{good}");
+            assert!(host_allowed(good, &["w0", "w1"]), "{good}");
         }
         for bad in ["", "evil.example", "localhost.evil.example", "10.0.0.1:8083", "127.0.0.1.nip.io", "[::2]:8083", "w2"] {
-            assert!(!host_allowed(bad, Some("w1")), "{bad}");
+            assert!(!host_allowed(bad, &["w1"]), "{bad}");
         }
-        assert!(!host_allowed("", Some("")));
+        assert!(!host_allowed("", &[""]));
     }
 
     #[test]

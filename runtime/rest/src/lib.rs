@@ -9,13 +9,18 @@ mod connectors;
 mod error;
 mod failures;
 mod guard;
+mod headers;
 mod listen;
 mod listeners;
 mod loggers;
 mod offsets;
+mod openapi;
+mod page;
 mod plugins;
 mod root;
+mod schemas;
 mod signals;
+mod spans;
 mod summary;
 mod tls;
 mod topics;
@@ -25,22 +30,25 @@ pub use access::Role;
 pub use call::call;
 pub use error::ApiError;
 pub use listen::{Bound, bind, serve};
-pub use listeners::{Listener, check_listeners};
+pub use listeners::{Listener, Serves, check_listeners, listener_names};
 pub use loggers::{LogLine, LoggerLevel, Logging};
+pub use openapi::openapi;
 pub use plugins::OtherPlugin;
 pub use tls::Tls;
 pub use users::{Users, password_line, token_line};
 
+use aqueduct_config::worker_config::HeaderRule;
 use aqueduct_log::{Log, LogWriter};
 use aqueduct_worker::{AdminError, AdminResult, Worker};
 use axum::Router;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{get, post, put};
+use axum::middleware::{from_fn, from_fn_with_state};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 /// Kafka Connect's default request timeout (`RestServer`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(90);
@@ -54,6 +62,10 @@ pub const KAFKA_VERSION: &str = "4.1.0";
 pub struct RestOptions {
     /// `rest.advertised.host.name`: also allowed in `Host`.
     pub advertised_host: Option<String>,
+    /// Names of this machine in `listeners`: allowed in `Host` too.
+    pub listener_names: Vec<String>,
+    /// `response.http.headers.config`
+    pub headers: Vec<HeaderRule>,
     /// `access.control.allow.origin`: `*`, or origins separated by commas; empty switches CORS off.
     pub allow_origin: String,
     /// `access.control.allow.methods`: separated by commas; empty is Kafka Connect's default `GET,POST,HEAD`.
@@ -66,6 +78,8 @@ pub struct RestOptions {
     pub other_plugins: Option<fn() -> Vec<OtherPlugin>>,
     /// The worker's own log.
     pub logging: Option<Arc<dyn Logging>>,
+    /// A span for each call: the binary has set OpenTelemetry's provider.
+    pub traced: bool,
     /// Why the worker is not there yet, where there is something to say: then calls are refused with it instead of waiting.
     pub starting: Option<watch::Receiver<Option<String>>>,
 }
@@ -74,56 +88,63 @@ pub struct RestOptions {
 pub fn router(worker: watch::Receiver<Option<Worker>>, options: RestOptions) -> Router {
     let options = Arc::new(options);
     let app = App { worker, log: None, options: options.clone(), writer: Arc::default() };
-    let routes = Router::new()
-        .route("/", get(root::version))
-        .route("/health", get(root::health))
-        .route("/metrics", get(root::metrics))
-        .route("/connectors", get(connectors::list).post(connectors::create))
-        .route("/connectors/{connector}", get(connectors::info).delete(connectors::delete))
-        .route(
-            "/connectors/{connector}/config",
-            get(connectors::config).put(connectors::put_config).patch(connectors::patch_config),
-        )
-        .route("/connectors/{connector}/status", get(connectors::status))
-        .route("/connectors/{connector}/pause", put(connectors::pause))
-        .route("/connectors/{connector}/resume", put(connectors::resume))
-        .route("/connectors/{connector}/stop", put(connectors::stop))
-        .route("/connectors/{connector}/restart", post(connectors::restart))
-        .route("/connectors/{connector}/tasks", get(connectors::tasks))
-        .route("/connectors/{connector}/tasks/{task}/status", get(connectors::task_status))
-        .route("/connectors/{connector}/tasks/{task}/restart", post(connectors::restart_task))
-        .route("/connectors/{connector}/topics", get(connectors::topics))
-        .route("/connectors/{connector}/topics/reset", put(connectors::reset_topics))
-        .route("/connectors/{connector}/offsets", get(offsets::show).patch(offsets::alter).delete(offsets::reset))
-        .route("/connector-plugins", get(plugins::list))
-        .route("/connector-plugins/{plugin}/config", get(plugins::config))
-        .route("/connector-plugins/{plugin}/config/validate", put(plugins::validate))
-        .route("/admin/loggers", get(loggers::list))
-        .route("/admin/loggers/{logger}", get(loggers::show).put(loggers::set))
-        .route("/aqueduct/v1/connectors/{connector}/logs", get(loggers::recent))
-        .route("/aqueduct/v1/summary", get(summary::summary))
-        .route("/aqueduct/v1/connectors/{connector}/signals", post(signals::send))
-        .route("/aqueduct/v1/folder", get(summary::folder))
-        .route("/aqueduct/v1/plugins", get(plugins::descriptors))
-        .merge(topic_routes())
+    let routes = routes()
+        .split_for_parts()
+        .0
         .method_not_allowed_fallback(error::method_not_allowed)
         .fallback(error::not_found)
         .with_state(app)
         .layer(from_fn_with_state(options.clone(), access::authorize));
+    let routes = if options.traced { routes.layer(from_fn(spans::traced)) } else { routes };
     guard::guarded(routes, options)
 }
 
 /// `/aqueduct/v1/topics` over a log without a worker: what `aqueduct topics --data-dir` talks to, in its own process.
 pub fn log_router(log: Arc<dyn Log>) -> Router {
     let app = App { worker: watch::channel(None).1, log: Some(log), options: Arc::default(), writer: Arc::default() };
-    topic_routes().with_state(app)
+    topic_routes().split_for_parts().0.with_state(app)
 }
 
-fn topic_routes() -> Router<App> {
-    Router::new()
-        .route("/aqueduct/v1/topics", get(topics::list).post(topics::create))
-        .route("/aqueduct/v1/topics/{topic}", get(topics::describe).delete(topics::delete))
-        .route("/aqueduct/v1/topics/{topic}/records", get(topics::read).post(topics::write))
+/// Every route. What a handler says of itself in `#[utoipa::path]` is its route and its part of the OpenAPI document: neither can be without the other.
+fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(root::version))
+        .routes(routes!(root::health))
+        .routes(routes!(root::metrics))
+        .routes(routes!(connectors::list, connectors::create))
+        .routes(routes!(connectors::info, connectors::delete))
+        .routes(routes!(connectors::config, connectors::put_config, connectors::patch_config))
+        .routes(routes!(connectors::status))
+        .routes(routes!(connectors::pause))
+        .routes(routes!(connectors::resume))
+        .routes(routes!(connectors::stop))
+        .routes(routes!(connectors::restart))
+        .routes(routes!(connectors::tasks))
+        .routes(routes!(connectors::task_status))
+        .routes(routes!(connectors::restart_task))
+        .routes(routes!(connectors::topics))
+        .routes(routes!(connectors::reset_topics))
+        .routes(routes!(offsets::show, offsets::alter, offsets::reset))
+        .routes(routes!(plugins::list))
+        .routes(routes!(plugins::config))
+        .routes(routes!(plugins::validate))
+        .routes(routes!(loggers::list))
+        .routes(routes!(loggers::show, loggers::set))
+        .routes(routes!(loggers::recent))
+        .routes(routes!(signals::send))
+        .routes(routes!(summary::summary))
+        .routes(routes!(summary::folder))
+        .routes(routes!(plugins::descriptors))
+        .routes(routes!(openapi::document))
+        .routes(routes!(openapi::docs))
+        .merge(topic_routes())
+}
+
+fn topic_routes() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(topics::list, topics::create))
+        .routes(routes!(topics::describe, topics::delete))
+        .routes(routes!(topics::read, topics::write))
 }
 
 #[derive(Clone)]

@@ -2,7 +2,7 @@
 
 use crate::access::Peer;
 use crate::failures::network;
-use crate::{Listener, Tls};
+use crate::{Listener, Serves, Tls};
 use aqueduct_core::{Error, Result};
 use axum::Router;
 use hyper::Request;
@@ -60,6 +60,7 @@ async fn bind_soon(address: SocketAddr) -> std::io::Result<TcpListener> {
 pub struct Bound {
     socket: TcpListener,
     tls: bool,
+    serves: Serves,
 }
 
 impl Bound {
@@ -71,7 +72,7 @@ impl Bound {
 
 /// # Errors
 /// `rest.listener` when an address is taken (for 3 s) or not ours.
-pub async fn bind(listeners: &[Listener]) -> Result<Vec<Bound>> {
+pub async fn bind(listeners: &[Listener], serves: Serves) -> Result<Vec<Bound>> {
     let mut bound = Vec::with_capacity(listeners.len());
     for listener in listeners {
         let socket = bind_soon(listener.address).await.map_err(|error| {
@@ -81,7 +82,7 @@ pub async fn bind(listeners: &[Listener]) -> Result<Vec<Bound>> {
             };
             Error::fatal("rest.listener", format!("cannot listen on {listener}: {error}")).fix(fix)
         })?;
-        bound.push(Bound { socket, tls: listener.tls });
+        bound.push(Bound { socket, tls: listener.tls, serves });
     }
     Ok(bound)
 }
@@ -129,7 +130,7 @@ impl Drop for Seat {
 pub async fn serve(listeners: Vec<Bound>, router: Router, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
     let (room, crowd) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Crowd::default());
     let mut accepting = JoinSet::new();
-    for Bound { socket, tls: with_tls } in listeners {
+    for Bound { socket, tls: with_tls, serves } in listeners {
         let tls = match (with_tls, &tls) {
             (false, _) => None,
             (true, Some(tls)) => Some(tls.clone()),
@@ -138,13 +139,14 @@ pub async fn serve(listeners: Vec<Bound>, router: Router, tls: Option<Arc<Tls>>,
                 continue;
             }
         };
-        accepting.spawn(accept(socket, router.clone(), tls, room.clone(), crowd.clone(), shutdown.clone()));
+        accepting.spawn(accept(socket, serves, router.clone(), tls, room.clone(), crowd.clone(), shutdown.clone()));
     }
     while accepting.join_next().await.is_some() {}
 }
 
 async fn accept(
     listener: TcpListener,
+    serves: Serves,
     router: Router,
     tls: Option<Arc<Tls>>,
     room: Arc<Semaphore>,
@@ -171,8 +173,9 @@ async fn accept(
                 };
                 let (watcher, shutdown) = (graceful.watcher(), shutdown.clone());
                 let (router, tls) = (router.clone(), tls.clone());
+                let peer = Peer { address: Some(address), certificate: None, serves };
                 connections.spawn(async move {
-                    serve_one(stream, address, router, tls, watcher, &shutdown).await;
+                    serve_one(stream, peer, router, tls, watcher, &shutdown).await;
                     drop((seat, permit));
                 });
             }
@@ -192,14 +195,13 @@ async fn accept(
 
 async fn serve_one(
     stream: TcpStream,
-    address: SocketAddr,
+    mut peer: Peer,
     router: Router,
     tls: Option<Arc<Tls>>,
     watcher: Watcher,
     shutdown: &CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
-    let mut peer = Peer { address: Some(address), certificate: None };
     let Some(tls) = tls else { return connection(stream, peer, router, watcher).await };
     let acceptor = TlsAcceptor::from(tls.config().await);
     let handshake = tokio::select! {
@@ -213,8 +215,8 @@ async fn serve_one(
             connection(stream, peer, router, watcher).await;
         }
         // Somebody knocks with plain http, or with a certificate that we do not know: its own log says more than ours.
-        Ok(Err(error)) => tracing::debug!(%address, %error, "a TLS handshake failed"),
-        Err(_) => tracing::debug!(%address, "a TLS handshake took too long"),
+        Ok(Err(error)) => tracing::debug!(address = ?peer.address, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(address = ?peer.address, "a TLS handshake took too long"),
     }
 }
 
@@ -240,7 +242,7 @@ mod tests {
 
     async fn start() -> (SocketAddr, CancellationToken, JoinSet<()>) {
         let listener = Listener { address: "127.0.0.1:0".parse().unwrap(), tls: false };
-        let listeners = bind(&[listener]).await.unwrap();
+        let listeners = bind(&[listener], Serves::All).await.unwrap();
         let address = listeners[0].listener().unwrap().address;
         let shutdown = CancellationToken::new();
         let router = Router::new()
@@ -299,7 +301,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_in_use_says_what_to_do() {
         let (address, _shutdown, _serving) = start().await;
-        let error = bind(&[Listener { address, tls: false }]).await.unwrap_err();
+        let error = bind(&[Listener { address, tls: false }], Serves::All).await.unwrap_err();
         assert_eq!(error.code(), "rest.listener");
         assert!(error.hint().unwrap().contains("another worker may be running"));
     }

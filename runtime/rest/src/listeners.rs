@@ -3,12 +3,40 @@
 use aqueduct_config::worker_config::{ClientAuth, RestSettings};
 use aqueduct_core::{Error, Result};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listener {
     pub address: SocketAddr,
     pub tls: bool,
+}
+
+/// What a listener answers, by Kafka Connect's `admin.listeners`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Serves {
+    #[default]
+    All,
+    /// All but `/admin`.
+    NoAdmin,
+    /// `/admin` alone.
+    Admin,
+}
+
+impl Serves {
+    pub(crate) fn answers(self, path: &str) -> bool {
+        let admin = path == "/admin" || path.starts_with("/admin/");
+        match self {
+            Self::All => true,
+            Self::NoAdmin => !admin,
+            Self::Admin => admin,
+        }
+    }
+}
+
+/// The name of this machine that a listener was given by, where it was: clients use it in `Host`.
+pub fn listener_names(listeners: &[String]) -> Vec<String> {
+    let names = listeners.iter().filter_map(|listener| host_and_port(listener.trim()).ok());
+    names.map(|(_, host, _)| host).filter(|host| !host.is_empty() && host.parse::<IpAddr>().is_err()).map(str::to_owned).collect()
 }
 
 /// As a URL.
@@ -18,11 +46,12 @@ impl fmt::Display for Listener {
     }
 }
 
-/// Addresses to listen on, from `listeners`: `http://127.0.0.1:8083`, `http://localhost:8083`, `https://0.0.0.0:8443`, `https://:8443`.
+/// Addresses to listen on, from `listeners`: `http://127.0.0.1:8083`, `http://myhost:8083`, `https://0.0.0.0:8443`, `https://:8443`. A name is looked up
+/// here, which blocks the thread; its first IPv4 address counts, else its first.
 ///
 /// # Errors
 /// `rest.listener` for an address that is not loopback where nobody would be asked who it is (neither `rest.users` nor certificates of clients are
-/// required), or where credentials would be readable on the way; for https without a certificate.
+/// required), or where credentials would be readable on the way; for https without a certificate. `rest.listener_name` for a name that is nobody's.
 pub fn check_listeners(listeners: &[String], rest: &RestSettings) -> Result<Vec<Listener>> {
     if listeners.is_empty() {
         return Err(Error::fatal("rest.listener", "`listeners` is empty").fix("set listeners: http://127.0.0.1:8083"));
@@ -30,23 +59,45 @@ pub fn check_listeners(listeners: &[String], rest: &RestSettings) -> Result<Vec<
     listeners.iter().map(|listener| check(listener.trim(), rest)).collect()
 }
 
+/// Whether it is https; the host without brackets; the port.
+fn host_and_port(text: &str) -> Result<(bool, &str, u16), String> {
+    let (tls, authority) = match text.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (false, rest.trim_end_matches('/')),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (true, rest.trim_end_matches('/')),
+        Some((scheme, _)) => return Err(format!("has the scheme `{scheme}`; http and https are spoken")),
+        None => return Err("is not a URL".to_owned()),
+    };
+    let (host, port) = authority.rsplit_once(':').ok_or("has no port")?;
+    let port: u16 = port.parse().map_err(|_| "has no valid port")?;
+    Ok((tls, host.trim_start_matches('[').trim_end_matches(']'), port))
+}
+
+/// # Errors
+/// Why there is no address, for people.
+fn look_up(host: &str) -> Result<IpAddr, String> {
+    let found: Vec<IpAddr> = match (host, 0).to_socket_addrs() {
+        Ok(found) => found.map(|address| address.ip()).collect(),
+        Err(error) => return Err(error.to_string()),
+    };
+    let first = found.iter().find(|address| address.is_ipv4()).or(found.first());
+    first.copied().ok_or_else(|| "it has no address".to_owned())
+}
+
 fn check(text: &str, rest: &RestSettings) -> Result<Listener> {
     let refuse = |why: &str, fix: &str| Error::fatal("rest.listener", format!("the listener `{text}` {why}")).fix(fix);
     let form = "write http://127.0.0.1:8083, or https://0.0.0.0:8443 with listeners.https.ssl.keystore.location and rest.users";
-    let (tls, authority) = match text.split_once("://") {
-        Some(("http", rest)) => (false, rest.trim_end_matches('/')),
-        Some(("https", rest)) => (true, rest.trim_end_matches('/')),
-        Some((scheme, _)) => return Err(refuse(&format!("has the scheme `{scheme}`; http and https are spoken"), form)),
-        None => return Err(refuse("is not a URL", form)),
-    };
-    let (host, port) = authority.rsplit_once(':').ok_or_else(|| refuse("has no port", form))?;
-    let port: u16 = port.parse().map_err(|_| refuse("has no valid port", form))?;
-    let address: IpAddr = match host.trim_start_matches('[').trim_end_matches(']') {
-        "localhost" => Ipv4Addr::LOCALHOST.into(),
+    let (tls, host, port) = host_and_port(text).map_err(|why| refuse(&why, form))?;
+    let address: IpAddr = match host {
         "" => Ipv4Addr::UNSPECIFIED.into(),
-        host => host
-            .parse()
-            .map_err(|_| refuse("has a name where an address must be", "write the address, 0.0.0.0 for all of this machine"))?,
+        // It has two, and who names it means this machine, whatever a resolver says.
+        host if host.eq_ignore_ascii_case("localhost") => Ipv4Addr::LOCALHOST.into(),
+        host => match host.parse() {
+            Ok(address) => address,
+            Err(_) => look_up(host).map_err(|why| {
+                Error::fatal("rest.listener_name", format!("the listener `{text}`: the name `{host}` cannot be looked up: {why}"))
+                    .fix("write an address of this machine, 0.0.0.0 for all of it, or put the name into DNS or /etc/hosts")
+            })?,
+        },
     };
     if tls && rest.tls.is_none() {
         return Err(refuse(
@@ -77,7 +128,7 @@ mod tests {
 
     fn rest(users: bool, auth: Option<ClientAuth>, allow_plaintext: bool) -> RestSettings {
         let tls = auth.map(|client_auth| TlsSettings { keystore: Keystore::File("k".into()), truststore: None, client_auth });
-        RestSettings { users: users.then(|| "u".into()), allow_plaintext, health_public: false, tls }
+        RestSettings { users: users.then(|| "u".into()), allow_plaintext, tls, ..RestSettings::default() }
     }
 
     fn ok(text: &str, rest: &RestSettings) -> Result<String> {
@@ -91,13 +142,35 @@ mod tests {
         assert_eq!(ok("http://localhost:0/", &none).unwrap(), "http://127.0.0.1:0");
         assert_eq!(ok("http://[::1]:8083", &none).unwrap(), "http://[::1]:8083");
         assert_eq!(ok("https://[::1]:8443", &rest(false, Some(ClientAuth::None), false)).unwrap(), "https://[::1]:8443");
-        for bad in
-            ["https://127.0.0.1:1", "8083", "http://worker:8083", "http://127.0.0.1", "ftp://127.0.0.1:1", "http://127.0.0.1:x"]
-        {
+        for bad in ["https://127.0.0.1:1", "8083", "http://127.0.0.1", "ftp://127.0.0.1:1", "http://127.0.0.1:x"] {
             let error = ok(bad, &none).unwrap_err();
             assert!(error.code() == "rest.listener" && error.hint().is_some(), "{bad}");
         }
         assert!(check_listeners(&[], &none).is_err());
+        assert_eq!(ok("HTTP://LocalHost:8083", &none).unwrap(), "http://127.0.0.1:8083");
+    }
+
+    #[test]
+    fn a_name_counts_as_the_address_that_it_has() {
+        let none = rest(false, None, false);
+        // Never in any DNS (RFC 2606).
+        let error = ok("http://aqueduct.invalid:8083", &none).unwrap_err();
+        assert_eq!(error.code(), "rest.listener_name");
+        assert!(error.message().contains("aqueduct.invalid") && error.hint().unwrap().contains("/etc/hosts"), "{error}");
+        // As the C library takes numbers: a name for the resolver, and no literal.
+        assert_eq!(ok("http://127.1:8083", &none).unwrap(), "http://127.0.0.1:8083");
+        let error = ok("http://10.1:8083", &none).unwrap_err();
+        assert!(error.code() == "rest.listener" && error.message().contains("not a loopback address"), "{error}");
+        let names = ["http://w1.example:1", "https://[::1]:2", "http://:3", "http://10.0.0.1:4", "http://localhost:5"];
+        assert_eq!(listener_names(&names.map(str::to_owned)), ["w1.example", "localhost"]);
+    }
+
+    #[test]
+    fn admin_is_answered_where_it_is_to_be() {
+        for (serves, admin, other) in [(Serves::All, true, true), (Serves::NoAdmin, false, true), (Serves::Admin, true, false)] {
+            assert_eq!((serves.answers("/admin/loggers"), serves.answers("/admin")), (admin, admin));
+            assert_eq!((serves.answers("/connectors"), serves.answers("/administrators")), (other, other));
+        }
     }
 
     #[test]

@@ -1,26 +1,24 @@
 //! `/connector-plugins`: what plugins there are, what they can be told, and whether a config is right, in Kafka's `ConfigDef` shapes.
 
 use crate::body::{Body, Names, Params, RawConfig, config as flat};
+use crate::schemas::{self, PluginPath};
 use crate::{ApiError, ApiResult, App, Ready};
 use aqueduct_core::{Descriptor, OptionKind, OptionSpec, PluginKind};
 use aqueduct_worker::{ConfigMap, Validation};
 use axum::Json;
 use axum::extract::State;
 use serde::Serialize;
-use serde_json::{Value, json};
+use utoipa::{IntoParams, ToSchema};
 
 /// A converter, transform or predicate, for `GET /connector-plugins?connectorsOnly=false` and its options.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct OtherPlugin {
     pub class: String,
     /// `converter`, `header_converter`, `transformation` or `predicate`.
-    #[serde(rename = "type")]
     pub kind: String,
     pub version: String,
     /// Also found by the last part of `class`.
-    #[serde(skip)]
     pub aliases: Vec<String>,
-    #[serde(skip)]
     pub options: Vec<OptionSpec>,
 }
 
@@ -36,21 +34,66 @@ impl App {
     }
 }
 
-/// `[{class, type, version}]`; ours beside it: `aqueduct: {aliases, summary}`.
-pub(crate) async fn list(State(app): State<App>, Ready(worker): Ready, params: Params) -> Json<Vec<Value>> {
-    let mut plugins: Vec<Value> = worker.plugins().iter().map(about).collect();
+/// A plugin that there is.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct PluginInfo {
+    class: String,
+    /// `source`, `sink`, `converter`, `header_converter`, `transformation` or `predicate`.
+    #[serde(rename = "type")]
+    kind: String,
+    version: String,
+    /// Ours; of sources and sinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    aqueduct: Option<PluginNames>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct PluginNames {
+    /// Java classes and short names that mean this plugin.
+    aliases: Vec<String>,
+    /// One sentence.
+    summary: String,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "the document's: read by `Params`")]
+pub(crate) struct PluginsQuery {
+    /// `false`: converters, transforms and predicates too. What is not `true` is false, as in Kafka Connect.
+    #[param(rename = "connectorsOnly", example = "false")]
+    connectors_only: Option<String>,
+}
+
+/// The plugins that there are
+#[utoipa::path(get, path = "/connector-plugins", operation_id = "list_plugins", tag = "Plugins", params(PluginsQuery), responses(
+    (status = 200, description = "The plugins", body = Vec<PluginInfo>)))]
+pub(crate) async fn list(State(app): State<App>, Ready(worker): Ready, params: Params) -> Json<Vec<PluginInfo>> {
+    let mut plugins: Vec<PluginInfo> = worker.plugins().into_iter().map(about).collect();
     if !params.flag("connectorsOnly", true) {
-        plugins.extend(app.other_plugins().map(|plugin| json!(plugin)));
+        plugins.extend(app.other_plugins().map(|OtherPlugin { class, kind, version, .. }| PluginInfo {
+            class,
+            kind,
+            version,
+            aqueduct: None,
+        }));
     }
     Json(plugins)
 }
 
-/// Everything that the plugins say of themselves, for `aqueduct plugins describe`.
+/// Everything that sources and sinks say of themselves
+#[utoipa::path(get, path = "/aqueduct/v1/plugins", operation_id = "describe_plugins", tag = "Plugins", responses(
+    (status = 200, description = "The plugins with their options", body = Vec<schemas::Descriptor>)))]
 pub(crate) async fn descriptors(Ready(worker): Ready) -> Json<Vec<Descriptor>> {
     Json(worker.plugins())
 }
 
-/// `[ConfigKeyInfo]`: a connector's own options and the common ones; the own ones of a converter, transform or predicate.
+/// The options of a plugin
+///
+/// A connector's own options and the common ones; the own ones of a converter, transform or predicate.
+#[utoipa::path(get, path = "/connector-plugins/{plugin}/config", operation_id = "plugin_config", tag = "Plugins", params(PluginPath), responses(
+    (status = 200, description = "The options", body = Vec<ConfigKey>),
+    (status = 404, description = "No such plugin")))]
 pub(crate) async fn config(
     State(app): State<App>,
     Ready(worker): Ready,
@@ -67,7 +110,13 @@ pub(crate) async fn config(
     Ok(Json(keys(&worker.validate(&name, &config)?.options)))
 }
 
-/// 200 also when there are errors: they are in the answer.
+/// Whether a config is right
+///
+/// Nothing is made or changed, and nothing is connected to. Errors are in the answer.
+#[utoipa::path(put, path = "/connector-plugins/{plugin}/config/validate", operation_id = "validate_config", tag = "Plugins", params(PluginPath), request_body = schemas::PatchConfig, responses(
+    (status = 200, description = "Each option with its value and what is wrong with it", body = ConfigInfos),
+    (status = 400, description = "The config is of another plugin"),
+    (status = 404, description = "No such plugin")))]
 pub(crate) async fn validate(
     Ready(worker): Ready,
     Names(class): Names<String>,
@@ -90,17 +139,16 @@ pub(crate) async fn validate(
     Ok(Json(ConfigInfos::new(Validation { class, ..validation }, &config)))
 }
 
-fn about(plugin: &Descriptor) -> Value {
-    let kind = match plugin.kind {
+fn about(Descriptor { name, aliases, kind, version, summary, .. }: Descriptor) -> PluginInfo {
+    let kind = match kind {
         PluginKind::Source => "source",
         PluginKind::Sink => "sink",
     };
-    let ours = json!({ "aliases": plugin.aliases, "summary": plugin.summary });
-    json!({ "class": plugin.name, "type": kind, "version": plugin.version, "aqueduct": ours })
+    PluginInfo { class: name, kind: kind.to_owned(), version, aqueduct: Some(PluginNames { aliases, summary }) }
 }
 
-/// `ConfigInfos` of Kafka Connect.
-#[derive(Debug, Serialize)]
+/// A config with what is wrong with it: Kafka Connect's `ConfigInfos`.
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ConfigInfos {
     name: String,
     error_count: usize,
@@ -108,23 +156,27 @@ pub(crate) struct ConfigInfos {
     configs: Vec<ConfigEntry>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ConfigEntry {
     definition: ConfigKey,
     value: ConfigValue,
 }
 
-/// `ConfigKeyInfo`. Kafka Connect wrote `order` up to 4.0 and writes `order_in_group` now; there are clients that read the one or the other.
-#[derive(Clone, Debug, Serialize)]
+/// An option: Kafka Connect's `ConfigKeyInfo`. `order` is its name up to 4.0, `order_in_group` the one since: clients read the one or the other.
+#[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct ConfigKey {
     name: String,
     #[serde(rename = "type")]
+    #[schema(value_type = schemas::OptionKind)]
     kind: OptionKind,
     required: bool,
+    #[schema(required = true)]
     default_value: Option<String>,
+    #[schema(value_type = schemas::Importance)]
     importance: aqueduct_core::plugin::Importance,
     documentation: String,
     group: String,
+    /// How wide a field for it is: `SHORT`, `MEDIUM` or `LONG`.
     width: &'static str,
     display_name: String,
     dependents: Vec<String>,
@@ -132,9 +184,11 @@ pub(crate) struct ConfigKey {
     order_in_group: usize,
 }
 
-#[derive(Debug, Serialize)]
+/// The value of an option; of a secret `[hidden]`.
+#[derive(Debug, Serialize, ToSchema)]
 struct ConfigValue {
     name: String,
+    #[schema(required = true)]
     value: Option<String>,
     recommended_values: Vec<String>,
     errors: Vec<String>,
@@ -320,6 +374,7 @@ mod tests {
     use aqueduct_core::Issue;
     use aqueduct_core::plugin::Importance;
     use aqueduct_worker::ConnectorType;
+    use serde_json::{Value, json};
 
     fn option(name: &str, kind: OptionKind, group: &str) -> OptionSpec {
         OptionSpec {

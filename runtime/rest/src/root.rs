@@ -7,15 +7,53 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
-/// Kafka Connect's version, since clients switch features on by it; ours is in `/aqueduct/v1/summary`.
-pub(crate) async fn version(Ready(worker): Ready) -> Json<Value> {
-    let commit = option_env!("AQUEDUCT_COMMIT").unwrap_or("unknown");
-    Json(json!({ "version": KAFKA_VERSION, "commit": commit, "kafka_cluster_id": worker.cluster_id() }))
+/// What `GET /` answers.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Version {
+    /// Of Kafka Connect: clients switch features on by it. Aqueduct's own is in `/aqueduct/v1/summary`.
+    #[schema(example = "4.1.0")]
+    version: &'static str,
+    commit: &'static str,
+    /// Of the Kafka cluster, or of the data directory.
+    kafka_cluster_id: String,
 }
 
-/// KIP-1017. The one call that answers before the worker has started.
+/// What `GET /health` answers.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct HealthStatus {
+    /// `healthy`, `starting` or `unhealthy`.
+    #[schema(value_type = HealthWord)]
+    status: &'static str,
+    message: String,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[allow(dead_code, reason = "stands for the texts of `describe` in the document")]
+enum HealthWord {
+    Healthy,
+    Starting,
+    Unhealthy,
+}
+
+/// The version of Kafka Connect that this worker answers as
+#[utoipa::path(get, path = "/", operation_id = "version", tag = "Worker",
+    responses((status = 200, description = "The version, and the id of the cluster", body = Version)))]
+pub(crate) async fn version(Ready(worker): Ready) -> Json<Version> {
+    let commit = option_env!("AQUEDUCT_COMMIT").unwrap_or("unknown");
+    Json(Version { version: KAFKA_VERSION, commit, kafka_cluster_id: worker.cluster_id().to_owned() })
+}
+
+/// Whether the worker is well
+///
+/// Answers also before the worker has started (KIP-1017).
+#[utoipa::path(get, path = "/health", operation_id = "health", tag = "Worker", responses(
+    (status = 200, description = "It is healthy", body = HealthStatus),
+    (status = 500, description = "It is unhealthy; the message says why", body = HealthStatus),
+    (status = 503, description = "It starts", body = HealthStatus)))]
 pub(crate) async fn health(State(app): State<App>) -> Response {
     let worker = app.worker.borrow().clone();
     let starting = || {
@@ -26,9 +64,12 @@ pub(crate) async fn health(State(app): State<App>) -> Response {
     };
     let health = worker.map_or_else(starting, |worker| worker.health());
     let (code, status, message) = describe(health);
-    (code, Json(json!({ "status": status, "message": message }))).into_response()
+    (code, Json(HealthStatus { status, message })).into_response()
 }
 
+/// What moved, lags and failed, for Prometheus
+#[utoipa::path(get, path = "/metrics", operation_id = "metrics", tag = "Worker", responses((status = 200,
+    description = "Metrics in Prometheus' text format", content((String = "application/openmetrics-text"), (String = "text/plain")))))]
 pub(crate) async fn metrics(Ready(worker): Ready) -> impl IntoResponse {
     let text = worker.metrics();
     // `prometheus-client` ends its OpenMetrics text so; Prometheus' older format has no end mark.

@@ -1,6 +1,7 @@
 //! `/aqueduct/v1/topics`: the log's topics and their records.
 
 use crate::body::{Body, Names, Params};
+use crate::schemas::{self, TopicPath};
 use crate::{ApiError, ApiResult, App, TheLog, to_the_end};
 use aqueduct_core::{BatchBuilder, Error, Header, Payload, PayloadRef, Record, RecordRef, TaskId, TopicPartition};
 use aqueduct_log::{Appended, EncodedBatch, Log, LogWriter, TopicInfo, TopicSpec};
@@ -16,6 +17,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
+use utoipa::{IntoParams, ToSchema};
 
 /// Records in one answer, when the client does not say, and at most.
 const RECORDS_DEFAULT: usize = 100;
@@ -23,19 +25,25 @@ const RECORDS_MAX: usize = 10_000;
 /// Bytes of records in one answer, about: enough for a page of records, little enough for many clients at once.
 const ANSWER_MAX_BYTES: usize = 4 << 20;
 /// Well below the request timeout.
-const WAIT_MAX: Duration = Duration::from_secs(30);
+const WAIT_MAX_MS: u64 = 30_000;
 /// Under this name the API appends. A connector that took it would be fenced, and fence it.
 const WRITER: &str = "__aqueduct_rest";
 
-#[derive(Debug, Deserialize)]
+/// A topic to make.
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct CreateTopic {
+    /// Not `.` or `..` alone.
+    #[schema(pattern = "^[a-zA-Z0-9._-]{1,249}$", example = "orders")]
     name: String,
     #[serde(default = "one")]
+    #[schema(minimum = 1, maximum = 10_000)]
     partitions: i32,
     /// Only Kafka heeds it; -1 is the broker's default.
     #[serde(default = "broker_default")]
+    #[schema(minimum = -32_768, maximum = 32_767)]
     replication_factor: i16,
+    /// Kafka's names: `retention.ms`, `cleanup.policy`, …
     #[serde(default)]
     configs: BTreeMap<String, String>,
 }
@@ -48,10 +56,18 @@ fn broker_default() -> i16 {
     -1
 }
 
+/// The topics of the log
+#[utoipa::path(get, path = "/aqueduct/v1/topics", operation_id = "list_topics", tag = "Topics", responses(
+    (status = 200, description = "The topics", body = Vec<schemas::TopicInfo>)))]
 pub(crate) async fn list(TheLog(log): TheLog) -> ApiResult<Json<Vec<TopicInfo>>> {
     Ok(Json(log.topics().await?))
 }
 
+/// Make a topic
+#[utoipa::path(post, path = "/aqueduct/v1/topics", operation_id = "create_topic", tag = "Topics", request_body = CreateTopic, responses(
+    (status = 201, description = "It is made", body = schemas::TopicInfo),
+    (status = 400, description = "The name, the partitions or a config is not right"),
+    (status = 409, description = "There is one of this name")))]
 pub(crate) async fn create(TheLog(log): TheLog, Body(request): Body<CreateTopic>) -> ApiResult<(StatusCode, Json<TopicInfo>)> {
     let CreateTopic { partitions, replication_factor, configs, .. } = request;
     let spec = TopicSpec { partitions, replication_factor, configs };
@@ -59,10 +75,18 @@ pub(crate) async fn create(TheLog(log): TheLog, Body(request): Body<CreateTopic>
     Ok((StatusCode::CREATED, Json(info)))
 }
 
+/// A topic
+#[utoipa::path(get, path = "/aqueduct/v1/topics/{topic}", operation_id = "get_topic", tag = "Topics", params(TopicPath), responses(
+    (status = 200, description = "What it is", body = schemas::TopicInfo),
+    (status = 404, description = "No such topic")))]
 pub(crate) async fn describe(TheLog(log): TheLog, Names(name): Names<String>) -> ApiResult<Json<TopicInfo>> {
     Ok(Json(topic(&log, &name).await?))
 }
 
+/// Delete a topic and its records
+#[utoipa::path(delete, path = "/aqueduct/v1/topics/{topic}", operation_id = "delete_topic", tag = "Topics", params(TopicPath), responses(
+    (status = 204, description = "It is gone"),
+    (status = 404, description = "No such topic")))]
 pub(crate) async fn delete(TheLog(log): TheLog, Names(name): Names<String>) -> ApiResult<StatusCode> {
     to_the_end(async move { log.delete_topic(&name).await }).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -72,8 +96,10 @@ async fn topic(log: &Arc<dyn Log>, name: &str) -> ApiResult<TopicInfo> {
     log.topic(name).await?.ok_or_else(|| ApiError::not_found(format!("Topic {name} not found")))
 }
 
-#[derive(Debug, Serialize)]
+/// Records, oldest first in each partition.
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Records {
+    #[schema(value_type = Vec<OneRecord>)]
     records: Vec<Value>,
     /// To pass as `cursor` for what follows.
     cursor: String,
@@ -81,14 +107,69 @@ pub(crate) struct Records {
     at_end: bool,
 }
 
-/// Query: `partition` (else all), `from` = an offset, `beginning`, `end` or `timestamp:<ms>`, or `cursor` of the answer before; `max`
-/// records, `wait_ms` for a first record at the end, `encoding=base64` for keys and values that are not text.
+/// A record. Keys and values that are text (UTF-8) stand under `key` and `value`, others as base64 under `key_base64` and `value_base64`.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "the document's: `to_json` writes it")]
+struct OneRecord {
+    partition: i32,
+    offset: i64,
+    /// Milliseconds since the epoch.
+    #[schema(required = true)]
+    timestamp: Option<i64>,
+    key: Option<String>,
+    #[schema(nullable = false)]
+    key_base64: Option<String>,
+    value: Option<String>,
+    #[schema(nullable = false)]
+    value_base64: Option<String>,
+    headers: Vec<OneHeader>,
+}
+
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "the document's: `to_json` writes it")]
+struct OneHeader {
+    name: String,
+    value: Option<String>,
+    #[schema(nullable = false)]
+    value_base64: Option<String>,
+}
+
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "the document's: read by `Params`")]
+pub(crate) struct ReadQuery {
+    /// Only this one.
+    #[param(minimum = 0, maximum = 2_147_483_647)]
+    partition: Option<i32>,
+    /// An offset, `beginning` (or `earliest`), `end` (or `latest`), or `timestamp:` and milliseconds since the epoch.
+    #[param(pattern = "^(beginning|earliest|end|latest|[0-9]{1,18}|timestamp:-?[0-9]{1,18})$", example = "beginning")]
+    from: Option<String>,
+    /// The `cursor` of the answer before, instead of `from` and `partition`.
+    #[param(pattern = "^([0-9]{1,9}:[0-9]{1,18}(,[0-9]{1,9}:[0-9]{1,18})*)?$")]
+    cursor: Option<String>,
+    /// So many records at most; 10,000 if it is more, 100 if it is not given.
+    #[param(minimum = 0)]
+    max: Option<u64>,
+    /// How long to wait for a first record at the end; 30,000 if it is more.
+    #[param(minimum = 0, example = 0)]
+    wait_ms: Option<u64>,
+    /// `base64`: keys and values as base64, also those that are text.
+    encoding: Option<String>,
+}
+
+/// Records of a topic
+///
+/// An answer has 4 MiB at most.
+#[utoipa::path(get, path = "/aqueduct/v1/topics/{topic}/records", operation_id = "read_records", tag = "Topics", params(TopicPath, ReadQuery), responses(
+    (status = 200, description = "The records", body = Records),
+    (status = 400, description = "A number is not one, or a place is not one"),
+    (status = 404, description = "No such topic or partition")))]
 pub(crate) async fn read(TheLog(log): TheLog, Names(name): Names<String>, params: Params) -> ApiResult<Json<Records>> {
     let log = &log;
     let info = topic(log, &name).await?;
     let mut positions = positions(log, &info, &params).await?;
-    let max = params.number("max")?.unwrap_or(RECORDS_DEFAULT).clamp(1, RECORDS_MAX);
-    let wait = Duration::from_millis(params.number("wait_ms")?.unwrap_or(0)).min(WAIT_MAX);
+    let max = params.up_to("max", RECORDS_MAX as u64)?.map_or(RECORDS_DEFAULT, |max| max.max(1) as usize);
+    let wait = Duration::from_millis(params.up_to("wait_ms", WAIT_MAX_MS)?.unwrap_or(0));
     let base64 = params.get("encoding") == Some("base64");
     let mut records = Vec::new();
     let mut bytes = 0;
@@ -181,17 +262,25 @@ impl From {
             "beginning" | "earliest" => Ok(From::Beginning),
             "end" | "latest" => Ok(From::End),
             _ => match text.strip_prefix("timestamp:") {
-                Some(ms) => ms.parse().map(From::Timestamp).map_err(|_| bad()),
-                None => text.parse().ok().filter(|offset| *offset >= 0).map(From::Offset).ok_or_else(bad),
+                Some(ms) => match ms.strip_prefix('-') {
+                    Some(before) => digits(before).map(|ms: i64| From::Timestamp(-ms)).ok_or_else(bad),
+                    None => digits(ms).map(From::Timestamp).ok_or_else(bad),
+                },
+                None => digits(text).map(From::Offset).ok_or_else(bad),
             },
         }
     }
 }
 
+/// A number without a sign.
+fn digits<T: std::str::FromStr>(text: &str) -> Option<T> {
+    text.bytes().all(|digit| digit.is_ascii_digit()).then(|| text.parse().ok())?
+}
+
 fn parse_cursor(cursor: &str) -> ApiResult<Vec<(i32, i64)>> {
     let one = |text: &str| {
         let (partition, next) = text.split_once(':')?;
-        Some((partition.parse().ok()?, next.parse().ok()?))
+        Some((digits(partition)?, digits(next)?))
     };
     let parse = |text| one(text).ok_or_else(|| ApiError::bad_request("`cursor` is not one that an answer gave"));
     cursor.split(',').filter(|text| !text.is_empty()).map(parse).collect()
@@ -227,26 +316,34 @@ fn insert(out: &mut Map<String, Value>, name: &str, payload: PayloadRef<'_>, bas
     };
 }
 
-#[derive(Debug, Deserialize)]
+/// Records to write; all or none.
+#[derive(Debug, Deserialize, ToSchema)]
+#[schema(example = json!({"records": [{"key": "k", "value": {"a": 1}, "headers": [{"name": "h", "value": "v"}]}]}))]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewRecords {
     records: Vec<NewRecord>,
 }
 
-/// A text is taken as it is; any other JSON value as its JSON text.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// A text is taken as it is; any other JSON value as its JSON text. A value is given as text or as base64, not both.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 struct NewRecord {
+    /// By the key if it is not given, as Kafka's clients do.
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     partition: Option<i32>,
+    #[serde(default)]
     key: Value,
     key_base64: Option<String>,
+    #[serde(default)]
     value: Value,
     value_base64: Option<String>,
+    /// Milliseconds since the epoch.
     timestamp: Option<i64>,
+    #[serde(default)]
     headers: Vec<NewHeader>,
 }
 
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewHeader {
     name: String,
@@ -256,13 +353,34 @@ struct NewHeader {
     value_base64: Option<String>,
 }
 
-/// Durable on return: `{"offsets": [{partition, first, next}]}`. All or none.
+/// Where the records are.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Written {
+    offsets: Vec<Range>,
+}
+
+#[derive(Serialize, ToSchema)]
+struct Range {
+    partition: i32,
+    /// Of the first record.
+    first: i64,
+    /// Behind the last.
+    next: i64,
+}
+
+/// Write records to a topic
+///
+/// They are durable when this answers.
+#[utoipa::path(post, path = "/aqueduct/v1/topics/{topic}/records", operation_id = "write_records", tag = "Topics", params(TopicPath), request_body = NewRecords, responses(
+    (status = 200, description = "Where they are", body = Written),
+    (status = 400, description = "A record is not right"),
+    (status = 404, description = "No such topic or partition")))]
 pub(crate) async fn write(
     State(app): State<App>,
     TheLog(log): TheLog,
     Names(name): Names<String>,
     Body(request): Body<NewRecords>,
-) -> ApiResult<Json<Value>> {
+) -> ApiResult<Json<Written>> {
     topic(&log, &name).await?;
     let mut batch = BatchBuilder::new();
     for record in request.records {
@@ -270,12 +388,12 @@ pub(crate) async fn write(
     }
     let batch = EncodedBatch::new(batch.finish())?;
     let appended = to_the_end(async move { append(&log, &app.writer, batch).await }).await?;
-    let offsets: Vec<Value> = appended
-        .ranges
-        .iter()
-        .map(|(partition, first, next)| json!({ "partition": partition.partition, "first": first, "next": next }))
-        .collect();
-    Ok(Json(json!({ "offsets": offsets })))
+    let range = |(partition, first, next): &(TopicPartition, i64, i64)| Range {
+        partition: partition.partition,
+        first: *first,
+        next: *next,
+    };
+    Ok(Json(Written { offsets: appended.ranges.iter().map(range).collect() }))
 }
 
 async fn append(log: &Arc<dyn Log>, writer: &Mutex<Option<Box<dyn LogWriter>>>, batch: EncodedBatch) -> Result<Appended, Error> {
@@ -335,9 +453,12 @@ mod tests {
         assert_eq!(parse("end"), Some(From::End));
         assert_eq!(parse("17"), Some(From::Offset(17)));
         assert_eq!(parse("timestamp:-5"), Some(From::Timestamp(-5)));
-        assert_eq!([parse("-1"), parse("yesterday"), parse("timestamp:x")], [None; 3]);
+        assert_eq!([parse("-1"), parse("+1"), parse(""), parse("yesterday")], [None; 4]);
+        assert_eq!([parse("timestamp:x"), parse("timestamp:"), parse("timestamp:--1")], [None; 3]);
         assert_eq!(parse_cursor("0:5,12:9").unwrap(), [(0, 5), (12, 9)]);
-        assert_eq!(parse_cursor("0:5,1").unwrap_err().error_code, 400);
+        for bad in ["0:5,1", "-1:5", "0:-5", "0:+5", "0:99999999999999999999"] {
+            assert_eq!(parse_cursor(bad).unwrap_err().error_code, 400, "{bad}");
+        }
     }
 
     #[test]

@@ -113,6 +113,18 @@ pub struct TaskProgress {
     pub idle_ms: Option<u64>,
     /// The last error, also when the task has recovered from it.
     pub last_error: Option<String>,
+    /// Failures in a row; 0 when the last start went well.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Milliseconds until the task starts again by itself; none when it runs, or waits for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_ms: Option<u64>,
+    /// How far its batches come: the clock that stands still says where it hangs.
+    #[serde(default)]
+    pub clocks: Clocks,
+    /// Of a sink: seconds from the timestamp of the newest committed record to its commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freshness_seconds: Option<f64>,
     /// Of a source: whether the log promises its records and offsets together. Of a sink: whether it promises each record once in its target. None
     /// before the task was opened.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -123,6 +135,19 @@ pub struct TaskProgress {
     /// What a running source tells of itself: how far a snapshot is, how much its server retains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<Report>,
+}
+
+/// Milliseconds since a batch last got so far; none when no batch has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// Polled from the source, or read from the log.
+    pub polled_ms: Option<u64>,
+    /// Appended to the log, or put into the target.
+    pub handed_on_ms: Option<u64>,
+    /// Durable there.
+    pub acknowledged_ms: Option<u64>,
+    /// The source was told, or the sink's positions are stored.
+    pub committed_ms: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

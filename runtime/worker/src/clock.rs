@@ -16,6 +16,7 @@ pub(crate) async fn watch_clocks(worker: &Worker) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
+        worker.look();
         for (name, task, call, age, limit) in worker.overdue() {
             // A poll may wait for `wait_max` by contract; the limit is far above it.
             let why = format!(

@@ -4,9 +4,9 @@
 
 use crate::admin::{State, TargetState};
 use crate::lifecycle::{self, Action, Desired, Observed, Phase, Plan, Task};
-use crate::spec::{ConnectorSpec, TaskParts};
+use crate::spec::{ConnectorSpec, Secrets, TaskParts};
 use crate::stats::{Call, TaskStats};
-use crate::task::{ActiveTopics, panicked};
+use crate::task::{ActiveTopics, Startups, panicked};
 use aqueduct_core::{Error, Result, TaskId, TaskSpec, blocking};
 use aqueduct_log::Log;
 use std::collections::{BTreeSet, HashMap};
@@ -45,6 +45,9 @@ pub struct TaskView {
     pub live: bool,
     pub spec: TaskSpec,
     pub stats: Arc<TaskStats>,
+    /// Failures in a row.
+    pub attempt: u32,
+    pub next_attempt: Option<Instant>,
 }
 
 impl TaskView {
@@ -78,6 +81,7 @@ pub struct Plane {
     /// The data plane.
     pub data: tokio::runtime::Handle,
     pub shutdown_timeout: Duration,
+    pub startups: Arc<Startups>,
 }
 
 pub struct Supervisor {
@@ -98,6 +102,13 @@ pub struct Supervisor {
     runs: JoinSet<Result<()>>,
     /// The slot of each run; a run that was given up is not in here.
     running: HashMap<Id, usize>,
+    /// What the plan that failed was made with.
+    plan_secrets: Arc<Secrets>,
+    /// One at a time looks whether secrets have changed.
+    looks: JoinSet<Option<u64>>,
+    look_at: Option<Instant>,
+    /// What it saw: a file that is written at this moment looks otherwise the next time.
+    seen: Option<u64>,
     /// Of all tasks of the connector, over all its restarts.
     blocking: Arc<Semaphore>,
     /// Tasks that earlier generations had, in this worker or one before it.
@@ -118,6 +129,8 @@ struct Slot {
     attempts: u32,
     /// Why it is being stopped, when that counts as a failure.
     stalled: Option<Error>,
+    /// What the last run was made with.
+    secrets: Arc<Secrets>,
 }
 
 struct Run {
@@ -140,6 +153,8 @@ const ABORT_GRACE: Duration = Duration::from_secs(1);
 const BLOCKING_CALLS_MAX: usize = 16;
 /// A task in back-off is RESTARTING for this many attempts, then FAILED: a short hiccup should not page anybody.
 const QUIET_ATTEMPTS: u32 = 3;
+/// Between two looks whether secrets have changed: they change rarely, and 1,000 connectors may have some. Two looks must agree.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 
 impl Supervisor {
     pub fn new(
@@ -164,6 +179,10 @@ impl Supervisor {
             plan_attempts: 0,
             plans: JoinSet::new(),
             planning: None,
+            plan_secrets: Arc::default(),
+            looks: JoinSet::new(),
+            look_at: None,
+            seen: None,
             blocking: Arc::new(Semaphore::new(BLOCKING_CALLS_MAX)),
             runs: JoinSet::new(),
             running: HashMap::new(),
@@ -183,7 +202,9 @@ impl Supervisor {
             if self.ended {
                 return;
             }
-            let wake = [wake, self.next_deadline()].into_iter().flatten().min();
+            self.look();
+            let look_at = self.look_at.filter(|_| self.looks.is_empty());
+            let wake = [wake, self.next_deadline(), look_at].into_iter().flatten().min();
             let sleep = async {
                 match wake {
                     Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -199,6 +220,7 @@ impl Supervisor {
                 Some(command) = self.commands.recv() => self.command(command),
                 Some(planned) = self.plans.join_next_with_id() => self.planned(planned),
                 Some(done) = self.runs.join_next_with_id() => self.run_ended(done),
+                Some(looked) = self.looks.join_next() => self.looked(looked.ok().flatten()),
                 error = &mut fenced, if !self.fenced => self.fence(&error),
                 () = sleep => self.enforce_deadlines(),
             }
@@ -236,10 +258,12 @@ impl Supervisor {
             return;
         }
         let (spec, name, log, former) = (wanted.spec.clone(), self.name.clone(), self.plane.log.clone(), self.former.clone());
+        self.plan_secrets = Arc::default();
+        let secrets = self.plan_secrets.clone();
         let plan = async move {
             match spec.as_ref() {
                 Ok(spec) => {
-                    let tasks = spec.plan().await?;
+                    let tasks = spec.plan(&secrets).await?;
                     let gone = former.into_iter().filter(|task| *task as usize >= tasks.len()).collect();
                     spec.fence_former(&name, gone, &*log).await?;
                     Ok(tasks)
@@ -247,6 +271,7 @@ impl Supervisor {
                 Err(error) => Err(Error::fatal(error.code().to_owned(), error.message())),
             }
         };
+        self.plane.startups.connector_attempts.fetch_add(1, Relaxed);
         self.planning = Some(self.plans.spawn_on(blocking::limited(self.blocking.clone(), plan), &self.plane.data).id());
     }
 
@@ -262,6 +287,7 @@ impl Supervisor {
         match planned {
             Ok(specs) => {
                 self.plan_attempts = 0;
+                self.plane.startups.connector_successes.fetch_add(1, Relaxed);
                 self.former = (0..specs.len() as u32).collect();
                 self.observed.plan = Plan::Done { generation };
                 self.observed.tasks = vec![Task::default(); specs.len()];
@@ -274,6 +300,7 @@ impl Supervisor {
             }
             Err(error) => {
                 self.plan_attempts += 1;
+                self.plane.startups.connector_failures.fetch_add(1, Relaxed);
                 let wanted = self.wanted.borrow().clone();
                 let policy = wanted.spec.as_ref().as_ref().map(|spec| spec.restart).unwrap_or_default();
                 let retry = policy.delay(self.plan_attempts, &error, fastrand::f64()).map(|delay| Instant::now() + delay);
@@ -295,13 +322,17 @@ impl Supervisor {
         let Ok(spec) = wanted.spec.as_ref() else { return };
         let slot = &mut self.slots[index];
         let stop = CancellationToken::new();
+        // Its own: a run that was left behind may still write its number some day.
+        slot.secrets = Arc::default();
         let parts = TaskParts {
+            secrets: slot.secrets.clone(),
             id: TaskId::new(self.name.clone(), index as u32),
             spec: slot.spec.clone(),
             log: self.plane.log.clone(),
             cluster: self.plane.cluster.clone(),
             stats: slot.stats.clone(),
             active_topics: self.active_topics.clone(),
+            startups: self.plane.startups.clone(),
             stop: stop.clone(),
         };
         slot.stats.task_starts();
@@ -443,6 +474,52 @@ impl Supervisor {
         }
     }
 
+    /// Begins to look whether secrets have changed, when it is time to.
+    fn look(&mut self) {
+        let wanted = self.wanted.borrow().clone();
+        let started = wanted.lifecycle.target == TargetState::Started && !wanted.lifecycle.ending && !self.fenced;
+        let Ok(spec) = wanted.spec.as_ref() else { return self.look_at = None };
+        if !started || !spec.follows_secrets() {
+            return self.look_at = None;
+        }
+        let now = Instant::now();
+        let due = *self.look_at.get_or_insert(now + LOOK_PAUSE);
+        if now < due || !self.looks.is_empty() {
+            return;
+        }
+        self.look_at = Some(now + LOOK_PAUSE);
+        let spec = spec.clone();
+        // Files may lie on a mount that hangs: as a plan, it takes no thread of others.
+        let look = async move { spec.secrets_now().await };
+        self.looks.spawn_on(blocking::limited(self.blocking.clone(), look), &self.plane.data);
+    }
+
+    /// The tasks that were made with other secrets start again; what failed with others, or for want of them, tries again.
+    fn looked(&mut self, now: Option<u64>) {
+        let Some(now) = now else { return self.seen = None };
+        if self.seen.replace(now) != Some(now) {
+            return;
+        }
+        for (index, (task, slot)) in self.observed.tasks.iter_mut().zip(&mut self.slots).enumerate() {
+            let changed = match task.phase {
+                Phase::Live { stopping: false } => slot.secrets.number() != 0 && slot.secrets.number() != now && !task.restart,
+                Phase::Failed => slot.secrets.number() != now && !task.restart,
+                _ => false,
+            };
+            if changed {
+                tracing::info!(connector = %self.name, task = index, "a secret has changed: the task starts again with the new one");
+                task.restart = true;
+                slot.attempts = 0;
+            }
+        }
+        if let Plan::Failed { generation, retry_at: None } = self.observed.plan
+            && self.plan_secrets.number() != now
+        {
+            tracing::info!(connector = %self.name, "a secret has changed: the connector is tried again with the new one");
+            self.observed.plan = Plan::Failed { generation, retry_at: Some(Instant::now()) };
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         self.slots.iter().filter_map(|slot| slot.run.as_ref()?.deadline).min()
     }
@@ -501,6 +578,11 @@ impl Supervisor {
                 live: task.is_live(),
                 spec: shown(&slot.spec),
                 stats: slot.stats.clone(),
+                attempt: slot.attempts,
+                next_attempt: match task.phase {
+                    Phase::Backoff { until } => Some(until),
+                    _ => None,
+                },
             }
         });
         let state = match (target, self.observed.plan) {
@@ -522,7 +604,7 @@ impl Supervisor {
 
 impl Slot {
     fn new(spec: TaskSpec) -> Self {
-        Self { spec, stats: Arc::default(), run: None, error: None, attempts: 0, stalled: None }
+        Self { spec, stats: Arc::default(), run: None, error: None, attempts: 0, stalled: None, secrets: Arc::default() }
     }
 }
 

@@ -15,13 +15,16 @@ mod registry;
 mod signals;
 mod sink;
 mod source;
+mod spans;
 pub mod spec;
 mod stats;
 mod store;
 mod task;
+mod timing;
 mod topics;
 mod worker;
 
 pub use admin::*;
 pub use registry::Registry;
+pub use spans::enable as trace_batches;
 pub use worker::{AdminResult, Health, Worker, WorkerOptions};

@@ -3,8 +3,11 @@
 //! Names follow what the usual JMX exporter rules make of Kafka Connect's MBeans (`kafka.connect<type=source-task-metrics, …>`): the same
 //! dashboards work.
 
+mod tasks;
+
 use crate::admin::{ConnectorType, ExactlyOnce, State};
-use crate::connector::TaskView;
+use crate::task::Startups;
+use crate::timing::ratio;
 use crate::worker::{Health, Worker};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -13,6 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use tasks::Families;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct TaskLabels {
@@ -46,7 +50,7 @@ pub(crate) fn render(worker: &Worker) -> String {
         register(&mut registry, "connector_metrics_status", "1 for the connector's present status");
     let statuses: Gauges<StatusLabels> =
         register(&mut registry, "connector_task_metrics_status", "1 for the task's present status");
-    let tasks = TaskMetrics::register(&mut registry);
+    let mut tasks = Families::new(&mut registry);
     for (name, view, kind, class, _) in worker.views() {
         counts.connectors += 1;
         let labels = ConnectorLabels { connector: name.clone(), class, kind: lower(&kind), status: lower(&view.state) };
@@ -55,10 +59,12 @@ pub(crate) fn render(worker: &Worker) -> String {
             let state = view.state_now();
             counts.count(state);
             statuses.get_or_create(&StatusLabels { connector: name.clone(), task: task as u32, status: lower(&state) }).set(1);
-            tasks.set(&TaskLabels { connector: name.clone(), task: task as u32 }, kind, view);
+            tasks.task(&TaskLabels { connector: name.clone(), task: task as u32 }, kind, view);
         }
     }
     counts.register(&mut registry);
+    startups(&mut registry, worker.startups());
+    rebalances(&mut registry);
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -123,124 +129,29 @@ impl WorkerCounts {
     }
 }
 
-/// source-task-metrics, sink-task-metrics, connector-task-metrics, task-error-metrics
-struct TaskMetrics {
-    source_poll: Counters<TaskLabels>,
-    source_write: Counters<TaskLabels>,
-    sink_read: Counters<TaskLabels>,
-    sink_send: Counters<TaskLabels>,
-    sink_lag: Gauges<TaskLabels>,
-    sink_partitions: Gauges<TaskLabels>,
-    source_active: Gauges<TaskLabels>,
-    sink_active: Gauges<TaskLabels>,
-    bytes_in: Counters<TaskLabels>,
-    bytes_out: Counters<TaskLabels>,
-    batch_max: Gauges<TaskLabels>,
-    batches: Counters<TaskLabels>,
-    commits: Counters<TaskLabels>,
-    commit_failures: Counters<TaskLabels>,
-    commit_ms: Counters<TaskLabels>,
-    commit_ms_max: Gauges<TaskLabels>,
-    filtered: Counters<TaskLabels>,
-    abandoned: Counters<TaskLabels>,
-    skipped: Counters<TaskLabels>,
-    errors_logged: Counters<TaskLabels>,
-    dead_letters: Counters<TaskLabels>,
-    retries: Counters<TaskLabels>,
-    restarts: Counters<TaskLabels>,
+/// Kafka Connect's `connector-startup-*` and `task-startup-*`, since the worker started, of connectors that are gone too.
+fn startups(registry: &mut Registry, startups: &Startups) {
+    let of = |counter: &AtomicU64| counter.load(Relaxed);
+    let connectors = [&startups.connector_attempts, &startups.connector_successes, &startups.connector_failures].map(of);
+    let tasks = [&startups.task_attempts, &startups.task_successes, &startups.task_failures].map(of);
+    for (what, [attempts, successes, failures]) in [("connector", connectors), ("task", tasks)] {
+        let name = |suffix: &str| format!("connect_worker_metrics_{what}_startup_{suffix}");
+        for (suffix, count) in [("attempts", attempts), ("success", successes), ("failure", failures)] {
+            register::<Counter>(registry, &name(suffix), "Starts, those that succeeded, those that failed").inc_by(count);
+        }
+        for (suffix, part) in [("success_percentage", successes), ("failure_percentage", failures)] {
+            let share: Gauge<f64, AtomicU64> = register(registry, &name(suffix), "From 0 to 1, as Kafka Connect has it");
+            share.set(ratio(part, successes + failures));
+        }
+    }
 }
 
-impl TaskMetrics {
-    fn register(registry: &mut Registry) -> Self {
-        let r = registry;
-        Self {
-            source_poll: register(r, "source_task_metrics_source_record_poll", "Records polled from the source"),
-            source_write: register(r, "source_task_metrics_source_record_write", "Records durable in the log"),
-            sink_read: register(r, "sink_task_metrics_sink_record_read", "Records read from the log"),
-            sink_send: register(
-                r,
-                "sink_task_metrics_sink_record_send",
-                "Records durable in the target, their position committed",
-            ),
-            sink_lag: register(
-                r,
-                "sink_task_metrics_sink_record_lag",
-                "Records between the sink and the end of the log; only while it runs",
-            ),
-            sink_partitions: register(r, "sink_task_metrics_partition_count", "Partitions assigned"),
-            source_active: register(
-                r,
-                "source_task_metrics_source_record_active_count",
-                "Records polled and not yet durable in the log",
-            ),
-            sink_active: register(r, "sink_task_metrics_sink_record_active_count", "Records read and not yet committed"),
-            bytes_in: register(r, "connector_task_metrics_bytes_in", "Bytes taken in"),
-            bytes_out: register(r, "connector_task_metrics_bytes_out", "Bytes handed on, durable"),
-            batch_max: register(r, "connector_task_metrics_batch_size_max", "Largest batch, in records"),
-            batches: register(r, "connector_task_metrics_batches", "Batches"),
-            commits: register(r, "connector_task_metrics_offset_commit_success", "Offset commits"),
-            commit_failures: register(r, "connector_task_metrics_offset_commit_failure", "Offset commits that failed"),
-            commit_ms: register(r, "connector_task_metrics_offset_commit_time_ms", "Milliseconds in offset commits"),
-            commit_ms_max: register(r, "connector_task_metrics_offset_commit_max_time_ms", "Longest offset commit"),
-            filtered: register(r, "connector_task_metrics_records_filtered", "Records dropped by transforms"),
-            abandoned: register(
-                r,
-                "connector_task_metrics_records_abandoned",
-                "Records in flight when the task failed or stopped; taken in again by its next start",
-            ),
-            skipped: register(
-                r,
-                "task_error_metrics_total_records_skipped",
-                "Bad records skipped: neither passed on nor in the dead letter queue",
-            ),
-            errors_logged: register(r, "task_error_metrics_total_errors_logged", "Bad records logged"),
-            dead_letters: register(
-                r,
-                "task_error_metrics_deadletterqueue_produce_requests",
-                "Bad records written to the dead letter queue",
-            ),
-            retries: register(r, "task_error_metrics_total_retries", "Failures that the task recovers from by itself"),
-            restarts: register(r, "connector_task_metrics_restarts", "Starts after a failure"),
-        }
+/// Kafka Connect's boards ask whether a group of workers is being shared out anew: one worker never is.
+fn rebalances(registry: &mut Registry) {
+    for (name, help) in [("rebalancing", "Never: there is one worker"), ("epoch", "There is one worker, and no group")] {
+        register::<Gauge>(registry, &format!("connect_worker_rebalance_metrics_{name}"), help).set(0);
     }
-
-    fn set(&self, labels: &TaskLabels, kind: ConnectorType, task: &TaskView) {
-        let stats = &task.stats;
-        let count = |family: &Counters<TaskLabels>, value: &AtomicU64| {
-            family.get_or_create(labels).inc_by(value.load(Relaxed));
-        };
-        let gauge = |family: &Gauges<TaskLabels>, value: i64| {
-            family.get_or_create(labels).set(value);
-        };
-        if kind == ConnectorType::Sink {
-            count(&self.sink_read, &stats.records_in);
-            count(&self.sink_send, &stats.records_out);
-            if let Some(lag) = stats.lag() {
-                gauge(&self.sink_lag, lag);
-            }
-            gauge(&self.sink_partitions, stats.partitions.load(Relaxed) as i64);
-            gauge(&self.sink_active, stats.records_active.load(Relaxed));
-        } else {
-            count(&self.source_poll, &stats.records_in);
-            count(&self.source_write, &stats.records_out);
-            gauge(&self.source_active, stats.records_active.load(Relaxed));
-        }
-        count(&self.bytes_in, &stats.bytes_in);
-        count(&self.bytes_out, &stats.bytes_out);
-        gauge(&self.batch_max, stats.batch_records_max.load(Relaxed) as i64);
-        count(&self.batches, &stats.batches);
-        count(&self.commits, &stats.commits);
-        count(&self.commit_failures, &stats.commit_failures);
-        count(&self.commit_ms, &stats.commit_ms_sum);
-        gauge(&self.commit_ms_max, stats.commit_ms_max.load(Relaxed) as i64);
-        count(&self.filtered, &stats.records_filtered);
-        count(&self.abandoned, &stats.records_abandoned);
-        count(&self.skipped, &stats.records_skipped);
-        count(&self.errors_logged, &stats.errors_logged);
-        count(&self.dead_letters, &stats.records_dead_lettered);
-        count(&self.retries, &stats.retries);
-        count(&self.restarts, &stats.restarts);
-    }
+    register::<Counter>(registry, "connect_worker_rebalance_metrics_completed_rebalances", "None: there is one worker");
 }
 
 /// What tasks measure themselves: one family for each name.

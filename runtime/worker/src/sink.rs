@@ -4,8 +4,10 @@ use crate::letters::Letters;
 use crate::piece::{Held, Piece};
 use crate::policy::{DeadLetterQueue, position_after};
 use crate::source::topic_vanished;
+use crate::spans::BatchSpan;
 use crate::stats::{Call, Fate, TaskStats};
 use crate::task::{Limits, TaskRun};
+use crate::timing::Progress;
 use crate::topics::queue_topic;
 use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::{
@@ -52,6 +54,8 @@ struct SinkLoop {
     /// Of those.
     fate: Fate,
     bytes_uncommitted: u64,
+    /// The highest timestamp among them.
+    newest_uncommitted: Option<i64>,
     committed_at: Instant,
 }
 
@@ -73,6 +77,7 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
     let options = std::mem::take(&mut run.options);
     let spec = std::mem::take(&mut run.spec);
     let mut sink = run.stats.time(Call::Open, plugin.open(&options, spec)).await?;
+    run.opened();
     drop(options);
     run.stats.promises(match sink.delivery() {
         Delivery::ExactlyOnce => None,
@@ -108,6 +113,7 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SinkPlugin>, topics: Topics) 
         records_uncommitted: 0,
         fate: Fate::default(),
         bytes_uncommitted: 0,
+        newest_uncommitted: None,
         committed_at: Instant::now(),
     };
     let outcome = match pump.pump().await {
@@ -263,11 +269,18 @@ impl SinkLoop {
         // The read begins first, on a thread of its own, then the sink works on this batch. Nothing is waited for here: what is not there when the
         // sink is done is fetched in the loop.
         let work = async { tokio::join!(biased; ahead.gather(wanted), put) };
+        let mut span = BatchSpan::start("process", &self.run.id, Some(&batch));
         let ((), ack) = telling(&mut self.reports, &stats, work).await;
-        let ack = ack?;
+        let ack = ack.inspect_err(|error| span.failed(error))?;
+        drop(span);
         failpoint::hit(point::SINK_PUT);
         self.advance(&raw);
         self.buffered = ack == Ack::Buffered;
+        stats.made(Progress::HandedOn);
+        if !self.buffered {
+            stats.made(Progress::Acknowledged);
+        }
+        self.newest_uncommitted = self.newest_uncommitted.max(newest(&raw));
         self.records_uncommitted += raw.len() as u64;
         self.bytes_uncommitted += raw.bytes() as u64;
         stats.moved();
@@ -299,20 +312,27 @@ impl SinkLoop {
             return Ok(());
         }
         let began = Instant::now();
+        let mut span = BatchSpan::start("settle", &self.run.id, None);
         let stats = self.run.stats.clone();
         if self.buffered {
-            stats.time(Call::Flush, self.sink.flush()).await?;
+            stats.time(Call::Flush, self.sink.flush()).await.inspect_err(|error| span.failed(error))?;
             self.buffered = false;
         }
+        stats.made(Progress::Acknowledged);
         failpoint::hit(point::SINK_FLUSHED);
         if let Err(error) = self.store_positions().await {
             stats.commit_failures.fetch_add(1, Relaxed);
+            span.failed(&error);
             return Err(error);
         }
         failpoint::hit(point::SINK_COMMITTED);
         stats.commit_took(began.elapsed());
         stats.settled(std::mem::take(&mut self.fate));
         stats.bytes_out.fetch_add(self.bytes_uncommitted, Relaxed);
+        stats.made(Progress::Committed);
+        if let Some(newest) = self.newest_uncommitted.take() {
+            stats.timing.committed(newest);
+        }
         (self.records_uncommitted, self.bytes_uncommitted) = (0, 0);
         self.committed_at = Instant::now();
         Ok(())
@@ -335,6 +355,7 @@ impl SinkLoop {
                 // Nothing was stored: it is tried again with less.
                 Err(error) if error.code() == "log.record_too_large" => {
                     if !self.letters.shrink() {
+                        self.run.stats.timing.letters_failed.fetch_add(1, Relaxed);
                         return Err(self.letters.too_large(error));
                     }
                 }
@@ -422,6 +443,11 @@ impl ReadAhead<'_> {
             }
         }
     }
+}
+
+/// The highest timestamp, by the last record of each chunk: those of one partition are in order, or nearly.
+fn newest(batch: &Batch) -> Option<i64> {
+    batch.chunks().iter().filter_map(|chunk| chunk.get(chunk.len().checked_sub(1)?).timestamp()).max()
 }
 
 /// What a put may have of it; the rest comes next.

@@ -2,8 +2,10 @@
 
 use crate::letters::Letters;
 use crate::signals::{self, Asked};
+use crate::spans::BatchSpan;
 use crate::stats::{Call, Fate};
 use crate::task::TaskRun;
+use crate::timing::Progress;
 use crate::topics::{TaskLog, TopicCreation};
 use aqueduct_core::failpoint::{self, bug, point};
 use aqueduct_core::{Batch, Error, Polled, Rejects, Result, SourceOffset, SourcePlugin, SourceTask};
@@ -25,6 +27,8 @@ struct InFlight {
     fate: Fate,
     bytes: usize,
     since: Instant,
+    /// Until it is durable.
+    span: BatchSpan,
 }
 
 /// A batch that another thread encodes while the next one is polled. Nothing overtakes it (invariant 3).
@@ -33,6 +37,7 @@ struct Encoding {
     resume: Vec<SourceOffset>,
     records: usize,
     bytes: usize,
+    span: BatchSpan,
 }
 
 struct SourceLoop {
@@ -52,7 +57,7 @@ struct Outbound {
     /// With what is being encoded.
     bytes_in_flight: usize,
     /// Only with the planted bug `reorder`.
-    held_back: Option<(EncodedBatch, Vec<SourceOffset>, Fate)>,
+    held_back: Option<(EncodedBatch, Vec<SourceOffset>, Fate, BatchSpan)>,
 }
 
 /// Less is encoded before another thread would have begun, and is not to wait for one.
@@ -77,6 +82,7 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicC
     let options = std::mem::take(&mut run.options);
     let spec = std::mem::take(&mut run.spec);
     let source = run.stats.time(Call::Open, plugin.open(&options, spec, resume)).await?;
+    run.opened();
     drop(options);
     let (sender, signals) = signals::queue();
     run.stats.takes_signals(sender);
@@ -226,14 +232,16 @@ impl SourceLoop {
             return Ok(());
         }
         failpoint::hit(point::SOURCE_COMMITTED);
-        self.out.run.stats.time(Call::Commit, self.source.commit(&durable)).await
+        self.out.run.stats.time(Call::Commit, self.source.commit(&durable)).await?;
+        self.out.run.stats.made(Progress::Committed);
+        Ok(())
     }
 }
 
 impl Outbound {
     /// The oldest append is done.
     fn taken(&mut self, outcome: Result<Appended>, durable: &mut Vec<SourceOffset>) -> Result<()> {
-        let Some(front) = self.in_flight.pop_front() else { return Ok(()) };
+        let Some(mut front) = self.in_flight.pop_front() else { return Ok(()) };
         self.bytes_in_flight -= front.bytes;
         let stats = &self.run.stats;
         match outcome {
@@ -241,11 +249,13 @@ impl Outbound {
                 stats.settled(front.fate);
                 stats.bytes_out.fetch_add(appended.bytes as u64, Relaxed);
                 stats.commit_took(front.since.elapsed());
+                stats.made(Progress::Acknowledged);
                 durable.extend(front.resume);
                 Ok(())
             }
             Err(error) => {
                 stats.commit_failures.fetch_add(1, Relaxed);
+                front.span.failed(&error);
                 Err(topic_vanished(error))
             }
         }
@@ -255,6 +265,7 @@ impl Outbound {
         if polled.batch.is_empty() && polled.resume.is_empty() {
             return Ok(());
         }
+        let span = BatchSpan::start("send", &self.run.id, Some(&polled.batch));
         let stats = self.run.stats.clone();
         let (records, bytes) = (polled.batch.len(), polled.batch.bytes());
         stats.taken_in(records, bytes);
@@ -266,28 +277,35 @@ impl Outbound {
         self.append_encoded().await?;
         if bytes < ENCODE_HERE_BYTES || !self.run.converters.encodes(&batch) {
             let batch = self.run.converters.encode(batch, &mut rejects);
-            return self.pass_on(batch, rejects, polled.resume, records).await;
+            return self.pass_on(batch, rejects, polled.resume, records, span).await;
         }
         let converters = self.run.converters.clone();
         let job = tokio::task::spawn_blocking(move || (converters.encode(batch, &mut rejects), rejects));
         self.bytes_in_flight += bytes;
-        self.encoding = Some(Encoding { job: maybe_done(job), resume: polled.resume, records, bytes });
+        self.encoding = Some(Encoding { job: maybe_done(job), resume: polled.resume, records, bytes, span });
         Ok(())
     }
 
     /// Waits for the batch that is being encoded, where there is one, and appends it.
     async fn append_encoded(&mut self) -> Result<()> {
-        let Some(Encoding { mut job, resume, records, bytes }) = self.encoding.take() else { return Ok(()) };
+        let Some(Encoding { mut job, resume, records, bytes, span }) = self.encoding.take() else { return Ok(()) };
         self.bytes_in_flight -= bytes;
         (&mut job).await;
         let Some(encoded) = Pin::new(&mut job).take_output() else { return Ok(()) };
         let panicked = |error| Error::fatal("worker.task_panicked", "a converter panicked").because(error);
         let (batch, rejects) = encoded.map_err(panicked)?;
-        self.pass_on(batch, rejects, resume, records).await
+        self.pass_on(batch, rejects, resume, records, span).await
     }
 
     /// Appends what was encoded, `records` before the transforms, with the dead letters of what was not.
-    async fn pass_on(&mut self, mut batch: Batch, mut rejects: Rejects, resume: Vec<SourceOffset>, records: usize) -> Result<()> {
+    async fn pass_on(
+        &mut self,
+        mut batch: Batch,
+        mut rejects: Rejects,
+        resume: Vec<SourceOffset>,
+        records: usize,
+        span: BatchSpan,
+    ) -> Result<()> {
         let stats = self.run.stats.clone();
         let mut to = TaskLog { connector: &self.run.id.connector, log: &*self.run.log, writer: &mut *self.writer };
         stats.time(Call::Log, self.topics.ensure(&batch, &mut to)).await?;
@@ -306,35 +324,46 @@ impl Outbound {
         for chunk in batch.chunks() {
             self.run.active_topics.add(&chunk.topic);
         }
-        self.append(EncodedBatch::new(batch)?, resume, fate).await
+        self.append(EncodedBatch::new(batch)?, resume, fate, span).await
     }
 
-    async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>, fate: Fate) -> Result<()> {
+    async fn append(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>, fate: Fate, span: BatchSpan) -> Result<()> {
         if failpoint::planted(bug::REORDER) {
             match self.held_back.take() {
-                None => self.held_back = Some((batch, resume, fate)),
-                Some((older, older_resume, older_fate)) => {
-                    self.append_now(batch, resume, fate).await?;
-                    self.append_now(older, older_resume, older_fate).await?;
+                None => self.held_back = Some((batch, resume, fate, span)),
+                Some((older, older_resume, older_fate, older_span)) => {
+                    self.append_now(batch, resume, fate, span).await?;
+                    self.append_now(older, older_resume, older_fate, older_span).await?;
                 }
             }
             return Ok(());
         }
-        self.append_now(batch, resume, fate).await
+        self.append_now(batch, resume, fate, span).await
     }
 
-    async fn append_now(&mut self, batch: EncodedBatch, resume: Vec<SourceOffset>, fate: Fate) -> Result<()> {
+    async fn append_now(
+        &mut self,
+        batch: EncodedBatch,
+        resume: Vec<SourceOffset>,
+        fate: Fate,
+        mut span: BatchSpan,
+    ) -> Result<()> {
         // Offsets alone take room too: without a least size nothing would bound them (invariant 6).
-        let bytes = batch.batch().bytes().max(1024);
+        let (records, bytes) = (batch.batch().len() as u64, batch.batch().bytes().max(1024));
         let since = Instant::now();
         let append = self.writer.append(batch, resume.clone());
         let commit = match self.run.stats.time(Call::Log, append).await {
             Ok(commit) => commit,
-            Err(error) => return Err(topic_vanished(error)),
+            Err(error) => {
+                span.failed(&error);
+                return Err(topic_vanished(error));
+            }
         };
         failpoint::hit(point::SOURCE_APPENDED);
+        self.run.stats.timing.appends.add(records);
+        self.run.stats.made(Progress::HandedOn);
         self.bytes_in_flight += bytes;
-        self.in_flight.push_back(InFlight { commit, resume, fate, bytes, since });
+        self.in_flight.push_back(InFlight { commit, resume, fate, bytes, since, span });
         Ok(())
     }
 

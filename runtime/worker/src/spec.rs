@@ -4,17 +4,19 @@ use crate::admin::{ConfigMap, ConnectorType};
 use crate::policy::{DeadLetterQueue, Failures, Policy, RestartPolicy, RetryPolicy};
 use crate::registry::Registry;
 use crate::stats::TaskStats;
-use crate::task::{ActiveTopics, Limits, Role, TaskRun};
+use crate::task::{ActiveTopics, Limits, Role, Startups, TaskRun};
 use crate::topics::{TopicCreation, TopicGroup};
 use aqueduct_config::check::{Check, Checked, UnknownKeys};
-use aqueduct_config::providers::{Providers, Resolved};
+use aqueduct_config::providers::{Providers, Resolved, references};
 use aqueduct_config::settings::{self, ClientOverrides, ConnectorDefaults, ConnectorSettings, ConverterSettings, TopicSettings};
 use aqueduct_config::{Flat, options::invalid};
 use aqueduct_core::{Error, Issue, OptionKind, OptionSpec, Options, Plugin, PluginKind, Result, TaskId, TaskSpec};
 use aqueduct_log::{ConnectorOptions, Log, TopicSpec, TransactionBoundary};
 use aqueduct_transforms::{Chain, Converters};
 use parking_lot::Mutex;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +74,34 @@ pub struct TaskParts {
     pub cluster: Arc<str>,
     pub stats: Arc<TaskStats>,
     pub active_topics: Arc<ActiveTopics>,
+    pub startups: Arc<Startups>,
     pub stop: CancellationToken,
+    pub secrets: Arc<Secrets>,
+}
+
+/// Which secrets a plan or a task was made with, as a number that tells them from others and nothing of them. 0: none yet.
+#[derive(Debug, Default)]
+pub struct Secrets(AtomicU64);
+
+impl Secrets {
+    pub fn number(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+
+    pub fn forget(&self) {
+        self.0.store(0, Relaxed);
+    }
+
+    fn are(&self, resolved: &Resolved) {
+        self.0.store(number_of(resolved), Relaxed);
+    }
+}
+
+/// It lives as long as the process, and is never shown: a hash that is not for keeping is enough.
+fn number_of(resolved: &Resolved) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    resolved.options.hash(&mut hasher);
+    hasher.finish() | 1
 }
 
 /// A poll may wait this long: long enough that an idle connector costs nothing, short enough that a stop is prompt even where a plugin does
@@ -108,8 +137,10 @@ impl ConnectorSpec {
     }
 
     /// The shares of the tasks. Touches nothing but the secrets that the config refers to.
-    pub async fn plan(&self) -> Result<Vec<TaskSpec>> {
+    pub async fn plan(&self, secrets: &Secrets) -> Result<Vec<TaskSpec>> {
+        secrets.forget();
         let resolved = self.resolve().await?;
+        secrets.are(&resolved);
         let plan = self.plugin.plan(&resolved.options, self.settings.tasks_max);
         let Ok(tasks) = tokio::time::timeout(self.stall_timeout, plan).await else {
             let message = format!("`plan` has not returned for {} s (aqueduct.stall.timeout.ms)", self.stall_timeout.as_secs());
@@ -138,8 +169,13 @@ impl ConnectorSpec {
         let (stats, stop) = (parts.stats.clone(), parts.stop.clone());
         let (mut failures, mut settled) = (Failures::default(), stats.records_settled());
         loop {
+            stats.opened.store(false, Relaxed);
+            parts.startups.task_attempts.fetch_add(1, Relaxed);
             let attempt = async { self.task(parts.clone()).await?.run().await };
             let Err(error) = attempt.await else { return Ok(()) };
+            if !stats.opened.load(Relaxed) {
+                parts.startups.task_failures.fetch_add(1, Relaxed);
+            }
             let (before, now) = (std::mem::replace(&mut settled, stats.records_settled()), Instant::now());
             failures.add(settled > before, now);
             let delay = policy.delay(&failures, &error, now, fastrand::f64()).filter(|_| !stop.is_cancelled());
@@ -157,6 +193,7 @@ impl ConnectorSpec {
     async fn task(&self, parts: TaskParts) -> Result<TaskRun> {
         let settings = &self.settings;
         let resolved = self.resolve().await?;
+        parts.secrets.are(&resolved);
         let chain = Chain::new(&resolved.options).map_err(|issues| invalid(&issues))?;
         let of_worker = converter_options(&self.defaults.connector);
         let converters = Converters::new(&resolved.options, &of_worker).map_err(|issues| invalid(&issues))?;
@@ -181,7 +218,7 @@ impl ConnectorSpec {
             flush_interval: settings.limits.flush_interval,
         };
         parts.log.configure(&parts.id.connector, log_options(settings, &resolved.options)).await?;
-        let TaskParts { id, spec, log, cluster, stats, active_topics, stop } = parts;
+        let TaskParts { id, spec, log, cluster, stats, active_topics, startups, stop, secrets: _ } = parts;
         Ok(TaskRun {
             id,
             role: self.role()?,
@@ -199,6 +236,7 @@ impl ConnectorSpec {
             cluster,
             stats,
             active_topics,
+            startups,
             stop,
         })
     }
@@ -230,6 +268,17 @@ impl ConnectorSpec {
         Ok(())
     }
 
+    /// Whether its secrets may change while it runs, and its tasks are to have the new ones.
+    pub fn follows_secrets(&self) -> bool {
+        let changes = |value: &String| references(value).iter().any(|reference| reference.provider != "env");
+        self.settings.reload && self.config.values().any(changes)
+    }
+
+    /// The number of the secrets as they are now. `None` where one cannot be read: it may be about to be replaced.
+    pub async fn secrets_now(&self) -> Option<u64> {
+        self.read_secrets().await.ok().map(|resolved| number_of(&resolved))
+    }
+
     /// A text without the secrets of the connector.
     pub fn redact(&self, text: String) -> String {
         self.resolved.lock().redact(text)
@@ -246,10 +295,14 @@ impl ConnectorSpec {
     }
 
     #[allow(clippy::disallowed_methods, reason = "reads small files of secrets; awaited here")]
-    async fn resolve(&self) -> Result<Resolved> {
+    async fn read_secrets(&self) -> Result<Resolved> {
         let (providers, config) = (self.defaults.providers.clone(), self.config.clone());
         let resolving = tokio::task::spawn_blocking(move || providers.resolve(&config));
-        let mut resolved = resolving.await.map_err(|error| Error::retriable("worker.resolve", error.to_string()))??;
+        resolving.await.map_err(|error| Error::retriable("worker.resolve", error.to_string()))?
+    }
+
+    async fn resolve(&self) -> Result<Resolved> {
+        let mut resolved = self.read_secrets().await?;
         let descriptor = self.plugin.descriptor();
         let passwords = descriptor.options.iter().filter(|option| option.kind == OptionKind::Password);
         let literal: Vec<String> = passwords.filter_map(|option| resolved.options.get(&option.name).cloned()).collect();

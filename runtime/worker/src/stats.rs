@@ -2,6 +2,7 @@
 
 use crate::admin::{ExactlyOnce, TaskProgress};
 use crate::signals::SignalSender;
+use crate::timing::{Progress, Timing};
 use aqueduct_core::Report;
 use parking_lot::Mutex;
 use std::sync::LazyLock;
@@ -44,6 +45,9 @@ pub struct TaskStats {
     lag: Mutex<Option<i64>>,
     /// The task recovers by itself, within `errors.retry.timeout`.
     retrying: AtomicBool,
+    pub timing: Timing,
+    /// Of the present attempt.
+    pub opened: AtomicBool,
     moved_ms: AtomicU64,
     call: AtomicU8,
     call_started_ms: AtomicU64,
@@ -132,9 +136,21 @@ impl TaskStats {
     pub async fn time<T>(&self, call: Call, future: impl Future<Output = T>) -> T {
         self.call_started_ms.store(now_ms(), Relaxed);
         self.call.store(call as u8, Relaxed);
+        let began = Instant::now();
         let out = future.await;
         self.call.store(Call::None as u8, Relaxed);
+        let took = || began.elapsed().as_millis() as u64;
+        match call {
+            Call::Poll => self.timing.polls.add(took()),
+            Call::Put => self.timing.puts.add(took()),
+            _ => {}
+        }
         out
+    }
+
+    /// A batch got so far.
+    pub fn made(&self, progress: Progress) {
+        self.timing.made(progress, now_ms());
     }
 
     /// Other calls while one is under way; the clock of that one then goes on.
@@ -189,12 +205,14 @@ impl TaskStats {
     }
 
     pub fn taken_in(&self, records: usize, bytes: usize) {
-        self.records_active.fetch_add(records as i64, Relaxed);
+        let active = self.records_active.fetch_add(records as i64, Relaxed) + records as i64;
         self.records_in.fetch_add(records as u64, Relaxed);
         self.bytes_in.fetch_add(bytes as u64, Relaxed);
         if records > 0 {
             self.batches.fetch_add(1, Relaxed);
             self.batch_records_max.fetch_max(records as u64, Relaxed);
+            self.timing.active(active);
+            self.made(Progress::Polled);
         }
     }
 
@@ -204,6 +222,9 @@ impl TaskStats {
         self.records_filtered.fetch_add(fate.filtered, Relaxed);
         self.records_skipped.fetch_add(fate.skipped, Relaxed);
         self.records_dead_lettered.fetch_add(fate.dead_lettered, Relaxed);
+        if fate.skipped + fate.dead_lettered > 0 {
+            self.timing.erred();
+        }
         self.retrying.store(false, Relaxed);
         self.moved();
     }
@@ -246,6 +267,7 @@ impl TaskStats {
             records_abandoned: AtomicU64::new(
                 self.records_abandoned.load(Relaxed) + self.records_active.load(Relaxed).max(0) as u64,
             ),
+            timing: self.timing.successor(),
             moved_ms: copy(&self.moved_ms),
             last_error: Mutex::new(self.last_error.lock().clone()),
             exactly_once: Mutex::new(self.exactly_once()),
@@ -255,6 +277,8 @@ impl TaskStats {
 
     pub fn failed(&self, trace: &str) {
         *self.last_error.lock() = Some(trace.to_owned());
+        self.timing.failures.fetch_add(1, Relaxed);
+        self.timing.erred();
     }
 
     /// What the log promises to a source's task, or a sink's task of itself; why it is less than exactly once.
@@ -310,6 +334,10 @@ impl TaskStats {
             lag: self.lag(),
             idle_ms: (moved > 0).then(|| now_ms().saturating_sub(moved)),
             last_error: self.last_error.lock().clone(),
+            attempt: 0,
+            next_attempt_ms: None,
+            clocks: self.timing.clocks(now_ms()),
+            freshness_seconds: self.timing.freshness().map(|fresh| fresh.as_secs_f64()),
             exactly_once,
             exactly_once_reason,
             report: self.report(),

@@ -10,6 +10,7 @@ use aqueduct_transforms::{Chain, Converters};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +39,7 @@ pub struct TaskRun {
     pub cluster: Arc<str>,
     pub stats: Arc<TaskStats>,
     pub active_topics: Arc<ActiveTopics>,
+    pub startups: Arc<Startups>,
     pub stop: CancellationToken,
 }
 
@@ -51,6 +53,17 @@ pub struct Limits {
     pub wait_max: Duration,
     /// How often a sink's position is committed.
     pub flush_interval: Duration,
+}
+
+/// Of the whole worker since it started, also of connectors that are gone: Kafka Connect's connect-worker-metrics.
+#[derive(Debug, Default)]
+pub struct Startups {
+    pub connector_attempts: AtomicU64,
+    pub connector_successes: AtomicU64,
+    pub connector_failures: AtomicU64,
+    pub task_attempts: AtomicU64,
+    pub task_successes: AtomicU64,
+    pub task_failures: AtomicU64,
 }
 
 /// The topics that a connector wrote to or read from (KIP-558).
@@ -80,6 +93,12 @@ impl TaskRun {
             Role::Source(plugin, topics) => crate::source::run(self, plugin, topics).await,
             Role::Sink(plugin, topics) => crate::sink::run(self, plugin, topics).await,
         }
+    }
+
+    /// The plugin's `open` is through.
+    pub fn opened(&mut self) {
+        self.stats.opened.store(true, Relaxed);
+        self.startups.task_successes.fetch_add(1, Relaxed);
     }
 
     pub fn context(&self, interrupt: CancellationToken) -> TaskContext {

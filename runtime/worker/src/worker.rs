@@ -8,7 +8,7 @@ use crate::registry::Registry;
 use crate::spec::{ConnectorSpec, Defaults};
 use crate::stats::Call;
 use crate::store::{self, Entries, FolderMark, Stored};
-use crate::task::ActiveTopics;
+use crate::task::{ActiveTopics, Startups};
 use aqueduct_config::check::UnknownKeys;
 use aqueduct_core::{
     Descriptor, Error, Issue, JsonMap, Plugin, PluginKind, Report, Result, Signal, SourceOffset, TopicPartition,
@@ -18,7 +18,8 @@ use indexmap::IndexMap;
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,6 +53,7 @@ struct Inner {
     admin: tokio::sync::Mutex<()>,
     health: RwLock<Health>,
     folder_issues: Mutex<Vec<Issue>>,
+    startups: Arc<Startups>,
     /// See [`store::Loaded::deleted`].
     deleted_marks: Mutex<BTreeMap<String, FolderMark>>,
     tasks: TaskTracker,
@@ -99,6 +101,7 @@ impl Worker {
             admin: tokio::sync::Mutex::new(()),
             health: RwLock::new(Health::Starting("Worker is starting up.".to_owned())),
             folder_issues: Mutex::default(),
+            startups: Arc::default(),
             deleted_marks: Mutex::default(),
             tasks: TaskTracker::new(),
             shutdown: CancellationToken::new(),
@@ -198,6 +201,7 @@ impl Worker {
             cluster: inner.options.cluster_id.as_str().into(),
             data: inner.options.data.clone(),
             shutdown_timeout: inner.options.shutdown_timeout,
+            startups: inner.startups.clone(),
         };
         let supervisor = Supervisor::new(name.into(), plane, wanted_rx, commands_rx, view_tx, active_topics.clone(), former);
         let ended = CancellationToken::new();
@@ -238,6 +242,10 @@ impl Worker {
         }
     }
 
+    pub(crate) fn startups(&self) -> &Startups {
+        &self.0.startups
+    }
+
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.0.log
     }
@@ -275,7 +283,11 @@ impl Worker {
             worker_id: self.worker_id().to_owned(),
             trace: task.trace.clone(),
             version: handle.version.clone(),
-            aqueduct: shown(task.stats.progress()),
+            aqueduct: TaskProgress {
+                attempt: task.attempt,
+                next_attempt_ms: task.next_attempt.map(|at| at.saturating_duration_since(Instant::now()).as_millis() as u64),
+                ..shown(task.stats.progress())
+            },
         };
         ConnectorStatus {
             name: name.to_owned(),
@@ -299,6 +311,15 @@ impl Worker {
             (name.clone(), view, handle.kind, class, generation)
         };
         connectors.iter().map(view).collect()
+    }
+
+    /// Once a second: what every task is doing, for its ratios.
+    pub(crate) fn look(&self) {
+        for handle in self.0.connectors.read().values() {
+            for task in &handle.view.borrow().tasks {
+                task.stats.timing.looked(task.state_now(), task.stats.records_active.load(Relaxed));
+            }
+        }
     }
 
     /// Tasks whose call has been under way for longer than their connector allows.
@@ -712,7 +733,9 @@ impl Worker {
         let Some(Plugin::Source(source)) = class.and_then(|class| self.0.registry.find(&class)) else { return Ok(()) };
         let mut given = offsets.iter().filter(|offset| offset.offset.is_some());
         let checked = given.try_for_each(|offset| source.check_offset(offset));
-        checked.map_err(|error| AdminError::BadRequest(error.message().to_owned()))
+        let text =
+            |error: Error| error.hint().map_or_else(|| error.message().to_owned(), |fix| format!("{}; {fix}", error.message()));
+        checked.map_err(|error| AdminError::BadRequest(text(error)))
     }
 
     pub async fn reset_offsets(&self, name: &str) -> AdminResult<String> {

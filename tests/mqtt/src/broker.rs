@@ -4,6 +4,7 @@ use crate::clients::{Publisher, Subscriber};
 use crate::options::{Options, PASSWORD, USER};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, OpenOptions};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ impl Broker {
         let process = self.process.insert(child);
         let ready = poll_for(START, || match process.try_wait().expect("our own child can be waited for") {
             Some(status) => Some(Err(format!("ended with {status}"))),
-            None => TcpStream::connect(("127.0.0.1", self.port)).is_ok().then_some(Ok(())),
+            None => answers(self.port, self.options.tls).then_some(Ok(())),
         });
         assert!(matches!(ready, Some(Ok(()))), "mosquitto does not start: {ready:?}\n{}", self.log_tail(30));
     }
@@ -232,6 +233,19 @@ fn watch(pid: u32, dir: &Path) -> Child {
 fn must(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+}
+
+/// Whether the broker speaks MQTT there: under load it was seen to listen and to reset its first connection.
+fn answers(port: u16, tls: bool) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    if tls {
+        return true;
+    }
+    // CONNECT of MQTT 3.1.1: a clean session, 10 s, the client `ready`. Any CONNACK will do, a refusal too.
+    let connect = b"\x10\x11\x00\x04MQTT\x04\x02\x00\x0a\x00\x05ready";
+    let mut answer = [0; 4];
+    let asked = stream.set_read_timeout(Some(Duration::from_secs(5))).and_then(|()| stream.write_all(connect));
+    asked.and_then(|()| stream.read_exact(&mut answer)).is_ok() && answer[0] == 0x20
 }
 
 /// A port below the ephemeral range, so that no outgoing connection takes it while the broker is down; never the same twice in a process.

@@ -47,9 +47,30 @@ async fn it_resumes_exactly_from_every_offset() {
         let mut taken = 0;
         for (records, resume) in &batches {
             taken += records.len();
+            resume.iter().for_each(|offset| DatagenSource::check_offset(offset).unwrap());
             let rest = drain(&mut open(&pairs, resume).await, &cx(1000, 1 << 30)).await;
             assert!(rest.iter().flat_map(|(records, _)| records).eq(all[taken..].iter().copied()), "{template} after {taken}");
         }
+    }
+}
+
+#[test]
+fn an_offset_that_is_none_is_refused_by_the_name_of_its_key() {
+    let json = |text: &str| serde_json::from_str::<JsonMap>(text).unwrap();
+    let orders = r#"{"template": "orders"}"#;
+    for (partition, offset, key) in [
+        ("{}", r#"{"next": 1}"#, "template"),
+        (r#"{"template": "order"}"#, r#"{"next": 1}"#, "template"),
+        (r#"{"template": "orders", "n": 1}"#, r#"{"next": 1}"#, "template"),
+        (orders, "{}", "next"),
+        (orders, r#"{"next": "1"}"#, "next"),
+        (orders, r#"{"next": -1}"#, "next"),
+        (orders, r#"{"next": 1, "start": "today"}"#, "start"),
+        (orders, r#"{"next": 1, "position": 2}"#, "position"),
+    ] {
+        let offset = SourceOffset { partition: json(partition), offset: Some(json(offset)) };
+        let error = DatagenSource::check_offset(&offset).unwrap_err();
+        assert!(error.message().contains(&format!("{key:?}")) && error.hint().is_some(), "{error}");
     }
 }
 

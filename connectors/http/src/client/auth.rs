@@ -129,7 +129,7 @@ fn name_of(kind: AuthType) -> &'static str {
     }
 }
 
-fn basic(user: &str, password: &str) -> Secret {
+pub(super) fn basic(user: &str, password: &str) -> Secret {
     Secret::new(format!("Basic {}", STANDARD.encode(format!("{user}:{password}"))))
 }
 
@@ -172,6 +172,14 @@ impl Credentials {
     pub(crate) fn secret_param(&self) -> Option<&str> {
         match self {
             Credentials::Query(name, _) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What stands there.
+    pub(super) fn secret_value(&self) -> Option<&str> {
+        match self {
+            Credentials::Query(_, key) => Some(key.expose()),
             _ => None,
         }
     }

@@ -33,6 +33,7 @@ mod options;
 pub(crate) mod pace;
 mod template;
 mod tls;
+mod told;
 
 pub(crate) use auth::Credentials;
 pub(crate) use failure::{Codes, Failure};
@@ -166,11 +167,17 @@ impl Client {
         if trusted {
             self.0.auth.sign(&self.0.http, settings, &mut url, &mut headers, deadline).await?;
         }
+        let own: Vec<HeaderName> = settings.headers.iter().map(|(name, _)| name.clone()).collect();
+        let login = settings.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
+        let login = login.map(|(user, password)| auth::basic(user, password.expose()));
+        let told = told::told(&headers, &own, settings.auth.secret_value(), login.as_ref());
         let call = async {
             let sent = self.0.http.request(request.method.clone(), url).headers(headers).body(request.body.clone()).send().await;
             let response = sent.map_err(|error| Failure::of_transport(error, &request.url))?;
             let (status, headers) = (response.status(), response.headers().clone());
             let body = body::read(response, settings.body, &request.url).await?;
+            let refused = status.is_client_error() || status.is_server_error();
+            let body = if refused { told::without(&body, &told) } else { body };
             Ok(Reply { status, headers, body, url: request.url.clone() })
         };
         timeout_at(deadline, call).await.unwrap_or_else(|_| Err(Failure::timeout(&request.url, settings.request_timeout)))

@@ -7,6 +7,7 @@ use super::identity::{Identity, Place};
 use super::json;
 use super::plan::{Item, Limits};
 use crate::client::{Request, Template};
+use aqueduct_core::trace_context::{TRACEPARENT, TRACESTATE, is_traceparent};
 use aqueduct_core::{Batch, Error, PayloadRef, RecordRef, Result};
 use bytes::Bytes;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -130,6 +131,9 @@ impl<'a> Prepared<'a> {
         let target = &self.targets[first.target as usize];
         let body = if matches!(target.method, Method::GET | Method::DELETE) { Bytes::new() } else { self.body(job, settings)? };
         let mut headers = target.headers.clone();
+        if settings.cut.records_max == 1 {
+            trace_context(self.records[job[0] as usize], &mut headers);
+        }
         if let Some(name) = &settings.key_header {
             headers.insert(name.0.clone(), self.key(job, identity, connector));
         }
@@ -174,6 +178,28 @@ impl<'a> Prepared<'a> {
             return Err(Unfit::TooLarge(out.len()));
         }
         Ok(out.into())
+    }
+}
+
+/// The trace that a record is of goes on in its request. A batch is of many.
+fn trace_context(record: RecordRef<'_>, headers: &mut HeaderMap) {
+    let of = |wanted: &str| {
+        let found = record.headers().iter().rev().find(|header| &*header.name == wanted)?;
+        match found.value.as_ref() {
+            PayloadRef::Bytes(bytes) => Some(bytes.to_vec()),
+            PayloadRef::Data(value) => value.data.as_str().map(|text| text.as_bytes().to_vec()),
+            PayloadRef::Null => None,
+        }
+    };
+    if record.headers().is_empty() || headers.contains_key(TRACEPARENT) {
+        return;
+    }
+    let Some(parent) = of(TRACEPARENT).filter(|parent| is_traceparent(parent)) else { return };
+    for (name, value) in [(TRACEPARENT, Some(parent)), (TRACESTATE, of(TRACESTATE))] {
+        // A value that no header may have is left out.
+        if let Some(value) = value.and_then(|value| HeaderValue::from_bytes(&value).ok()) {
+            headers.insert(HeaderName::from_static(name), value);
+        }
     }
 }
 

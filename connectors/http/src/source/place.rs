@@ -3,7 +3,7 @@
 
 use super::config::Properties;
 use super::paging::Token;
-use aqueduct_core::{JsonMap, SourceOffset};
+use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
 use reqwest::Url;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -104,6 +104,36 @@ impl Place {
     }
 }
 
+/// Whether an offset that an operator sets is one: of `page.…` only what the source itself stores, and what it can read.
+pub(crate) fn check(offset: &SourceOffset) -> Result<()> {
+    let form = r#"write {"partition": {"endpoint": "https://api.example.com/items"}, "offset": {"key": "7"}}: the names of http.response.record.offset.pointer, and "page.number", "page.url" or "page.cursor" where the paging has one; null as the offset begins anew"#;
+    let refuse = |why: String| Err(Error::fatal("http.offset", why).fix(form));
+    // castorm's partition is empty.
+    let endpoint = offset.partition.get("endpoint").map(|endpoint| endpoint.as_str().is_some_and(|text| !text.is_empty()));
+    if endpoint == Some(false) || offset.partition.len() > usize::from(endpoint.is_some()) {
+        return refuse("the partition is not \"endpoint\" and a URL without its query".to_owned());
+    }
+    let Some(map) = &offset.offset else { return Ok(()) };
+    for (key, value) in map.iter().filter(|(key, _)| key.starts_with("page.") && !key.starts_with(BASE)) {
+        let what = match key.as_str() {
+            "page.url" if value.as_str().is_some_and(|url| Url::parse(url).is_ok()) => continue,
+            "page.url" => "is not a URL",
+            "page.number" | "page.index" if value.is_u64() => continue,
+            "page.number" | "page.index" => "is not a whole number from 0 on",
+            "page.begun" if value.is_boolean() => continue,
+            "page.begun" => "is not true or false",
+            "page.cursor" | "page.seen" | "page.last" | "page.etag" | "page.modified" if value.is_string() => continue,
+            "page.cursor" | "page.seen" | "page.last" | "page.etag" | "page.modified" => "is not a text",
+            _ => "is no key of it",
+        };
+        return refuse(format!("{key:?} in the offset {what}"));
+    }
+    if map.contains_key("page.index") && !map.contains_key("page.seen") {
+        return refuse("\"page.index\" in the offset stands without \"page.seen\", the hash of what was handed over".to_owned());
+    }
+    Ok(())
+}
+
 /// A hash over identities in order, which can be asked at each.
 #[derive(Clone, Default)]
 pub(crate) struct Chain(Sha256);
@@ -186,6 +216,36 @@ mod tests {
     }
 
     #[test]
+    fn an_offset_that_is_none_is_refused_by_the_name_of_its_key() {
+        let json = |text: &str| serde_json::from_str::<JsonMap>(text).unwrap();
+        let endpoint = r#"{"endpoint": "https://x/y"}"#;
+        for (partition, offset, wrong) in [
+            ("{}", r#"{"key": "7"}"#, None),
+            (endpoint, "{}", None),
+            (endpoint, r#"{"page.url": "https://x/y?p=2", "page.base.key": 1, "page.begun": true}"#, None),
+            (r#"{"topic": "t"}"#, "{}", Some("endpoint")),
+            (r#"{"endpoint": 7}"#, "{}", Some("endpoint")),
+            (r#"{"endpoint": "https://x/y", "page": 1}"#, "{}", Some("endpoint")),
+            (endpoint, r#"{"page.url": "next"}"#, Some("page.url")),
+            (endpoint, r#"{"page.number": "2"}"#, Some("page.number")),
+            (endpoint, r#"{"page.number": -2}"#, Some("page.number")),
+            (endpoint, r#"{"page.begun": "yes"}"#, Some("page.begun")),
+            (endpoint, r#"{"page.cursor": 5}"#, Some("page.cursor")),
+            (endpoint, r#"{"page.nubmer": 5}"#, Some("page.nubmer")),
+            (endpoint, r#"{"page.index": 5}"#, Some("page.index")),
+        ] {
+            let checked = check(&SourceOffset { partition: json(partition), offset: Some(json(offset)) });
+            match wrong {
+                None => checked.unwrap(),
+                Some(key) => {
+                    let error = checked.unwrap_err();
+                    assert!(error.message().contains(&format!("{key:?}")) && error.hint().is_some(), "{error}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn castorms_offset_is_understood() {
         let json = |text: &str| serde_json::from_str::<JsonMap>(text).unwrap();
         let stored =
@@ -218,6 +278,7 @@ mod tests {
             let stored = [place.offset("e")];
             prop_assert_eq!(Place::find("e", &stored), Some(place));
             prop_assert_eq!(Place::find("other", &stored), None);
+            prop_assert!(check(&stored[0]).is_ok());
         }
     }
 }

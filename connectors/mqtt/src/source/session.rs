@@ -5,7 +5,7 @@
 //! PUBCOMP the broker uses it for another message. No answer leaves before the offset that explains it is durable (invariant 1).
 
 use crate::wire::Ack;
-use aqueduct_core::{JsonMap, SourceOffset};
+use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
 use std::collections::{BTreeSet, VecDeque};
 
 /// As it is stored.
@@ -55,6 +55,42 @@ impl Stored {
             offset: Some(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()),
         }
     }
+}
+
+/// Whether an offset that an operator sets is one. A wrong `held` would make records of messages that were stored, or pass over new ones.
+pub(super) fn check(offset: &SourceOffset) -> Result<()> {
+    let form = r#"write {"partition": {"client": "<mqtt.client.id>"}, "offset": {"step": 0, "held": "", "filters": "[]", "lost": 0}}, where what is 0 or empty may be left out; or null as the offset, which forgets the session"#;
+    let refuse = |why: String| Err(Error::fatal("mqtt.offset", why).fix(form));
+    match offset.partition.get(CLIENT) {
+        Some(client) if client.as_str().is_some_and(|client| !client.is_empty()) && offset.partition.len() == 1 => {}
+        Some(_) if offset.partition.len() > 1 => return refuse("the partition has more keys than \"client\"".to_owned()),
+        Some(_) => return refuse("\"client\" in the partition is not the text of a client id".to_owned()),
+        None => return refuse("the partition has no \"client\"".to_owned()),
+    }
+    for (key, value) in offset.offset.iter().flatten() {
+        let (good, what) = match key.as_str() {
+            "step" | "lost" => (value.is_u64(), "is not a whole number from 0 on"),
+            "held" => (value.as_str().is_some_and(are_ids), "is not a text of packet ids from 1 to 65535, as in \"3,7-9\""),
+            "filters" => {
+                let list = |text: &str| serde_json::from_str::<Vec<String>>(text).is_ok();
+                (value.as_str().is_some_and(list), "is not the text of a JSON array of topics, as in \"[\\\"fleet/#\\\"]\"")
+            }
+            _ => (false, "is no key of it"),
+        };
+        if !good {
+            return refuse(format!("{key:?} in the offset {what}"));
+        }
+    }
+    Ok(())
+}
+
+fn are_ids(text: &str) -> bool {
+    let id = |text: &str| text.trim().parse::<u16>().ok().filter(|id| *id > 0);
+    let run = |run: &str| {
+        let (start, end) = run.split_once('-').unwrap_or((run, run));
+        matches!((id(start), id(end)), (Some(start), Some(end)) if start <= end)
+    };
+    text.is_empty() || text.split(',').all(run)
 }
 
 /// `3,7-9`
@@ -193,6 +229,33 @@ mod tests {
 
     fn answers(answers: &[Answer]) -> Vec<(Ack, u16)> {
         answers.iter().map(|answer| (answer.kind, answer.pid)).collect()
+    }
+
+    #[test]
+    fn an_offset_that_is_none_is_refused_by_the_name_of_its_key() {
+        let offset = |partition: serde_json::Value, offset: serde_json::Value| SourceOffset {
+            partition: partition.as_object().cloned().unwrap(),
+            offset: offset.as_object().cloned(),
+        };
+        let client = || serde_json::json!({"client": "c"});
+        let stored =
+            Stored { step: 7, held: BTreeSet::from([1, 2, 3, 9, u16::MAX]), filters: vec!["a/#".into()], lost: 2 }.offset("c");
+        check(&stored).unwrap();
+        check(&offset(client(), serde_json::json!({}))).unwrap();
+        for (bad, key) in [
+            (offset(serde_json::json!({"topic": "t"}), serde_json::json!({})), "client"),
+            (offset(serde_json::json!({"client": 7}), serde_json::json!({})), "client"),
+            (offset(serde_json::json!({"client": "c", "x": 1}), serde_json::json!({})), "client"),
+            (offset(client(), serde_json::json!({"step": -1})), "step"),
+            (offset(client(), serde_json::json!({"held": [1]})), "held"),
+            (offset(client(), serde_json::json!({"held": "9-3"})), "held"),
+            (offset(client(), serde_json::json!({"held": "0"})), "held"),
+            (offset(client(), serde_json::json!({"filters": ["a"]})), "filters"),
+            (offset(client(), serde_json::json!({"offset": 5})), "offset"),
+        ] {
+            let error = check(&bad).unwrap_err();
+            assert!(error.message().contains(&format!("{key:?}")) && error.hint().is_some(), "{error}");
+        }
     }
 
     #[test]

@@ -69,6 +69,14 @@ fn is_false(value: &bool) -> bool {
     !value
 }
 
+/// Whether a stored offset can be read as a table's.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn is_table_state(offset: &JsonMap) -> Result<(), String> {
+    serde_json::from_value::<TableState>(Value::Object(offset.clone())).map(drop).map_err(|error| error.to_string())
+}
+
 /// Of every table of the connector.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct States(pub BTreeMap<Name, TableState>);

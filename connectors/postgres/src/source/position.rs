@@ -4,7 +4,8 @@
 //! (everything that committed up to here, then that much of the next transaction). Events may share an LSN (one WAL record holds many rows of a
 //! `COPY`), so within a transaction it is (LSN, events done with that LSN).
 
-use aqueduct_core::{JsonMap, SourceOffset};
+use crate::snapshot::is_table_state;
+use aqueduct_core::{Error, JsonMap, Result, SourceOffset};
 use serde_json::{Value, json};
 
 /// `16/B374D848`, as the server prints it.
@@ -140,6 +141,55 @@ impl Stored {
             timeline: number(TIMELINE).and_then(|timeline| u32::try_from(timeline).ok()),
             raw: offset.clone(),
         }
+    }
+}
+
+/// Whether an offset that an operator sets is one: of the stream, as Debezium's are, or of a table's snapshot.
+pub fn check(offset: &SourceOffset) -> Result<()> {
+    let form = r#"write {"partition": {"server": "<topic.prefix>"}, "offset": {"lsn": 23456789}}, as Debezium's offsets are; of a table the partition has "schema" and "table" too, and null as its offset reads the table anew"#;
+    let refuse = |why: String| Err(Error::fatal("postgres.offset", why).fix(form));
+    let at = &offset.partition;
+    let text = |key: &str| at.get(key).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    if let Some(key) = at.keys().find(|key| !matches!(key.as_str(), "server" | "schema" | "table")) {
+        return refuse(format!("{key:?} in the partition is no key of it"));
+    }
+    if !text("server") {
+        return refuse("the partition has no text \"server\"".to_owned());
+    }
+    let of_table = at.contains_key("schema") || at.contains_key("table");
+    if let Some(key) = ["schema", "table"].into_iter().find(|key| of_table && !text(key)) {
+        return refuse(format!("the partition of a table has no text {key:?}"));
+    }
+    match &offset.offset {
+        None => Ok(()),
+        Some(map) if of_table => match is_table_state(map) {
+            Ok(()) => Ok(()),
+            Err(why) => refuse(format!("the offset is none of a table: {why}")),
+        },
+        Some(map) => stream_offset(map).or_else(refuse),
+    }
+}
+
+/// What is wrong with the stream's own offset.
+fn stream_offset(map: &JsonMap) -> Result<(), String> {
+    if !map.contains_key("lsn") && !map.contains_key("lsn_proc") {
+        return Err("the offset has neither \"lsn\" nor \"lsn_proc\"".to_owned());
+    }
+    let whole =
+        |value: &Value| value.is_u64() || value.is_i64() || value.as_str().is_some_and(|text| text.parse::<u64>().is_ok());
+    for key in ["lsn", "lsn_proc", "lsn_commit", "txId", INDEX, SAME, TIMELINE] {
+        let Some(value) = map.get(key).filter(|value| !value.is_null() && !whole(value)) else { continue };
+        return Err(match value.as_str().and_then(parse_lsn) {
+            Some(lsn) => format!("{key:?} in the offset is a number there: {lsn} for {value}"),
+            None => format!("{key:?} in the offset is not a whole number"),
+        });
+    }
+    match map.get("messageType") {
+        Some(kind) if !kind.is_null() && kind.as_str().and_then(Kind::parse).is_none() => {
+            let names: Vec<&str> = Kind::NAMES.iter().map(|(_, name)| *name).collect();
+            Err(format!("\"messageType\" in the offset is none of {}", names.join(", ")))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -326,6 +376,50 @@ fn done_before(resume: &mut Inside, lsn: u64, kind: Kind) -> bool {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn an_offset_that_is_none_is_refused_by_the_name_of_its_key() {
+        let server = || json!({"server": "shop"});
+        let table = || json!({"server": "shop", "schema": "public", "table": "orders"});
+        for (at, to, wrong) in [
+            (
+                server(),
+                json!({"lsn": 24023128, "txId": 571, "ts_usec": 1, "snapshot": true, "last_snapshot_record": false}),
+                None,
+            ),
+            (server(), json!({"lsn_proc": "24023128", "messageType": "COMMIT", "transaction_id": null}), None),
+            (table(), json!({"oid": 7, "done": true}), None),
+            (table(), json!({"oid": 7, "snapshot": "initial", "order": 0, "rows": 0, "key": ["1"]}), None),
+            (json!({"topic": "t"}), json!({"lsn": 1}), Some("topic")),
+            (json!({"server": 1}), json!({"lsn": 1}), Some("server")),
+            (json!({"server": "shop", "schema": "public"}), json!({"oid": 1}), Some("table")),
+            (server(), json!({}), Some("lsn")),
+            (server(), json!({"offset": 5}), Some("lsn")),
+            (server(), json!({"lsn": true}), Some("lsn")),
+            (server(), json!({"lsn": 1, "lsn_commit": "many"}), Some("lsn_commit")),
+            (server(), json!({"lsn": 1, "messageType": "UPSERT"}), Some("messageType")),
+            (table(), json!({"done": true}), Some("oid")),
+        ] {
+            let map = |value: Value| value.as_object().cloned().unwrap();
+            let checked = check(&SourceOffset { partition: map(at), offset: Some(map(to)) });
+            match wrong {
+                None => checked.unwrap(),
+                Some(key) => {
+                    let error = checked.unwrap_err();
+                    assert!(error.message().contains(key) && error.hint().is_some(), "{key}: {error}");
+                }
+            }
+        }
+        let written = json!({"lsn": "16/B374D848"});
+        let error = check(&SourceOffset { partition: partition("shop"), offset: written.as_object().cloned() }).unwrap_err();
+        assert!(error.message().contains("97500059720"), "an LSN as the server prints it: {error}");
+        let origin = Origin { system: "1".into(), timeline: 1 };
+        let inside = Inside { xid: Some(3), lsn: u64::MAX, kind: Kind::Begin, same: Some(0), index: 0 };
+        for position in [Position::default(), Position { commit: 7, inside: Some(inside) }] {
+            let ours = offset(&position, Some(3), Some(-1), &origin);
+            check(&SourceOffset { partition: partition("shop"), offset: Some(ours) }).unwrap();
+        }
+    }
 
     #[test]
     fn an_lsn_reads_as_it_is_printed() {

@@ -32,6 +32,10 @@ impl SourceConnector for PostgresSource {
         config.issues()
     }
 
+    fn check_offset(offset: &SourceOffset) -> Result<()> {
+        position::check(offset)
+    }
+
     /// One task: a slot has one reader.
     async fn plan(config: &Options, _tasks_max: u32) -> Result<Vec<TaskSpec>> {
         check(config).map(|()| vec![TaskSpec::new()])

@@ -182,15 +182,31 @@ async fn describe(api: &Api, name: &str, screen: &Screen) -> Outcome {
     let status = api.get(&format!("{path}/status")).await?;
     let topics = api.get(&format!("{path}/topics")).await.unwrap_or_default();
     let topics = &topics[name]["topics"];
-    let all = json!({ "name": name, "type": info["type"], "config": info["config"], "status": status, "topics": topics });
-    screen.show(&all, || described(name, &info, &status, topics, screen))
+    let class = plain(&info["config"]["connector.class"]);
+    let options = api.get(&format!("/connector-plugins/{}/config", segment(&class))).await.unwrap_or_default();
+    let config = without_passwords(&info["config"], &options);
+    let all = json!({ "name": name, "type": info["type"], "config": config, "status": status, "topics": topics });
+    screen.show(&all, || described(name, &info["type"], &config, &status, topics, screen))
 }
 
-fn described(name: &str, info: &Value, status: &Value, topics: &Value, screen: &Screen) -> String {
+/// Terminals are looked at by others, and their output is kept: a password that stands in the config as it is, is not shown. References are.
+fn without_passwords(config: &Value, options: &Value) -> Map<String, Value> {
+    let options = options.as_array().map_or(&[][..], Vec::as_slice);
+    let is_password = |key: &str| options.iter().any(|option| option["name"] == key && option["type"] == "PASSWORD");
+    let is_reference =
+        |value: &Value| value.as_str().is_some_and(|text| text.starts_with("${") && text.find('}') == Some(text.len() - 1));
+    let config = config.as_object().cloned().unwrap_or_default();
+    let shown = |(key, value): (String, Value)| {
+        let hidden = is_password(&key) && !is_reference(&value);
+        (key, if hidden { "[hidden]".into() } else { value })
+    };
+    config.into_iter().map(shown).collect()
+}
+
+fn described(name: &str, kind: &Value, config: &Map<String, Value>, status: &Value, topics: &Value, screen: &Screen) -> String {
     let topics: Vec<String> = topics.as_array().map_or(&[][..], Vec::as_slice).iter().map(plain).collect();
     let state = plain(&status["connector"]["state"]);
-    let mut text =
-        format!("{}  {}, {state}, on {}\n", screen.bold(name), plain(&info["type"]), plain(&status["connector"]["worker_id"]));
+    let mut text = format!("{}  {}, {state}, on {}\n", screen.bold(name), plain(kind), plain(&status["connector"]["worker_id"]));
     if !topics.is_empty() {
         text.push_str(&format!("topics: {}\n", topics.join(", ")));
     }
@@ -219,7 +235,7 @@ fn described(name: &str, info: &Value, status: &Value, topics: &Value, screen: &
         text.push_str(&format!("\n{} {}\n", screen.red(&format!("{what}:")), plain(trace).replace('\n', "\n  ")));
     }
     text.push_str("\nconfig:\n");
-    for (key, value) in info["config"].as_object().unwrap_or(&Map::new()) {
+    for (key, value) in config {
         text.push_str(&format!("  {key}: {}\n", plain(value)));
     }
     text

@@ -1,4 +1,4 @@
-//! `completions`, and the hidden `docs cli` that makes docs/cli.md.
+//! `completions`, and the hidden `docs cli` and `docs openapi` that make docs/cli.md and docs/openapi.json.
 
 use crate::failure::Outcome;
 use crate::output::print;
@@ -15,6 +15,8 @@ pub(crate) struct Completions {
 pub(crate) enum Command {
     /// The reference of the command line, in Markdown.
     Cli,
+    /// The REST API as OpenAPI 3.1, in JSON.
+    Openapi,
 }
 
 pub(crate) fn completions(args: &Completions, command: &mut clap::Command) -> Outcome {
@@ -26,6 +28,7 @@ pub(crate) fn completions(args: &Completions, command: &mut clap::Command) -> Ou
 pub(crate) fn run(which: &Command, command: &mut clap::Command) -> Outcome {
     match which {
         Command::Cli => print(&reference(command)),
+        Command::Openapi => print(&format!("{:#}\n", aqueduct_rest::openapi())),
     }
 }
 

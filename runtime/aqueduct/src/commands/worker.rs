@@ -3,12 +3,13 @@
 mod banner;
 mod loggers;
 mod logging;
+mod traces;
 
 use crate::failure::{Failure, Outcome};
 use crate::wiring;
 use aqueduct_config::worker_config::WorkerConfig;
 use aqueduct_core::Issue;
-use aqueduct_rest::{Listener, OtherPlugin, RestOptions, Tls, Users};
+use aqueduct_rest::{Listener, OtherPlugin, RestOptions, Serves, Tls, Users};
 use aqueduct_transforms::PartDescriptor;
 use aqueduct_worker::folder::Folder;
 use aqueduct_worker::{Worker, WorkerOptions};
@@ -64,8 +65,15 @@ pub(crate) fn run(args: Args) -> Outcome {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    // Dropped last: the spans of the shutdown are sent too.
+    let _traces = config.telemetry.as_ref().map(traces::start).transpose()?;
     let access = Access {
         listeners: aqueduct_rest::check_listeners(&config.listeners, &config.rest)?,
+        admin: match config.rest.admin_listeners.as_deref() {
+            None => None,
+            Some([]) => Some(Vec::new()),
+            Some(listeners) => Some(aqueduct_rest::check_listeners(listeners, &config.rest)?),
+        },
         users: config.rest.users.as_deref().map(Users::open).transpose()?.map(Arc::new),
         tls: config.rest.tls.clone().map(Tls::open).transpose()?.map(Arc::new),
     };
@@ -109,6 +117,8 @@ fn raise_open_files() {
 /// Who reaches REST, and how.
 struct Access {
     listeners: Vec<Listener>,
+    /// `admin.listeners`: `None`, and those before answer `/admin` too.
+    admin: Option<Vec<Listener>>,
     users: Option<Arc<Users>>,
     tls: Option<Arc<Tls>>,
 }
@@ -123,8 +133,10 @@ async fn serve(
 ) -> Outcome {
     let mut signals = Signals::new()?;
     // REST is there before anything else: it says `starting` until the log is open.
-    let listeners = aqueduct_rest::bind(&access.listeners).await?;
+    let serves = if access.admin.is_some() { Serves::NoAdmin } else { Serves::All };
+    let mut listeners = aqueduct_rest::bind(&access.listeners, serves).await?;
     let bound: Vec<Listener> = listeners.iter().filter_map(aqueduct_rest::Bound::listener).collect();
+    listeners.extend(aqueduct_rest::bind(access.admin.as_deref().unwrap_or_default(), Serves::Admin).await?);
     let (publish, published) = watch::channel(None);
     let (say, starting) = watch::channel(None);
     let stop_rest = CancellationToken::new();
@@ -214,8 +226,10 @@ async fn start(config: &WorkerConfig, bound: &[Listener], data: tokio::runtime::
 
 /// `host:port` under which clients know this worker.
 fn worker_id(config: &WorkerConfig, bound: &[Listener]) -> String {
-    let Some(first) = bound.first() else { return "127.0.0.1".to_owned() };
-    let address = first.address;
+    let wanted = bound.iter().find(|listener| config.rest.advertised_tls.is_none_or(|tls| listener.tls == tls));
+    let Some(known) = wanted.or(bound.first()) else { return "127.0.0.1".to_owned() };
+    let mut address = known.address;
+    address.set_port(config.rest.advertised_port.unwrap_or(address.port()));
     config.advertised_host.as_ref().map_or_else(|| address.to_string(), |host| format!("{host}:{}", address.port()))
 }
 
@@ -225,10 +239,15 @@ fn rest_options(
     loggers: Arc<loggers::Loggers>,
     starting: watch::Receiver<Option<String>>,
 ) -> RestOptions {
+    let mut listener_names = aqueduct_rest::listener_names(&config.listeners);
+    listener_names.extend(config.rest.admin_listeners.iter().flat_map(|admin| aqueduct_rest::listener_names(admin)));
     RestOptions {
         users,
         health_public: config.rest.health_public,
+        traced: config.telemetry.is_some(),
         advertised_host: config.advertised_host.clone(),
+        listener_names,
+        headers: config.rest.headers.clone(),
         allow_origin: config.allow_origin.clone(),
         allow_methods: config.allow_methods.clone(),
         other_plugins: Some(other_plugins),

@@ -47,10 +47,11 @@ pub(super) struct CommonOptions {
     #[serde(default)]
     #[schemars(extend("x-group" = "Predicates", "x-importance" = "low", "x-example" = "is-order"))]
     predicates: List<String>,
-    /// What to do when a secret changes: tasks read secrets when they start.
+    /// What to do when a secret of `${file:…}` or `${dir:…}` changes, which is looked for every few seconds. `restart`: the tasks that use it start
+    /// again with the new one. `none`: they keep the one that they started with.
     #[serde(rename = "config.action.reload", default)]
     #[schemars(extend("x-group" = "Common", "x-importance" = "low"))]
-    reload: Reload,
+    pub reload: Reload,
     /// `none`: the task fails at the first bad record. `all`: bad records are kept aside or skipped, and counted.
     #[serde(rename = "errors.tolerance", default)]
     #[schemars(extend("x-group" = "Error Handling"))]
@@ -208,7 +209,7 @@ pub enum TransactionBoundary {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
-enum Reload {
+pub(super) enum Reload {
     None,
     #[default]
     Restart,

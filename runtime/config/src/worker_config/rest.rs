@@ -1,6 +1,7 @@
 //! The options of worker.yaml that say who reaches the REST API, and how: `listeners.https.…` under Kafka Connect's names, `rest.…` ours.
 
-use crate::types::{PathText, Secret};
+use super::headers::{self, HeaderRule};
+use crate::types::{List, PathText, Secret};
 use aqueduct_core::Issue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,14 @@ pub struct RestSettings {
     pub health_public: bool,
     /// `None`: no https.
     pub tls: Option<TlsSettings>,
+    /// Where `/admin` is answered, and nothing else; empty: nowhere. `None`: on every listener.
+    pub admin_listeners: Option<Vec<String>>,
+    /// Headers of every answer.
+    pub headers: Vec<HeaderRule>,
+    /// The port under which clients know this worker, where it is not that of a listener.
+    pub advertised_port: Option<u16>,
+    /// Which listener clients know: the first with TLS, or the first without. `None`: the first.
+    pub advertised_tls: Option<bool>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,8 +57,34 @@ pub enum ClientAuth {
     Required,
 }
 
+/// `rest.advertised.listener`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum Scheme {
+    Http,
+    Https,
+}
+
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct RestOptions {
+    /// Where `/admin` (levels of loggers) is answered, and nothing else is, as `listeners`: then they do not answer it. If empty, nobody does. If not
+    /// set, every listener does.
+    #[serde(rename = "admin.listeners", default)]
+    #[schemars(extend("x-group" = "REST", "x-importance" = "low"))]
+    admin_listeners: Option<List<String>>,
+    /// Headers of every answer: `set`, `add`, `setDate` or `addDate`, name and value, separated by commas; an entry with a comma in double quotes.
+    /// `set X-Frame-Options: DENY, "add Cache-Control: no-cache, no-store"`.
+    #[serde(rename = "response.http.headers.config", default)]
+    #[schemars(extend("x-group" = "REST", "x-importance" = "low"))]
+    headers: String,
+    /// The port under which clients know this worker, where it is not that of its listener.
+    #[serde(rename = "rest.advertised.port", default)]
+    #[schemars(range(min = 1), extend("x-group" = "REST", "x-importance" = "low"))]
+    advertised_port: Option<u16>,
+    /// Whose port clients know: the first listener with `http`, or the first with `https`. The first of all if not set.
+    #[serde(rename = "rest.advertised.listener", default)]
+    #[schemars(extend("x-group" = "REST", "x-importance" = "low"))]
+    advertised_listener: Option<Scheme>,
     /// Who may call the REST API: a file with one user a line, `name:HASH:role[:connector-glob,…]`, as `aqueduct rest-user` writes them. Roles are
     /// `read`, `operate` and `admin`. Only its owner may read it. A change counts within seconds. If not set, nobody is asked for credentials,
     /// and listeners are on loopback.
@@ -147,7 +182,12 @@ impl RestOptions {
             );
             issues.push(issue.fix(format!("set {PREFIX}truststore.location")));
         }
+        let headers = headers::read(&self.headers, issues);
         RestSettings {
+            admin_listeners: self.admin_listeners.map(|listeners| listeners.0),
+            headers,
+            advertised_port: self.advertised_port,
+            advertised_tls: self.advertised_listener.map(|scheme| scheme == Scheme::Https),
             users: self.users.as_ref().map(path),
             allow_plaintext: self.allow_plaintext,
             health_public: self.health_public,
@@ -184,7 +224,16 @@ mod tests {
         assert_eq!((tls.client_auth, rest.health_public, rest.allow_plaintext), (ClientAuth::Requested, true, false));
         let rest = load("listeners.https.ssl.keystore.certificate.chain: a\nlisteners.https.ssl.keystore.key: b\n").unwrap();
         assert!(!format!("{:?}", rest.tls).contains("\"b\""));
-        assert!(load("").unwrap().tls.is_none());
+        let none = load("").unwrap();
+        assert!(none.tls.is_none() && none.admin_listeners.is_none() && none.headers.is_empty());
+        let rest = load(
+            "listeners: HTTP://localhost:1\nadmin.listeners: http://127.0.0.1:2\nrest.advertised.port: 80\n\
+             rest.advertised.listener: https\nresponse.http.headers.config: 'set X-Frame-Options: DENY'\n",
+        )
+        .unwrap();
+        assert_eq!(rest.admin_listeners.as_deref(), Some(&["http://127.0.0.1:2".to_owned()][..]));
+        assert_eq!((rest.advertised_port, rest.advertised_tls, rest.headers.len()), (Some(80), Some(true), 1));
+        assert_eq!(load("admin.listeners: ''").unwrap().admin_listeners, Some(Vec::new()));
     }
 
     #[test]
@@ -197,6 +246,10 @@ mod tests {
             ("listeners.https.ssl.client.auth: required", "set listeners.https.ssl.truststore.location"),
             ("listeners.https.ssl.client.auth: maybe", "required"),
             ("listeners: ftp://127.0.0.1:1", "not an address to listen on"),
+            ("admin.listeners: 127.0.0.1:1", "admin.listeners: \"127.0.0.1:1\" is not an address to listen on"),
+            ("rest.advertised.port: 0", "rest.advertised.port"),
+            ("rest.advertised.listener: ftp", "https"),
+            ("response.http.headers.config: put X", "none of set, add"),
         ] {
             let error = load(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");

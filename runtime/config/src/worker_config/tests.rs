@@ -89,6 +89,9 @@ fn providers_allow_what_is_listed() {
     let config = load("data.dir: ${env:CARGO_PKG_NAME}/d\n", &[], &[]).unwrap();
     assert_eq!(config.data_dir, PathBuf::from("aqueduct-config/d"));
     assert!(load("data.dir: ${env:NOPE_NOPE}\n", &[], &[]).unwrap_err()[0].contains("not set"));
+    let wrong = load("offset.flush.interval.ms: ${env:CARGO_PKG_NAME}\n", &[], &[]).unwrap_err();
+    assert!(wrong[0].contains("what ${env:CARGO_PKG_NAME} stands for is not allowed here"), "{wrong:?}");
+    assert!(!wrong[0].contains("aqueduct-config"), "{wrong:?}");
 }
 
 #[test]
@@ -163,4 +166,24 @@ fn what_cannot_be_of_kafka_is_said() {
     for start in starts {
         assert!(issues.iter().any(|issue| issue.contains(start)), "{start}: {issues:#?}");
     }
+}
+
+#[test]
+fn spans_go_where_worker_yaml_says() {
+    assert!(load("group.id: g", &[], &[]).unwrap().telemetry.is_none());
+    let yaml = "otel.exporter.otlp.endpoint: http://localhost:4318/\notel.exporter.otlp.headers: \"a=1, authorization=Bearer x=y\"\n\
+                otel.traces.sampler.arg: 0.5";
+    let config = load(yaml, &[], &[]).unwrap();
+    let telemetry = config.telemetry.clone().unwrap();
+    let headers: Vec<_> = telemetry.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    assert_eq!(headers, [("a", "1"), ("authorization", "Bearer x=y")]);
+    assert_eq!(
+        (telemetry.endpoint.as_str(), telemetry.service.as_str(), telemetry.sampled),
+        ("http://localhost:4318", "aqueduct", 0.5)
+    );
+    assert!(!format!("{config:?}").contains("Bearer"));
+    let wrong = load("otel.exporter.otlp.endpoint: localhost:4317\notel.exporter.otlp.headers: canary", &[], &[]).unwrap_err();
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
+    assert!(wrong[0].contains("gRPC") && !wrong[1].contains("canary"), "{wrong:?}");
+    assert!(load("otel.exporter.otlp.endpoint: http://h\notel.traces.sampler.arg: 2", &[], &[]).is_err());
 }

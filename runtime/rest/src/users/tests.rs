@@ -17,7 +17,7 @@ fn basic(name: &str, password: &str) -> HeaderValue {
 }
 
 async fn status(users: &Users, header: Option<&HeaderValue>, from: &str) -> u16 {
-    let peer = Peer { address: Some(from.parse().unwrap()), certificate: None };
+    let peer = Peer { address: Some(from.parse().unwrap()), ..Peer::default() };
     match users.caller(header, &peer).await {
         Ok(_) => 200,
         Err(refusal) => refusal.into_response().status().as_u16(),
@@ -63,7 +63,7 @@ async fn who_guesses_waits_though_the_password_is_right_at_last() {
     assert_eq!(status(&users, Some(&basic("ann", "correct horse")), "10.0.0.2:9").await, 200);
     let bearer = HeaderValue::try_from(format!("Bearer {token}")).unwrap();
     assert_eq!(status(&users, Some(&bearer), "10.0.0.1:9").await, 200);
-    let peer = Peer { address: Some("10.0.0.1:1".parse().unwrap()), certificate: None };
+    let peer = Peer { address: Some("10.0.0.1:1".parse().unwrap()), ..Peer::default() };
     let answer = users.caller(Some(&basic("ann", "x")), &peer).await.err().unwrap().into_response();
     assert!(answer.headers()[RETRY_AFTER].to_str().unwrap().parse::<u64>().unwrap() > 100);
 }

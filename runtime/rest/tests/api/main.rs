@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test: its panic is its answer")]
 
 mod access;
+mod audit;
 mod connectors;
 mod log;
+mod openapi;
 mod plugins;
 mod tls;
 

@@ -2,7 +2,7 @@
 
 use super::Api;
 use aqueduct_config::worker_config::{ClientAuth, Keystore, TlsSettings};
-use aqueduct_rest::{Listener, RestOptions, Tls, Users, bind, serve};
+use aqueduct_rest::{Listener, RestOptions, Serves, Tls, Users, bind, serve};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use sha2::{Digest, Sha256};
 use std::net::SocketAddr;
@@ -85,7 +85,7 @@ impl Site {
 /// Serves until it is dropped.
 async fn start(settings: TlsSettings, options: RestOptions) -> (SocketAddr, Api, JoinSet<()>) {
     let api = Api::start_with(options).await;
-    let bound = bind(&[Listener { address: "127.0.0.1:0".parse().unwrap(), tls: true }]).await.unwrap();
+    let bound = bind(&[Listener { address: "127.0.0.1:0".parse().unwrap(), tls: true }], Serves::All).await.unwrap();
     let address = bound[0].listener().unwrap().address;
     let tls = Some(Arc::new(Tls::open(settings).unwrap()));
     let mut serving = JoinSet::new();
