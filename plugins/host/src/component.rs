@@ -8,15 +8,48 @@ use wasmparser::{Encoding, Parser, Payload};
 /// The guests of all languages known have 50 KiB to 20 MB.
 pub(crate) const FILE_BYTES_MAX: u64 = 64 << 20;
 
-/// What every component may import; `wasi:` is not among them.
-const IMPORTS: [&str; 5] = ["types", "runtime", "environment", "http", "source"];
+/// What every component may import of ours, and the version of Aqueduct that first had it.
+const IMPORTS: [(&str, &str); 6] = [
+    ("types", "0.1.0"),
+    ("runtime", "0.1.0"),
+    ("environment", "0.1.0"),
+    ("secrets", "0.1.0"),
+    ("state", "0.1.0"),
+    ("http", "0.1.0"),
+];
 const PACKAGE: &str = "aqueduct:connector/";
+/// Of the contract.
 const VERSION: &str = "0.1.0";
+/// Of WASI, in any patch of 0.2.
+const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
 
 pub(crate) struct Parsed {
     pub(crate) metadata: Metadata,
     /// A component, valid.
     pub(crate) component: Vec<u8>,
+    pub(crate) imports: Vec<String>,
+    pub(crate) exports: Vec<String>,
+}
+
+/// A component with its metadata in it: for tools that cannot put it there themselves.
+pub fn embed(mut component: Vec<u8>, metadata: &[u8]) -> Vec<u8> {
+    let leb = |mut number: usize| {
+        let mut out = Vec::new();
+        loop {
+            let low = (number & 0x7f) as u8;
+            number >>= 7;
+            out.push(if number == 0 { low } else { low | 0x80 });
+            if number == 0 {
+                return out;
+            }
+        }
+    };
+    let name = [leb(SECTION.len()), SECTION.into()].concat();
+    component.push(0);
+    component.extend(leb(name.len() + metadata.len()));
+    component.extend(name);
+    component.extend(metadata);
+    component
 }
 
 /// # Errors
@@ -88,7 +121,7 @@ fn read(bytes: Vec<u8>) -> Result<Parsed> {
     };
     let metadata = Metadata::parse(&section)?;
     check(&metadata, &exports, &imports)?;
-    Ok(Parsed { metadata, component })
+    Ok(Parsed { metadata, component, imports, exports })
 }
 
 /// What wasmtime is told too (`engine.rs`): the plain language, without threads, shared memory, GC, 64-bit memories.
@@ -107,22 +140,13 @@ fn features() -> wasmparser::WasmFeatures {
         | F::GC_TYPES
 }
 
-/// The plugin is told which import the host lacks, and what its metadata promises and its exports do not keep.
+/// The plugin is told which import the host lacks and who has it, and what its metadata promises and its exports do not keep.
 fn check(metadata: &Metadata, exports: &[String], imports: &[String]) -> Result<()> {
     for import in imports {
-        let ours = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@'));
-        let fix = match ours {
-            Some((name, VERSION)) if IMPORTS.contains(&name) => continue,
-            Some(_) => {
-                format!("this Aqueduct has {PACKAGE}…@{VERSION}: build it for that, or take the Aqueduct that it was built for")
-            }
-            None if import.starts_with("wasi:") => {
-                "this Aqueduct has no WASI: build it for wasm32-unknown-unknown, and take clock, log and HTTP from the SDK"
-                    .to_owned()
-            }
-            None => format!("import only from {PACKAGE}…@{VERSION}"),
-        };
-        return Err(Error::fatal("plugin.interface", format!("it imports {import}, which this Aqueduct does not have")).fix(fix));
+        if let Some(fix) = lacking(import) {
+            let what = format!("it imports {}, which this Aqueduct does not have", crate::error::clean(import, 200));
+            return Err(Error::fatal("plugin.interface", what).fix(fix));
+        }
     }
     for plugin in &metadata.plugins {
         let wanted = plugin.kind.interface();
@@ -133,4 +157,60 @@ fn check(metadata: &Metadata, exports: &[String], imports: &[String]) -> Result<
         }
     }
     Ok(())
+}
+
+/// What to do about an import. None: it is there.
+fn lacking(import: &str) -> Option<String> {
+    let aqueduct = env!("CARGO_PKG_VERSION");
+    if let Some((name, version)) = import.strip_prefix(PACKAGE).and_then(|rest| rest.split_once('@')) {
+        let since = IMPORTS.iter().find(|(known, _)| *known == name).map(|(_, since)| since);
+        return match since {
+            Some(_) if version == VERSION => None,
+            Some(since) => Some(format!(
+                "{name} is in {PACKAGE}…@{VERSION} since Aqueduct {since}, and this is Aqueduct {aqueduct}: take the Aqueduct whose contract is \
+                 {version}, or build it with the SDK of this one"
+            )),
+            None => Some(format!(
+                "no Aqueduct up to this one, {aqueduct}, has it: take a newer Aqueduct, or build it with the SDK of this one, whose imports are {}",
+                IMPORTS.map(|(known, _)| known).join(", ")
+            )),
+        };
+    }
+    let Some((package, version)) = import.strip_prefix("wasi:").and_then(|rest| rest.split_once('@')) else {
+        return Some(format!("import only from {PACKAGE}…@{VERSION} and from wasi 0.2"));
+    };
+    let (package, _) = package.split_once('/').unwrap_or((package, ""));
+    if WASI.contains(&package) && version.starts_with("0.2.") {
+        return None;
+    }
+    Some(match package {
+        "http" => format!(
+            "HTTP is {PACKAGE}http@{VERSION}: the SDK has it; with componentize-js disable the features http and fetch-event"
+        ),
+        _ if WASI.contains(&package) => format!("Aqueduct {aqueduct} has wasi:{package} 0.2: build it for WASI 0.2"),
+        _ => format!("Aqueduct {aqueduct} has of WASI 0.2: {}", WASI.join(", ")),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_import_that_is_not_there_is_told_who_has_it() {
+        for there in ["aqueduct:connector/state@0.1.0", "wasi:cli/environment@0.2.0", "wasi:clocks/wall-clock@0.2.12"] {
+            assert_eq!(lacking(there), None, "{there}");
+        }
+        for (import, part) in [
+            ("aqueduct:connector/runtime@0.2.0", "whose contract is 0.2.0"),
+            ("aqueduct:connector/queue@0.1.0", "no Aqueduct up to this one, 0.1.0"),
+            ("wasi:http/outgoing-handler@0.2.3", "fetch-event"),
+            ("wasi:clocks/wall-clock@0.3.0", "for WASI 0.2"),
+            ("wasi:nn/graph@0.2.0", "cli, clocks"),
+            ("env", "import only from"),
+        ] {
+            let fix = lacking(import).unwrap();
+            assert!(fix.contains(part), "{import}: {fix}");
+        }
+    }
 }

@@ -130,7 +130,7 @@ const MADE_BYTES_MAX: usize = 64 << 20;
 ///
 /// # Errors
 /// What is wrong with it.
-pub(crate) fn merge(input: Batch, frame: Vec<u8>) -> Result<Batch, String> {
+pub(crate) fn merge(input: &Batch, frame: Vec<u8>) -> Result<Batch, String> {
     let bytes = Bytes::from(frame);
     let frame = Frame::read(&bytes).map_err(|error| error.to_string())?;
     let count = input.len();
@@ -138,7 +138,7 @@ pub(crate) fn merge(input: Batch, frame: Vec<u8>) -> Result<Batch, String> {
     if frame.len() > count.saturating_mul(1000) {
         return Err(format!("{} records of {count}", frame.len()));
     }
-    if let Some(batch) = untouched(&input, &frame) {
+    if let Some(batch) = untouched(input, &frame) {
         return batch;
     }
     let topics: Vec<Arc<str>> = frame.topics().iter().map(|(name, _)| Arc::from(*name)).collect();
@@ -250,13 +250,13 @@ mod tests {
         for index in [0, 3] {
             kept.changed(index, Part::Same, Part::Same, Some(5));
         }
-        assert_eq!(values(merge(batch(), kept.finish()).unwrap()), [Payload::from("0"), "3".into()]);
+        assert_eq!(values(merge(&batch(), kept.finish()).unwrap()), [Payload::from("0"), "3".into()]);
         let mut changed = Writer::new();
         let topic = changed.topic("c", None);
         changed.changed(3, Part::Same, Part::Bytes(b"x"), None);
         changed.record(topic, Part::Null, Part::Same, None, 0);
         changed.record(topic, Part::Null, Part::Null, None, 0);
-        let made: Vec<Record> = merge(batch(), changed.finish()).unwrap().into_records().collect();
+        let made: Vec<Record> = merge(&batch(), changed.finish()).unwrap().into_records().collect();
         assert_eq!(
             made.iter().map(|record| (&*record.topic, record.value.clone())).collect::<Vec<_>>(),
             [("a", "x".into()), ("c", "0".into()), ("c", Payload::Null)]
@@ -266,11 +266,11 @@ mod tests {
         let mut copies = Writer::new();
         let topic = copies.topic("b", None);
         (0..100).for_each(|_| copies.record(topic, Part::Null, Part::Same, None, 0));
-        assert!(merge(big, copies.finish()).unwrap_err().contains("bytes beyond what it was given"));
+        assert!(merge(&big, copies.finish()).unwrap_err().contains("bytes beyond what it was given"));
         for (index, what) in [(4, "came of record 4, where there are 4"), (usize::MAX, "came of record -1")] {
             let mut wrong = Writer::new();
             wrong.changed(index, Part::Same, Part::Same, Some(5));
-            let error = merge(batch(), wrong.finish()).unwrap_err();
+            let error = merge(&batch(), wrong.finish()).unwrap_err();
             assert!(error.contains(what), "{error}");
         }
     }
@@ -285,10 +285,10 @@ mod tests {
         assert_eq!(framed.value, Part::Bytes(br#"{"n":1}"#));
         let mut changed = Writer::new();
         changed.changed(0, Part::Same, Part::Bytes(br#"{"n":2}"#), None);
-        let made = merge(batch.clone(), changed.finish()).unwrap().into_records().next().unwrap();
+        let made = merge(&batch, changed.finish()).unwrap().into_records().next().unwrap();
         assert_eq!(made.value, Payload::data(None, aqueduct_core::Data::object([("n", 2i64.into())])));
         let mut wrong = Writer::new();
         wrong.changed(0, Part::Same, Part::Bytes(b"{"), None);
-        assert!(merge(batch, wrong.finish()).unwrap_err().contains("no JSON"));
+        assert!(merge(&batch, wrong.finish()).unwrap_err().contains("no JSON"));
     }
 }

@@ -1,15 +1,18 @@
 //! One instance, owned by one Tokio task: calls come to it as jobs, so that a caller that goes away never drops a call midway. Then, and when its
 //! time is over, the running call is interrupted by the epoch.
 
+use crate::bindings::types;
 use crate::engine::runtime;
-use crate::error::{Interrupted, trapped};
-use crate::imports::{Call, Imports, Reach};
+use crate::error::{Interrupted, returned, trapped};
+use crate::imports::{Call, Imports, Reach, World};
+use crate::lines::Lines;
+use aqueduct_config::providers::Resolved;
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Error, Result};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::{Store, UpdateDeadline};
 
@@ -26,6 +29,10 @@ type Job<B> = Box<dyn for<'a> FnOnce(&'a mut Live<B>) -> Pin<Box<dyn Future<Outp
 /// The handle of a running instance. Dropping it interrupts what runs, and ends the instance.
 pub(crate) struct Guest<B> {
     plugin: Arc<str>,
+    grant: Arc<PluginGrant>,
+    lines: Arc<Lines>,
+    /// What its linear memory was once it was open, and is now.
+    memory: (usize, usize),
     limit: Duration,
     jobs: mpsc::Sender<Job<B>>,
     abandoned: CancellationToken,
@@ -33,9 +40,14 @@ pub(crate) struct Guest<B> {
 }
 
 /// A store with its bounds; its clock looks every tick.
-pub(crate) fn store(plugin: &Arc<str>, grant: &Arc<PluginGrant>, abandoned: CancellationToken) -> Result<Store<Imports>> {
-    let runtime = runtime()?;
-    let mut store = Store::new(&runtime.engine, Imports::new(plugin.clone(), grant.clone(), abandoned));
+pub(crate) fn store(
+    plugin: &Arc<str>,
+    grant: &Arc<PluginGrant>,
+    abandoned: CancellationToken,
+    world: World,
+) -> Result<Store<Imports>> {
+    let runtime = runtime(grant.trusted)?;
+    let mut store = Store::new(&runtime.engine, Imports::new(plugin.clone(), grant.clone(), abandoned, world)?);
     store.limiter(|imports| imports);
     // What one call may make the host allocate: a list that names the same text a million times is small in the guest.
     store.set_hostcall_fuel(usize::try_from(grant.memory.get()).unwrap_or(usize::MAX));
@@ -59,17 +71,24 @@ impl<B: Send + 'static> Guest<B> {
     pub(crate) async fn start(
         plugin: Arc<str>,
         grant: Arc<PluginGrant>,
+        world: World,
         instantiate: impl for<'a> FnOnce(&'a mut Store<Imports>) -> Called<'a, B> + Send + 'static,
     ) -> Result<Self> {
         let abandoned = CancellationToken::new();
         let limit: Duration = grant.call_timeout.into();
-        let mut store = store(&plugin, &grant, abandoned.clone())?;
+        let mut store = store(&plugin, &grant, abandoned.clone(), world)?;
+        let lines = store.data().lines.clone();
+        if world == World::Task && !grant.secrets.is_empty() {
+            lines.give(secrets(&grant).await?);
+        }
         store.data_mut().call = Call::new(limit, Reach::Nothing);
         let (jobs, mut queue) = mpsc::channel::<Job<B>>(1);
         let (started, ready) = oneshot::channel();
-        let guest = Self { plugin: plugin.clone(), limit, jobs, abandoned, dead: false };
+        let guest = Self { plugin: plugin.clone(), grant, lines, memory: (0, 0), limit, jobs, abandoned, dead: false };
         let run = async move {
+            let begun = Instant::now();
             let made = instantiate(&mut store).await;
+            tracing::debug!(plugin = &*plugin, took_us = begun.elapsed().as_micros() as u64, "an instance is made");
             let bindings = match made {
                 Ok(bindings) => bindings,
                 Err(error) => {
@@ -122,8 +141,9 @@ impl<B: Send + 'static> Guest<B> {
                 live.store.set_epoch_deadline(1);
                 let result = run(live).await;
                 let lives = result.is_ok();
-                let refused = live.store.data().memory_refused;
-                let _ = answer.send(result.map_err(|error| trapped(&plugin, name, &error, refused)));
+                let data = live.store.data();
+                let _ =
+                    answer.send((result.map_err(|error| trapped(&plugin, name, &error, data.memory_refused)), data.memory_bytes));
                 lives
             })
         });
@@ -131,15 +151,48 @@ impl<B: Send + 'static> Guest<B> {
             return Err(gone(&self.plugin, name));
         }
         let mut interrupted = Unless { abandoned: Some(self.abandoned.clone()) };
-        let result = answered.await.unwrap_or_else(|_| Err(gone(&self.plugin, name)));
+        let (result, memory) = answered.await.unwrap_or_else(|_| (Err(gone(&self.plugin, name)), 0));
         interrupted.abandoned = None;
         self.dead = result.is_err();
+        self.memory.1 = memory;
         result
+    }
+
+    /// It is open: from here on its memory should not grow without end.
+    pub(crate) fn opened(&mut self) {
+        self.memory.0 = self.memory.1;
+    }
+
+    /// It has taken half of what the limit left it once it was open. Linear memory never shrinks, and some runtimes keep what they are given
+    /// (componentize-py each batch): a new instance begins small.
+    pub(crate) fn has_grown(&self) -> bool {
+        let (open, now) = self.memory;
+        let limit = usize::try_from(self.grant.memory.get()).unwrap_or(usize::MAX);
+        now > open && now - open > limit.saturating_sub(open) / 2
+    }
+
+    /// What the guest itself said, without its secrets (invariant 9).
+    pub(crate) fn returned<T>(&self, call: &str, result: Result<T, types::Error>) -> Result<T> {
+        let redacted = |error: types::Error| types::Error { message: self.lines.redact(error.message), ..error };
+        returned(&self.plugin, call, result.map_err(redacted))
+    }
+
+    /// Text of the guest without its secrets.
+    pub(crate) fn redact(&self, text: String) -> String {
+        self.lines.redact(text)
     }
 
     pub(crate) fn plugin(&self) -> &str {
         &self.plugin
     }
+}
+
+/// Files may be read for it.
+async fn secrets(grant: &Arc<PluginGrant>) -> Result<Resolved> {
+    let grant = grant.clone();
+    let _permit = aqueduct_core::blocking::permit().await;
+    let read = tokio::task::spawn_blocking(move || grant.secrets.read()).await;
+    read.unwrap_or_else(|_| Err(Error::fatal("config.secret", "a config provider panicked")))
 }
 
 impl<B> Drop for Guest<B> {

@@ -1,17 +1,18 @@
 //! What a guest may call, and the bounds of its instance.
 
-use crate::bindings::{environment, http, runtime, types};
+use crate::bindings::{environment, http, runtime, secrets, state, types};
 use crate::engine::TICK;
 use crate::error::clean;
+use crate::lines::Lines;
+use crate::state::State;
 use aqueduct_config::worker_config::PluginGrant;
-use aqueduct_core::CancellationToken;
+use aqueduct_core::{CancellationToken, Result as Done};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::ResourceLimiter;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::WasiCtx;
 
-/// 10 GB of logs cost a counter.
-const LOGS_A_SECOND: u32 = 100;
-const LOG_CHARS: usize = 8 << 10;
 const RANDOM_BYTES: u32 = 64 << 10;
 /// A component of a language with a runtime has a few of each.
 const INSTANCES: usize = 64;
@@ -30,9 +31,22 @@ pub(crate) struct Imports {
     pub(crate) memory_refused: Option<usize>,
     /// Linear memory, all together.
     pub(crate) memory_bytes: usize,
+    pub(crate) lines: Arc<Lines>,
+    /// A source's, once it is opened.
+    pub(crate) state: Option<State>,
+    pub(crate) wasi: WasiCtx,
+    pub(crate) table: ResourceTable,
     client: Option<reqwest::Client>,
-    logs: Logs,
     started: Instant,
+}
+
+/// Whose instance it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum World {
+    /// Of a task: it is given files and secrets.
+    Task,
+    /// Of a transform, or for `validate` and `plan`: it only computes.
+    Pure,
 }
 
 /// What bounds the call that runs.
@@ -83,18 +97,29 @@ impl Call {
     }
 }
 
-struct Logs {
-    second: Instant,
-    told: u32,
-    dropped: u64,
-}
-
 impl Imports {
-    pub(crate) fn new(plugin: Arc<str>, grant: Arc<PluginGrant>, abandoned: CancellationToken) -> Self {
-        let logs = Logs { second: Instant::now(), told: 0, dropped: 0 };
-        let call = Call::new(Duration::ZERO, Reach::Nothing);
-        let started = Instant::now();
-        Self { plugin, grant, abandoned, call, memory_refused: None, memory_bytes: 0, client: None, logs, started }
+    /// # Errors
+    /// `plugin.files`: a folder of `allow.files` cannot be opened.
+    pub(crate) fn new(plugin: Arc<str>, grant: Arc<PluginGrant>, abandoned: CancellationToken, world: World) -> Done<Self> {
+        let lines = Arc::new(Lines::new(plugin.clone()));
+        let wasi = crate::wasi::context(&plugin, &grant, &lines, world)?;
+        let (call, started) = (Call::new(Duration::ZERO, Reach::Nothing), Instant::now());
+        let (table, memory_bytes) = (ResourceTable::new(), 0);
+        let (memory_refused, state, client) = (None, None, None);
+        Ok(Self { plugin, grant, abandoned, call, memory_refused, memory_bytes, lines, state, wasi, table, client, started })
+    }
+
+    /// Until when a wait of this call may go on, and what ends it. None: it may not wait.
+    pub(crate) fn waiting(&self) -> Option<(Instant, CancellationToken)> {
+        self.call.waiting.clone()
+    }
+
+    pub(crate) fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn state(&mut self) -> Result<&mut State, String> {
+        self.state.as_mut().ok_or_else(|| "only a source that is open has state".to_owned())
     }
 }
 
@@ -102,26 +127,7 @@ impl types::Host for Imports {}
 
 impl runtime::Host for Imports {
     fn log(&mut self, level: runtime::Level, message: String) {
-        let logs = &mut self.logs;
-        if logs.second.elapsed() >= Duration::from_secs(1) {
-            if logs.dropped > 0 {
-                tracing::warn!(plugin = &*self.plugin, dropped = logs.dropped, "the plugin logs more than is kept");
-            }
-            *logs = Logs { second: Instant::now(), told: 0, dropped: 0 };
-        }
-        if logs.told >= LOGS_A_SECOND {
-            logs.dropped += 1;
-            return;
-        }
-        logs.told += 1;
-        let (plugin, message) = (&*self.plugin, clean(&message, LOG_CHARS));
-        match level {
-            runtime::Level::Trace => tracing::trace!(plugin, "{message}"),
-            runtime::Level::Debug => tracing::debug!(plugin, "{message}"),
-            runtime::Level::Info => tracing::info!(plugin, "{message}"),
-            runtime::Level::Warn => tracing::warn!(plugin, "{message}"),
-            runtime::Level::Error => tracing::error!(plugin, "{message}"),
-        }
+        self.lines.write(level, &message);
     }
 
     async fn sleep(&mut self, ms: u32) -> bool {
@@ -143,7 +149,7 @@ impl runtime::Host for Imports {
     }
 
     fn monotonic_ns(&mut self) -> u64 {
-        u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        self.elapsed_ns()
     }
 
     fn random(&mut self, n: u32) -> Vec<u8> {
@@ -158,6 +164,36 @@ impl environment::Host for Imports {
             return Err(format!("{name} is not granted: add it to plugins.{}.allow.env in worker.yaml", self.plugin));
         }
         Ok(std::env::var(&name).ok())
+    }
+}
+
+impl secrets::Host for Imports {
+    fn get(&mut self, name: String) -> Result<String, String> {
+        if !self.grant.secrets.has(&name) {
+            let name = clean(&name, 100);
+            return Err(format!("{name} is not granted: add plugins.{}.allow.secrets.{name} to worker.yaml", self.plugin));
+        }
+        let given = self.lines.secrets().and_then(|secrets| secrets.options.get(&name).cloned());
+        given.ok_or_else(|| "validate, plan and transforms are given no secrets".to_owned())
+    }
+}
+
+impl state::Host for Imports {
+    fn get(&mut self, key: String) -> Result<Option<Vec<u8>>, String> {
+        Ok(self.state()?.get(&key))
+    }
+
+    fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
+        self.state()?.set(key, value)
+    }
+
+    fn delete(&mut self, key: String) -> Result<(), String> {
+        self.state()?.delete(&key);
+        Ok(())
+    }
+
+    fn keys(&mut self) -> Result<Vec<String>, String> {
+        Ok(self.state()?.keys())
     }
 }
 

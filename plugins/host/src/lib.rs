@@ -12,15 +12,21 @@ mod guest;
 mod http;
 mod imports;
 mod json;
+pub mod kit;
+mod lines;
 mod load;
 mod metadata;
+mod parts;
 mod plugin;
 mod sink;
 mod source;
+mod state;
 mod transform;
+mod wasi;
 
-pub use load::{Folders, Loaded, load, load_bytes};
-pub use metadata::{Metadata, SECTION};
+pub use component::embed;
+pub use load::{Folders, Inspected, Loaded, inspect, load, load_bytes};
+pub use metadata::{Kind, Metadata, PluginMetadata, SECTION};
 
 /// The WIT, as the host sees it.
 mod bindings {
@@ -41,6 +47,7 @@ mod bindings {
                 "aqueduct:connector/types": crate::bindings::source::aqueduct::connector::types,
                 "aqueduct:connector/runtime": crate::bindings::source::aqueduct::connector::runtime,
                 "aqueduct:connector/environment": crate::bindings::source::aqueduct::connector::environment,
+                "aqueduct:connector/secrets": crate::bindings::source::aqueduct::connector::secrets,
                 "aqueduct:connector/http": crate::bindings::source::aqueduct::connector::http,
             },
         });
@@ -57,5 +64,5 @@ mod bindings {
             },
         });
     }
-    pub(crate) use source::aqueduct::connector::{environment, http, runtime, types};
+    pub(crate) use source::aqueduct::connector::{environment, http, runtime, secrets, state, types};
 }

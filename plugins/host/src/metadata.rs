@@ -57,7 +57,7 @@ impl Kind {
 impl Metadata {
     /// # Errors
     /// `plugin.metadata`.
-    pub(crate) fn parse(section: &[u8]) -> Result<Self> {
+    pub fn parse(section: &[u8]) -> Result<Self> {
         let wrong = |what: String| {
             Error::fatal("plugin.metadata", format!("the section {SECTION}: {what}"))
                 .fix("write it as plugins/README.md shows: {\"plugins\": [{name, kind, version, description, config}]}")

@@ -3,9 +3,10 @@
 use crate::bindings::{sink, source, transform, types};
 use crate::engine::runtime;
 use crate::error::{clean, trapped};
-use crate::guest::store;
-use crate::imports::{Call, Imports, Reach};
+use crate::guest::{Called, Guest, store};
+use crate::imports::{Call, Imports, Reach, World};
 use crate::metadata::{Kind, PluginMetadata};
+use crate::parts::Failures;
 use aqueduct_config::dynamic::Schema;
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Descriptor, Error, Issue, Options, Result};
@@ -14,6 +15,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
+use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre};
 
 /// More say nothing more.
@@ -23,18 +25,19 @@ const ISSUES_MAX: usize = 100;
 pub(crate) struct Code {
     /// Taken by the compiler.
     bytes: Mutex<Vec<u8>>,
+    trusted: bool,
     compiled: OnceLock<Result<InstancePre<Imports>, String>>,
 }
 
 impl Code {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes: Mutex::new(bytes), compiled: OnceLock::new() }
+    pub(crate) fn new(bytes: Vec<u8>, trusted: bool) -> Self {
+        Self { bytes: Mutex::new(bytes), trusted, compiled: OnceLock::new() }
     }
 
     /// Takes about a second for each MB: not on a thread that others wait for.
     fn compile(&self, plugin: &str) -> Result<InstancePre<Imports>> {
         let result = self.compiled.get_or_init(|| {
-            let runtime = runtime().map_err(|error| error.to_string())?;
+            let runtime = runtime(self.trusted).map_err(|error| error.to_string())?;
             let bytes = std::mem::take(&mut *self.bytes.lock());
             let component = Component::new(&runtime.engine, bytes).map_err(|error| format!("{error:#}"))?;
             runtime.linker.instantiate_pre(&component).map_err(|error| format!("{error:#}"))
@@ -53,6 +56,8 @@ pub(crate) struct Common {
     schema: Schema,
     kind: Kind,
     code: Arc<Code>,
+    /// Of its sinks.
+    pub(crate) failures: Failures,
 }
 
 impl Common {
@@ -66,7 +71,15 @@ impl Common {
             summary: metadata.description.clone(),
             options: schema.options(),
         };
-        Self { name: metadata.name.as_str().into(), descriptor, grant, schema, kind: metadata.kind, code }
+        Self {
+            name: metadata.name.as_str().into(),
+            descriptor,
+            grant,
+            schema,
+            kind: metadata.kind,
+            code,
+            failures: Failures::default(),
+        }
     }
 
     /// Compiled on a thread of its own.
@@ -78,6 +91,20 @@ impl Common {
         let _permit = aqueduct_core::blocking::permit().await;
         let compiled = tokio::task::spawn_blocking(move || code.compile(&name)).await;
         compiled.unwrap_or_else(|_| Err(Error::fatal("plugin.malformed", format!("{}: the compiler panicked", self.name))))
+    }
+
+    /// A new instance.
+    pub(crate) async fn start<B: Bindings>(&self, world: World) -> Result<Guest<B>> {
+        let code = self.code().await?;
+        Guest::start(self.name.clone(), self.grant.clone(), world, |store| B::of(code, store)).await
+    }
+
+    /// The plugin's own options as the JSON that it is given, once the plugin is content with them too.
+    pub(crate) fn judged(&self, options: &Options) -> Result<String> {
+        match self.validate(options).into_iter().find(Issue::is_error) {
+            Some(issue) => Err(aqueduct_config::options::invalid(&[issue])),
+            None => self.config(options),
+        }
     }
 
     /// The plugin's own options as the JSON that it is given.
@@ -110,26 +137,49 @@ impl Common {
     }
 
     async fn ask(&self, code: &InstancePre<Imports>, config: String) -> Result<Vec<types::Issue>> {
-        let mut store = store(&self.name, &self.grant, CancellationToken::new())?;
+        let mut store = store(&self.name, &self.grant, CancellationToken::new(), World::Pure)?;
         store.data_mut().call = Call::new(self.grant.call_timeout.into(), Reach::Nothing);
         let asked = async {
             Ok(match self.kind {
                 Kind::Source => {
-                    let world = source::SourcePluginPre::new(code.clone())?.instantiate_async(&mut store).await?;
+                    let world = source::SourcePlugin::of(code.clone(), &mut store).await?;
                     world.aqueduct_connector_source().call_validate(&mut store, &config).await?
                 }
                 Kind::Sink => {
-                    let world = sink::SinkPluginPre::new(code.clone())?.instantiate_async(&mut store).await?;
+                    let world = sink::SinkPlugin::of(code.clone(), &mut store).await?;
                     world.aqueduct_connector_sink().call_validate(&mut store, &config).await?
                 }
                 Kind::Transform => {
-                    let world = transform::TransformPluginPre::new(code.clone())?.instantiate_async(&mut store).await?;
+                    let world = transform::TransformPlugin::of(code.clone(), &mut store).await?;
                     world.aqueduct_connector_transform().call_validate(&mut store, &config).await?
                 }
             })
         };
         let result: wasmtime::Result<_> = asked.await;
         result.map_err(|error| trapped(&self.name, "validate", &error, store.data().memory_refused))
+    }
+}
+
+/// The exports of one of the three worlds, in an instance.
+pub(crate) trait Bindings: Sized + Send + 'static {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self>;
+}
+
+impl Bindings for source::SourcePlugin {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self> {
+        Box::pin(async move { source::SourcePluginPre::new(code)?.instantiate_async(store).await })
+    }
+}
+
+impl Bindings for sink::SinkPlugin {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self> {
+        Box::pin(async move { sink::SinkPluginPre::new(code)?.instantiate_async(store).await })
+    }
+}
+
+impl Bindings for transform::TransformPlugin {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self> {
+        Box::pin(async move { transform::TransformPluginPre::new(code)?.instantiate_async(store).await })
     }
 }
 

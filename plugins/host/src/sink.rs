@@ -1,17 +1,19 @@
 //! A component's `sink`.
 
-use crate::bindings::sink::{SinkPlugin as World, SinkPluginPre};
-use crate::error::{clean, poisoned, returned};
+use crate::bindings::sink::SinkPlugin as World;
+use crate::error::{clean, poisoned};
 use crate::frames;
 use crate::guest::Guest;
-use crate::imports::Reach;
+use crate::imports::{Reach, World as Kind};
+use crate::parts::{FAILURES, Parts, crashed, is_crash, keep};
 use crate::plugin::Common;
 use aqueduct_core::{
     Ack, Batch, Descriptor, Error, Issue, Options, Rejects, Result, SinkPlugin, SinkTask, Stage, TaskContext, TaskSpec,
 };
 use async_trait::async_trait;
+use std::sync::Arc;
 
-pub(crate) struct Sink(pub(crate) Common);
+pub(crate) struct Sink(pub(crate) Arc<Common>);
 
 #[async_trait]
 impl SinkPlugin for Sink {
@@ -24,44 +26,109 @@ impl SinkPlugin for Sink {
     }
 
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>> {
-        if let Some(issue) = self.0.validate(options).into_iter().find(Issue::is_error) {
-            return Err(aqueduct_config::options::invalid(&[issue]));
-        }
+        self.0.judged(options)?;
         Ok(vec![TaskSpec::new(); tasks_max.max(1) as usize])
     }
 
     async fn open(&self, options: &Options, _: TaskSpec) -> Result<Box<dyn SinkTask>> {
-        let (config, code) = (self.0.config(options)?, self.0.code().await?);
-        let mut guest: Guest<World> = Guest::start(self.0.name.clone(), self.0.grant.clone(), |store| {
-            Box::pin(async move { SinkPluginPre::new(code)?.instantiate_async(store).await })
-        })
-        .await?;
-        let opened = guest.call("open", Reach::World, move |live| {
-            Box::pin(async move { live.bindings.aqueduct_connector_sink().call_open(&mut live.store, &config).await })
-        });
-        let opened = opened.await?;
-        returned(&self.0.name, "open", opened)?;
-        Ok(Box::new(Task { guest }))
+        let config = self.0.config(options)?;
+        let guest = open(&self.0, &config).await?;
+        Ok(Box::new(Task { common: self.0.clone(), config, guest, buffered: false }))
     }
 }
 
-struct Task {
-    guest: Guest<World>,
+async fn open(common: &Common, config: &str) -> Result<Guest<World>> {
+    let config = config.to_owned();
+    let mut guest = common.start::<World>(Kind::Task).await?;
+    let opened = guest.call("open", Reach::World, move |live| {
+        Box::pin(async move { live.bindings.aqueduct_connector_sink().call_open(&mut live.store, &config).await })
+    });
+    let opened = opened.await?;
+    guest.returned("open", opened)?;
+    guest.opened();
+    Ok(guest)
 }
 
-#[async_trait]
-impl SinkTask for Task {
-    async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, _: &TaskContext) -> Result<Ack> {
+struct Task {
+    common: Arc<Common>,
+    config: String,
+    guest: Guest<World>,
+    /// It holds what it has not made durable: an instance that took its place would not have it.
+    buffered: bool,
+}
+
+impl Task {
+    async fn put_once(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<Ack> {
         let frame = frames::write(batch);
         let put = self.guest.call("put", Reach::World, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_sink().call_put(&mut live.store, &frame).await })
         });
         let put = put.await?;
+        let put = self.guest.returned("put", put)?;
         let name = self.guest.plugin();
-        let put = returned(name, "put", put)?;
-        refuse(batch, name, Stage::TaskPut, put.rejected.into_iter().map(|r| (r.record_index, r.message)), rejects)
-            .map_err(|what| poisoned(name, "put", what))?;
+        let rejected = put.rejected.into_iter().map(|reject| (reject.record_index, self.guest.redact(reject.message)));
+        refuse(batch, name, Stage::TaskPut, rejected, rejects).map_err(|what| poisoned(name, "put", what))?;
+        self.buffered = !put.durable;
         Ok(if put.durable { Ack::Durable } else { Ack::Buffered })
+    }
+
+    /// One part, durable in the target.
+    async fn put_durably(&mut self, part: &Batch, rejects: &mut Rejects) -> Result<()> {
+        let mut own = Rejects::default();
+        if self.put_once(part, &mut own).await? == Ack::Buffered {
+            self.flush().await?;
+        }
+        keep(&mut own, rejects);
+        Ok(())
+    }
+
+    /// A batch that ended its instance too often: each half is made durable before the next one, so that nothing is lost with an instance, and a
+    /// record that ends one alone is refused.
+    async fn put_in_parts(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<()> {
+        if self.buffered {
+            self.flush().await?;
+        }
+        let mut parts = Parts::of(batch.len());
+        while let Some(range) = parts.next() {
+            let part = batch.slice(range.clone());
+            let Err(error) = self.put_durably(&part, rejects).await else { continue };
+            if !is_crash(&error) || parts.is_late() {
+                return Err(error);
+            }
+            self.guest = open(&self.common, &self.config).await?;
+            self.buffered = false;
+            if parts.halve(range) {
+                continue;
+            }
+            tracing::warn!(plugin = self.guest.plugin(), "a record ends its instance and is refused: {error}");
+            for record in part.iter() {
+                rejects.push(record.to_record(), Stage::TaskPut, self.guest.plugin(), crashed(&error));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SinkTask for Task {
+    async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, cx: &TaskContext) -> Result<Ack> {
+        if !self.buffered && self.guest.has_grown() {
+            self.close().await?;
+            self.guest = open(&self.common, &self.config).await?;
+        }
+        if self.common.failures.count(&cx.task, batch) >= FAILURES {
+            self.put_in_parts(batch, rejects).await?;
+            self.common.failures.done(&cx.task, batch);
+            return Ok(Ack::Durable);
+        }
+        let put = self.put_once(batch, rejects).await;
+        match &put {
+            Ok(_) => self.common.failures.done(&cx.task, batch),
+            // The task is opened again and given what is not committed, of which this batch is a part.
+            Err(error) if is_crash(error) => self.common.failures.add(&cx.task, batch),
+            Err(_) => {}
+        }
+        put
     }
 
     async fn flush(&mut self) -> Result<()> {
@@ -69,7 +136,9 @@ impl SinkTask for Task {
             Box::pin(async move { live.bindings.aqueduct_connector_sink().call_flush(&mut live.store).await })
         });
         let flushed = flushed.await?;
-        returned(self.guest.plugin(), "flush", flushed)
+        self.guest.returned("flush", flushed)?;
+        self.buffered = false;
+        Ok(())
     }
 
     async fn close(&mut self) -> Result<()> {
@@ -77,7 +146,7 @@ impl SinkTask for Task {
             Box::pin(async move { live.bindings.aqueduct_connector_sink().call_close(&mut live.store).await })
         });
         let closed = closed.await?;
-        returned(self.guest.plugin(), "close", closed)
+        self.guest.returned("close", closed)
     }
 }
 

@@ -1,32 +1,25 @@
 //! A component's `source`.
 
+use crate::bindings::source::SourcePlugin as World;
 use crate::bindings::source::exports::aqueduct::connector::source::Limits;
-use crate::bindings::source::{SourcePlugin as World, SourcePluginPre};
 use crate::bindings::types;
-use crate::error::{poisoned, returned};
+use crate::error::{clean, poisoned};
 use crate::frames;
 use crate::guest::Guest;
-use crate::imports::Reach;
+use crate::imports::{Reach, World as Kind};
 use crate::plugin::Common;
+use crate::state::{State, is_reserved};
 use aqueduct_core::{
     Descriptor, Issue, JsonMap, Options, Polled, Result, SourceOffset, SourcePlugin, SourceTask, TaskContext, TaskSpec,
 };
 use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Of what a poll says where to resume: each is stored with the batch.
 const OFFSETS_MAX: usize = 10_000;
 
-pub(crate) struct Source(pub(crate) Common);
-
-impl Source {
-    async fn start(&self) -> Result<Guest<World>> {
-        let code = self.0.code().await?;
-        Guest::start(self.0.name.clone(), self.0.grant.clone(), |store| {
-            Box::pin(async move { SourcePluginPre::new(code)?.instantiate_async(store).await })
-        })
-        .await
-    }
-}
+pub(crate) struct Source(pub(crate) Arc<Common>);
 
 #[async_trait]
 impl SourcePlugin for Source {
@@ -39,17 +32,15 @@ impl SourcePlugin for Source {
     }
 
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>> {
-        let (config, name) = (self.0.config(options)?, &*self.0.name);
-        if let Some(issue) = self.0.validate(options).into_iter().find(Issue::is_error) {
-            return Err(aqueduct_config::options::invalid(&[issue]));
-        }
-        let mut guest = self.start().await?;
+        let (config, name) = (self.0.judged(options)?, &*self.0.name);
+        let mut guest = self.0.start::<World>(Kind::Pure).await?;
         let planned = guest.call("plan", Reach::Nothing, move |live| {
             Box::pin(
                 async move { live.bindings.aqueduct_connector_source().call_plan(&mut live.store, &config, tasks_max).await },
             )
         });
-        let shares = returned(name, "plan", planned.await?)?;
+        let planned = planned.await?;
+        let shares = guest.returned("plan", planned)?;
         if shares.is_empty() || shares.len() > tasks_max as usize {
             return Err(poisoned(name, "plan", format!("{} tasks of at most {tasks_max}", shares.len())));
         }
@@ -60,54 +51,104 @@ impl SourcePlugin for Source {
     async fn open(&self, options: &Options, task: TaskSpec, resume: Vec<SourceOffset>) -> Result<Box<dyn SourceTask>> {
         let config = self.0.config(options)?;
         let share = serde_json::to_string(&task).expect("a map of texts is JSON");
-        let resume: Vec<types::Offset> = resume.iter().map(offset).collect();
-        let mut guest = self.start().await?;
-        let opened = guest.call("open", Reach::World, move |live| {
-            Box::pin(async move {
-                let source = live.bindings.aqueduct_connector_source();
-                source.call_open(&mut live.store, &config, &share, &resume).await
-            })
-        });
-        let opened = opened.await?;
-        returned(&self.0.name, "open", opened)?;
-        Ok(Box::new(Task { guest }))
+        let state = State::of(&share, &resume);
+        let resume = Resume::new(resume);
+        let guest = open(&self.0, &config, &share, &resume, state).await?;
+        Ok(Box::new(Task { common: self.0.clone(), config, share, resume, guest }))
     }
 }
 
+async fn open(common: &Common, config: &str, share: &str, resume: &Resume, state: State) -> Result<Guest<World>> {
+    let (config, share, resume) = (config.to_owned(), share.to_owned(), resume.offsets());
+    let mut guest = common.start::<World>(Kind::Task).await?;
+    let opened = guest.call("open", Reach::World, move |live| {
+        Box::pin(async move {
+            live.store.data_mut().state = Some(state);
+            let source = live.bindings.aqueduct_connector_source();
+            source.call_open(&mut live.store, &config, &share, &resume).await
+        })
+    });
+    let opened = opened.await?;
+    guest.returned("open", opened)?;
+    guest.opened();
+    Ok(guest)
+}
+
 struct Task {
+    common: Arc<Common>,
+    config: String,
+    share: String,
+    resume: Resume,
     guest: Guest<World>,
+}
+
+impl Task {
+    /// Another instance goes on where this one is: after what it polled, whether that is durable by now or not, and with what it remembers.
+    async fn renew(&mut self) -> Result<()> {
+        tracing::debug!(plugin = self.guest.plugin(), "its memory has grown: the instance is replaced");
+        let closed = self.guest.call("close", Reach::World, |live| {
+            Box::pin(async move {
+                let closed = live.bindings.aqueduct_connector_source().call_close(&mut live.store).await?;
+                Ok((closed, live.store.data_mut().state.take()))
+            })
+        });
+        let (closed, state) = closed.await?;
+        self.guest.returned("close", closed)?;
+        let state = state.unwrap_or_else(|| State::of(&self.share, []));
+        self.guest = open(&self.common, &self.config, &self.share, &self.resume, state).await?;
+        Ok(())
+    }
 }
 
 #[async_trait]
 impl SourceTask for Task {
     async fn poll(&mut self, cx: &TaskContext) -> Result<Polled> {
+        if self.guest.has_grown() {
+            self.renew().await?;
+        }
         let limits = Limits {
             max_records: u32::try_from(cx.max_records).unwrap_or(u32::MAX),
             max_bytes: u32::try_from(cx.max_bytes).unwrap_or(u32::MAX),
             wait_ms: u32::try_from(cx.wait_max.as_millis()).unwrap_or(u32::MAX),
         };
         let polled = self.guest.call("poll", Reach::Sleep(cx.wait_max, cx.interrupt.clone()), move |live| {
-            Box::pin(async move { live.bindings.aqueduct_connector_source().call_poll(&mut live.store, limits).await })
+            Box::pin(async move {
+                let polled = live.bindings.aqueduct_connector_source().call_poll(&mut live.store, limits).await?;
+                // Of a poll that failed nothing counts: the task is opened again with what is stored.
+                let changes = live.store.data_mut().state.as_mut().filter(|_| polled.is_ok()).map(State::take_changes);
+                Ok((polled, changes.unwrap_or_default()))
+            })
         });
-        let polled = polled.await?;
+        let (polled, changes) = polled.await?;
         let name = self.guest.plugin();
-        let polled = returned(name, "poll", polled)?;
+        let polled = self.guest.returned("poll", polled)?;
         let wrong = |what: String| poisoned(name, "poll", what);
         if polled.resume.len() > OFFSETS_MAX {
             return Err(wrong(format!("{} offsets, more than {OFFSETS_MAX}", polled.resume.len())));
         }
-        let resume = polled.resume.iter().map(stored).collect::<Result<Vec<_>, _>>().map_err(|error| wrong(error.to_string()))?;
+        let mut resume =
+            polled.resume.iter().map(stored).collect::<Result<Vec<_>, _>>().map_err(|error| wrong(error.to_string()))?;
+        if let Some(reserved) = resume.iter().find(|offset| is_reserved(offset)) {
+            let partition = clean(&serde_json::Value::Object(reserved.partition.clone()).to_string(), 200);
+            return Err(wrong(format!("the partition {partition} is the host's: call it something else")));
+        }
         let batch = frames::read(polled.batch, cx.max_records).map_err(wrong)?;
+        self.resume.moved(&resume);
+        resume.extend(changes);
         Ok(Polled { batch, resume })
     }
 
     async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {
-        let durable: Vec<types::Offset> = durable.iter().map(offset).collect();
+        let own: Vec<types::Offset> = durable.iter().filter(|known| !is_reserved(known)).map(offset).collect();
+        // Its state alone is nothing that the guest hears of.
+        if own.is_empty() && !durable.is_empty() {
+            return Ok(());
+        }
         let committed = self.guest.call("commit", Reach::World, move |live| {
-            Box::pin(async move { live.bindings.aqueduct_connector_source().call_commit(&mut live.store, &durable).await })
+            Box::pin(async move { live.bindings.aqueduct_connector_source().call_commit(&mut live.store, &own).await })
         });
         let committed = committed.await?;
-        returned(self.guest.plugin(), "commit", committed)
+        self.guest.returned("commit", committed)
     }
 
     async fn close(&mut self) -> Result<()> {
@@ -115,7 +156,31 @@ impl SourceTask for Task {
             Box::pin(async move { live.bindings.aqueduct_connector_source().call_close(&mut live.store).await })
         });
         let closed = closed.await?;
-        returned(self.guest.plugin(), "close", closed)
+        self.guest.returned("close", closed)
+    }
+}
+
+/// Where a new instance goes on: what was stored when the task was opened, moved by each poll since.
+struct Resume(BTreeMap<String, SourceOffset>);
+
+impl Resume {
+    fn new(stored: Vec<SourceOffset>) -> Self {
+        let own = stored.into_iter().filter(|offset| !is_reserved(offset));
+        Self(own.map(|offset| (offset.partition_key(), offset)).collect())
+    }
+
+    fn moved(&mut self, resume: &[SourceOffset]) {
+        for offset in resume {
+            let key = offset.partition_key();
+            match offset.offset {
+                Some(_) => drop(self.0.insert(key, offset.clone())),
+                None => drop(self.0.remove(&key)),
+            }
+        }
+    }
+
+    fn offsets(&self) -> Vec<types::Offset> {
+        self.0.values().map(offset).collect()
     }
 }
 

@@ -1,10 +1,11 @@
 //! A component's `transform`.
 
-use crate::bindings::transform::{TransformPlugin as World, TransformPluginPre};
-use crate::error::{poisoned, returned};
+use crate::bindings::transform::TransformPlugin as World;
+use crate::error::poisoned;
 use crate::frames;
 use crate::guest::Guest;
-use crate::imports::Reach;
+use crate::imports::{Reach, World as Kind};
+use crate::parts::{FAILURES, Parts, crashed, is_crash, keep};
 use crate::plugin::Common;
 use crate::sink::refuse;
 use aqueduct_core::{Batch, Descriptor, Issue, Options, Rejects, Result, Stage, Transform, TransformPlugin};
@@ -37,43 +38,77 @@ struct Task {
 
 impl Task {
     async fn open(&self) -> Result<Guest<World>> {
-        let code = self.common.code().await?;
-        let mut guest: Guest<World> = Guest::start(self.common.name.clone(), self.common.grant.clone(), |store| {
-            Box::pin(async move { TransformPluginPre::new(code)?.instantiate_async(store).await })
-        })
-        .await?;
+        let mut guest = self.common.start::<World>(Kind::Pure).await?;
         let config = self.config.clone();
         let opened = guest.call("open", Reach::Nothing, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_transform().call_open(&mut live.store, &config).await })
         });
         let opened = opened.await?;
-        returned(&self.common.name, "open", opened)?;
+        guest.returned("open", opened)?;
+        guest.opened();
         Ok(guest)
+    }
+
+    async fn apply_once(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<Batch> {
+        // An instance that trapped is replaced, and so is one that has grown.
+        let mut guest = match self.guest.take().filter(|guest| !guest.has_grown()) {
+            Some(guest) => guest,
+            None => self.open().await?,
+        };
+        let frame = frames::write(batch);
+        let applied = guest.call("apply", Reach::Nothing, move |live| {
+            Box::pin(async move { live.bindings.aqueduct_connector_transform().call_apply(&mut live.store, &frame).await })
+        });
+        let applied = applied.await?;
+        let applied = guest.returned("apply", applied)?;
+        let name = &*self.common.name;
+        let (mut own, wrong) = (Rejects::default(), |what: String| poisoned(name, "apply", what));
+        let rejected = applied.rejected.into_iter().map(|reject| (reject.record_index, reject.message));
+        refuse(batch, name, Stage::Transformation, rejected, &mut own).map_err(wrong)?;
+        let made = frames::merge(batch, applied.batch).map_err(wrong)?;
+        keep(&mut own, rejects);
+        self.guest = Some(guest);
+        Ok(made)
+    }
+
+    /// A batch that ended its instance too often.
+    async fn apply_in_parts(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<Batch> {
+        let (mut made, mut parts) = (Batch::new(), Parts::of(batch.len()));
+        while let Some(range) = parts.next() {
+            let part = batch.slice(range.clone());
+            match self.apply_once(&part, rejects).await {
+                Ok(done) => made.append(done),
+                Err(error) if !is_crash(&error) || parts.is_late() => return Err(error),
+                Err(_) if parts.halve(range) => {}
+                Err(error) => {
+                    tracing::warn!(plugin = &*self.common.name, "a record ends its instance and is refused: {error}");
+                    for record in part.iter() {
+                        rejects.push(record.to_record(), Stage::Transformation, &*self.common.name, crashed(&error));
+                    }
+                }
+            }
+        }
+        Ok(made)
     }
 }
 
 #[async_trait]
 impl Transform for Task {
+    /// A transform only computes: it is tried again at once, with a new instance.
     async fn apply(&mut self, batch: Batch, rejects: &mut Rejects) -> Result<Batch> {
         if batch.is_empty() {
             return Ok(batch);
         }
-        // An instance that trapped is replaced with the next batch.
-        let mut guest = match self.guest.take() {
-            Some(guest) => guest,
-            None => self.open().await?,
-        };
-        let frame = frames::write(&batch);
-        let applied = guest.call("apply", Reach::Nothing, move |live| {
-            Box::pin(async move { live.bindings.aqueduct_connector_transform().call_apply(&mut live.store, &frame).await })
-        });
-        let applied = applied.await?;
-        let name = &*self.common.name;
-        let applied = returned(name, "apply", applied)?;
-        let rejected = applied.rejected.into_iter().map(|reject| (reject.record_index, reject.message));
-        refuse(&batch, name, Stage::Transformation, rejected, rejects).map_err(|what| poisoned(name, "apply", what))?;
-        let batch = frames::merge(batch, applied.batch).map_err(|what| poisoned(name, "apply", what))?;
-        self.guest = Some(guest);
-        Ok(batch)
+        for _ in 0..FAILURES {
+            // One that cannot even be opened says nothing of the batch.
+            if self.guest.is_none() {
+                self.guest = Some(self.open().await?);
+            }
+            match self.apply_once(&batch, rejects).await {
+                Err(error) if is_crash(&error) => tracing::debug!(plugin = &*self.common.name, "it is tried again: {error}"),
+                done => return done,
+            }
+        }
+        self.apply_in_parts(&batch, rejects).await
     }
 }

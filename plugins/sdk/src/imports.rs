@@ -82,6 +82,46 @@ pub fn env(name: &str) -> Result<Option<String>, String> {
     system::env(name)
 }
 
+/// A text that worker.yaml gives this plugin by `allow.secrets.<name>`.
+///
+/// # Errors
+/// It is not granted, or the call is none that is given secrets.
+pub fn secret(name: &str) -> Result<String, String> {
+    system::secret(name)
+}
+
+/// What a source remembers beyond its offsets: stored with the batch of the `poll` that returns next, in the same commit. It belongs to the share of
+/// the task: keys of 1 to 256 bytes, values of at most 64 KiB, 1 MiB in all. Outside of WebAssembly it lies in a map of the thread.
+pub mod state {
+    use super::system;
+
+    /// # Errors
+    /// The call is none of an open source.
+    pub fn get(key: &str) -> Result<Option<Vec<u8>>, String> {
+        system::state_get(key)
+    }
+
+    /// # Errors
+    /// A bound, or the call is none of an open source.
+    pub fn set(key: &str, value: &[u8]) -> Result<(), String> {
+        system::state_set(key, value)
+    }
+
+    /// # Errors
+    /// The call is none of an open source.
+    pub fn delete(key: &str) -> Result<(), String> {
+        system::state_delete(key)
+    }
+
+    /// In order.
+    ///
+    /// # Errors
+    /// The call is none of an open source.
+    pub fn keys() -> Result<Vec<String>, String> {
+        system::state_keys()
+    }
+}
+
 /// Sends a request to a granted host. Redirects are not followed.
 ///
 /// # Errors
@@ -93,7 +133,7 @@ pub fn http(request: HttpRequest) -> Result<HttpResponse, HttpError> {
 #[cfg(target_arch = "wasm32")]
 mod system {
     use super::{HttpError, HttpRequest, HttpResponse, Level};
-    use crate::calls::source::aqueduct::connector::{environment, http as wire, runtime};
+    use crate::calls::source::aqueduct::connector::{environment, http as wire, runtime, secrets, state};
 
     pub(super) fn log(level: Level, message: &str) {
         let level = match level {
@@ -107,6 +147,9 @@ mod system {
     }
 
     pub(super) use runtime::{now_ms, random, sleep};
+
+    pub(super) use secrets::get as secret;
+    pub(super) use state::{delete as state_delete, get as state_get, keys as state_keys, set as state_set};
 
     pub(super) fn env(name: &str) -> Result<Option<String>, String> {
         environment::variable(name)
@@ -132,7 +175,33 @@ mod system {
 #[cfg(not(target_arch = "wasm32"))]
 mod system {
     use super::{HttpError, HttpRequest, HttpResponse, Level};
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
     use std::time::{SystemTime, UNIX_EPOCH};
+
+    thread_local!(static STATE: RefCell<BTreeMap<String, Vec<u8>>> = const { RefCell::new(BTreeMap::new()) });
+
+    pub(super) fn state_get(key: &str) -> Result<Option<Vec<u8>>, String> {
+        Ok(STATE.with_borrow(|state| state.get(key).cloned()))
+    }
+
+    pub(super) fn state_set(key: &str, value: &[u8]) -> Result<(), String> {
+        STATE.with_borrow_mut(|state| state.insert(key.to_owned(), value.to_owned()));
+        Ok(())
+    }
+
+    pub(super) fn state_delete(key: &str) -> Result<(), String> {
+        STATE.with_borrow_mut(|state| state.remove(key));
+        Ok(())
+    }
+
+    pub(super) fn state_keys() -> Result<Vec<String>, String> {
+        Ok(STATE.with_borrow(|state| state.keys().cloned().collect()))
+    }
+
+    pub(super) fn secret(name: &str) -> Result<String, String> {
+        Err(format!("{name} is not granted"))
+    }
 
     pub(super) fn log(_: Level, _: &str) {}
 

@@ -24,7 +24,7 @@ pub use headers::{HeaderAction, HeaderRule};
 use kafka::KafkaOptions;
 pub use kafka::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use options::WorkerOptions;
-pub use plugins::PluginGrant;
+pub use plugins::{PluginGrant, SecretTexts};
 use rest::RestOptions;
 pub use rest::RestSettings;
 use std::collections::BTreeMap;
@@ -198,7 +198,7 @@ impl Sources {
         let parsed = parse::<WorkerOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
         let (providers, issues) = providers::read(&resolved.options);
         self.issues.extend(issues);
-        let (plugins, issues) = plugins::read(&resolved.options);
+        let (plugins, issues) = plugins::read(&resolved.options, &self.flat.entries);
         self.issues.extend(issues);
         let is_kafka = resolved.options.contains_key("bootstrap.servers");
         let mut topic = crate::Flat::from(&below(&resolved.options, "topic.creation.default.")).to_options();

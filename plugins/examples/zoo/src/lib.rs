@@ -2,7 +2,7 @@
 
 use aqueduct_sdk::{
     Ack, Applied, Frame, HttpRequest, Issue, Level, Limits, Part, Polled, Rejects, Result, Share, Sink, Source, SourceOffset,
-    Transform, env, export_plugin, http, log, sleep,
+    Transform, env, export_plugin, http, log, secret, sleep, state,
 };
 use serde::Deserialize;
 use std::hint::black_box;
@@ -49,6 +49,7 @@ fn misbehave(config: &Config, call: &str) {
 pub struct Animal {
     config: Config,
     polled: bool,
+    next: u64,
 }
 
 impl Source for Animal {
@@ -68,9 +69,10 @@ impl Source for Animal {
         Ok(vec![Share::new(); count])
     }
 
-    fn open(config: Config, _: Share, _: Vec<SourceOffset>) -> Result<Self> {
+    fn open(config: Config, _: Share, resume: Vec<SourceOffset>) -> Result<Self> {
         misbehave(&config, "open");
-        Ok(Self { config, polled: false })
+        let stored = resume.first().and_then(|offset| offset.offset.as_ref()?.get("n")?.as_u64());
+        Ok(Self { config, polled: false, next: stored.unwrap_or(0) })
     }
 
     fn poll(&mut self, limits: Limits) -> Result<Polled> {
@@ -84,6 +86,42 @@ impl Source for Animal {
                 (0..20_000).for_each(|_| polled.resume.push(SourceOffset { partition: Default::default(), offset: None }))
             }
             "http" => drop(http(HttpRequest::get("http://169.254.169.254/latest/meta-data"))?),
+            "secret" => {
+                let text = secret("token").map_err(|error| aqueduct_sdk::Error::fatal("secret", error))?;
+                log(Level::Info, &format!("the token is {text}"));
+                return Err(aqueduct_sdk::Error::fatal("token", format!("it is {text}, of {} bytes", text.len())));
+            }
+            "state" => {
+                // Counts its polls, and tells.
+                let count = state::get("polls").map_err(|error| aqueduct_sdk::Error::fatal("state", error))?;
+                let count = count.map_or(0, |count| count[0]) + 1;
+                state::set("polls", &[count]).map_err(|error| aqueduct_sdk::Error::fatal("state", error))?;
+                polled.record(&self.config.topic, None, Some(format!("poll {count}").as_bytes()), None);
+            }
+            // Until the host says that it is enough.
+            "hoard" => {
+                for n in 0u32.. {
+                    state::set(&n.to_string(), &[7; 1000]).map_err(|error| aqueduct_sdk::Error::fatal("state", error))?;
+                }
+            }
+            "huge" => polled.record(&self.config.topic, None, Some(&black_box(vec![1u8; 2_000_000_000])), None),
+            "utf8" => {
+                // SAFETY: none, which is the point: the host must not believe it.
+                let text = unsafe { String::from_utf8_unchecked(black_box(vec![b'x', 0xff, 0xfe])) };
+                return Err(aqueduct_sdk::Error::fatal("text", text));
+            }
+            "reserved" => {
+                let partition = [("aqueduct.state".to_owned(), "{}".into())].into_iter().collect();
+                polled.resume.push(SourceOffset { partition, offset: None });
+            }
+            // Half of what small() in the host's tests allows: it is replaced, and goes on.
+            "leak" => {
+                std::mem::forget(black_box(vec![1u8; 2 << 20]));
+                self.next += 1;
+                polled.record(&self.config.topic, None, Some(self.next.to_string().as_bytes()), None);
+                let map = |value: u64| [("n".to_owned(), value.into())].into_iter().collect();
+                polled.resume.push(SourceOffset { partition: map(0), offset: Some(map(self.next)) });
+            }
             "env" => return Err(aqueduct_sdk::Error::fatal("env", env("PATH").unwrap_err())),
             _ if !self.polled => polled.record(&self.config.topic, Some(b"k"), Some(b"v"), Some(1)),
             _ => drop(sleep(limits.wait)),
@@ -103,6 +141,16 @@ impl Source for Animal {
     }
 }
 
+/// One value that it cannot bear.
+fn poison(config: &Config, batch: &Frame<'_>) -> Result<()> {
+    if config.mode == "poison" {
+        for record in batch.records() {
+            assert_ne!(record?.value.bytes(), Some(b"poison".as_slice()));
+        }
+    }
+    Ok(())
+}
+
 pub struct Eater(Config);
 
 impl Sink for Eater {
@@ -113,8 +161,9 @@ impl Sink for Eater {
         Ok(Self(config))
     }
 
-    fn put(&mut self, _: Frame<'_>, rejects: &mut Rejects) -> Result<Ack> {
+    fn put(&mut self, batch: Frame<'_>, rejects: &mut Rejects) -> Result<Ack> {
         misbehave(&self.0, "put");
+        poison(&self.0, &batch)?;
         match self.0.mode.as_str() {
             "reject-twice" => (0..2).for_each(|_| rejects.push(0, "again")),
             "reject-beyond" => rejects.push(1_000_000, "there is none"),
@@ -142,6 +191,7 @@ impl Transform for Changer {
 
     fn apply(&mut self, batch: Frame<'_>, out: &mut Applied) -> Result<()> {
         misbehave(&self.0, "apply");
+        poison(&self.0, &batch)?;
         for (index, record) in batch.records().enumerate() {
             let record = record?;
             match self.0.mode.as_str() {
