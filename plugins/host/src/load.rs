@@ -160,7 +160,7 @@ fn load_file(known: &Known, grants: &BTreeMap<String, PluginGrant>) -> (Option<S
 /// `plugin.malformed`, `plugin.metadata`, `plugin.interface`, `plugin.sha256`.
 pub fn load_bytes(bytes: Vec<u8>, grants: &BTreeMap<String, PluginGrant>) -> Result<Loaded> {
     let hash = hash(&bytes);
-    let parsed = parse(bytes)?;
+    let parsed = parse(bytes, &hash)?;
     let mut code: [Option<Arc<Code>>; 2] = [None, None];
     let mut loaded = Loaded::default();
     for metadata in &parsed.metadata.plugins {
@@ -197,7 +197,7 @@ pub struct Inspected {
 /// `plugin.malformed`, `plugin.metadata`, `plugin.interface`: what would keep a worker from loading it.
 pub fn inspect(bytes: Vec<u8>) -> Result<Inspected> {
     let sha256 = hash(&bytes);
-    let Parsed { metadata, imports, exports, .. } = parse(bytes)?;
+    let Parsed { metadata, imports, exports, .. } = parse(bytes, &sha256)?;
     Ok(Inspected { metadata, imports, exports, sha256 })
 }
 
