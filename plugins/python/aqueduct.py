@@ -14,27 +14,27 @@ import time
 
 try:
     from componentize_py_types import Err
+    from wit_world.imports import environment as _environment
+    from wit_world.imports import runtime as _runtime
+    from wit_world.imports import types as _types
 except ImportError:  # in a unit test
+    _environment = _runtime = _types = None
+
     class Err(Exception):
         def __init__(self, value):
             self.value = value
 
 
-def _imports(name):
-    """A module of the WIT world, or None: outside of WebAssembly, or in a world that does not have it."""
-    try:
-        package = __import__("wit_world.imports", fromlist=[name])
-        return getattr(package, name, None) or __import__("wit_world.imports." + name, fromlist=[name])
-    except ImportError:
-        return None
-
-
-_types = _imports("types")
-_runtime = _imports("runtime")
-_environment = _imports("environment")
-_secrets = _imports("secrets")
-_state = _imports("state")
-_http = _imports("http")
+# A sink's world has no state, a transform's neither state nor secrets nor HTTP.
+try:
+    from wit_world.imports import http as _http
+    from wit_world.imports import secrets as _secrets
+except ImportError:
+    _http = _secrets = None
+try:
+    from wit_world.imports import state as _state
+except ImportError:
+    _state = None
 
 
 class Failure(Exception):
