@@ -286,6 +286,9 @@ def _guarded(call):
     return guarded
 
 
+# componentize-py makes a new object of the exported class for every call: the task, one for each instance, is an attribute of the class.
+
+
 def _issues(found):
     return [_types.Issue(issue.path, issue.message, issue.fix) for issue in found]
 
@@ -308,7 +311,7 @@ def source(kind):
 
         @_guarded
         def open(self, config, share, resume):
-            self.task = kind(json.loads(config), json.loads(share), _read(resume))
+            Exported.task = kind(json.loads(config), json.loads(share), _read(resume))
 
         @_guarded
         def poll(self, limits):
@@ -337,7 +340,7 @@ def sink(kind):
 
         @_guarded
         def open(self, config):
-            self.task = kind(json.loads(config))
+            Exported.task = kind(json.loads(config))
 
         @_guarded
         def put(self, batch):
@@ -366,7 +369,7 @@ def transform(kind):
 
         @_guarded
         def open(self, config):
-            self.task = kind(json.loads(config))
+            Exported.task = kind(json.loads(config))
 
         @_guarded
         def apply(self, batch):

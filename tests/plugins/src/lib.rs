@@ -103,23 +103,10 @@ fn libdir(of: &[&str]) -> PathBuf {
     PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
 }
 
-/// Of what a component in Python is made of, and of the lines that make it.
-pub fn python_hash(lines: &str) -> String {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let plugins = here.ancestors().nth(2).expect("it lies in tests/plugins").join("plugins");
-    let mut hash = Sha256::new();
-    hash.update(hash_of(&plugins, ["wit", "python", "templates/python-source"].map(|folder| plugins.join(folder)).into()));
-    hash.update(lines);
-    hash.finalize().iter().take(12).map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Of all that the guests are built from.
 fn hash(plugins: &Path) -> String {
-    hash_of(plugins, ["wit", "frame/src", "sdk", "examples"].map(|folder| plugins.join(folder)).into())
-}
-
-fn hash_of(plugins: &Path, mut folders: Vec<PathBuf>) -> String {
-    let mut files = Vec::new();
+    let (mut files, mut folders) = (Vec::new(), vec![plugins.join("wit"), plugins.join("frame/src")]);
+    folders.extend([plugins.join("sdk"), plugins.join("examples")]);
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("the checkout is readable") {
             let path = entry.expect("the checkout is readable").path();

@@ -22,6 +22,7 @@ pub(crate) struct Args {
 pub(crate) enum Language {
     Rust,
     Python,
+    Js,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -61,7 +62,7 @@ const SDK: &[(&str, &str)] = &[
     ("aqueduct/wit/connector.wit", WIT),
 ];
 
-const IGNORED: (&str, &str) = (".gitignore", "target\n*.wasm\n__pycache__\n");
+const IGNORED: (&str, &str) = (".gitignore", "target\n*.wasm\n__pycache__\nnode_modules\n");
 
 fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
     let mut files = vec![IGNORED];
@@ -71,6 +72,10 @@ fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
             files.extend(SDK);
         }
         Language::Python => files.extend([("aqueduct.py", file!("python/aqueduct.py")), ("wit/connector.wit", WIT)]),
+        Language::Js => {
+            files.extend([("aqueduct.js", file!("javascript/aqueduct.js")), ("package.json", file!("templates/package.json"))]);
+            files.push(("wit/connector.wit", WIT));
+        }
     }
     files.extend(match (language, kind) {
         (Language::Rust, Kind::Source) => {
@@ -87,6 +92,12 @@ fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
             ("app.py", file!("templates/python-transform/app.py")),
             ("plugin.json", file!("templates/python-transform/plugin.json")),
         ],
+        (Language::Js, Kind::Source) => {
+            [("app.js", file!("templates/js-source/app.js")), ("plugin.json", file!("templates/js-source/plugin.json"))]
+        }
+        (Language::Js, Kind::Transform) => {
+            [("app.js", file!("templates/js-transform/app.js")), ("plugin.json", file!("templates/js-transform/plugin.json"))]
+        }
     });
     files
 }

@@ -142,14 +142,16 @@ async fn poll(source: &Arc<dyn SourcePlugin>, options: &Options, args: &Args) ->
     let mut stop = std::pin::pin!(tokio::signal::ctrl_c());
     while left != Some(0) && args.idle.is_none_or(|idle| heard.elapsed() < Duration::from_secs(idle)) {
         let cx = context(left.unwrap_or(BATCH_RECORDS).min(BATCH_RECORDS), &interrupt);
-        let mut polling = std::pin::pin!(task.poll(&cx));
-        // A call is never dropped midway: it is asked to return.
-        let polled = tokio::select! {
-            polled = &mut polling => polled?,
-            _ = &mut stop => {
-                interrupt.cancel();
-                left = Some(0);
-                polling.await?
+        let polled = {
+            let mut polling = std::pin::pin!(task.poll(&cx));
+            // A call is never dropped midway: it is asked to return.
+            tokio::select! {
+                polled = &mut polling => polled?,
+                _ = &mut stop => {
+                    interrupt.cancel();
+                    left = Some(0);
+                    polling.await?
+                }
             }
         };
         let offsets: BTreeMap<String, &SourceOffset> = polled.resume.iter().map(|o| (o.partition_key(), o)).collect();
