@@ -126,6 +126,82 @@ fn a_plugin_that_comes_while_the_worker_runs_needs_no_restart() {
     site.client().get("/connectors/numbers/status").expect(200);
 }
 
+/// The counter as another version of itself.
+fn counter_version(version: &str) -> Vec<u8> {
+    let (mut bytes, from) = (fs::read(guest("counter-source")).unwrap(), br#""version": "0.1.0""#);
+    let to = format!(r#""version": "{version}""#);
+    let at = bytes.windows(from.len()).position(|window| window == from).unwrap();
+    bytes[at..at + from.len()].copy_from_slice(to.as_bytes());
+    bytes
+}
+
+/// A version beside another: who takes it is drained and goes on with it from where it is, and nobody else is touched.
+#[test]
+fn a_newer_version_takes_over_where_the_older_one_was() {
+    let mut site = site(&[], "");
+    let newer = site.path("plugins/counter-1.1.wasm");
+    fs::write(site.path("plugins/counter-1.0.wasm"), counter_version("1.0.0")).unwrap();
+    let endless = |name: &str| {
+        format!(
+            "name: {name}\nconnector.class: counter-source\ntopic: {name}\nbytes: 20\ninterval.ms: 5\naqueduct.batch.max.records: 20\n"
+        )
+    };
+    site.connector("numbers", &endless("numbers"));
+    site.connector("pinned", &(endless("pinned") + "connector.plugin.version: '[1.0,1.1)'\n"));
+    site.connector("orders", "name: orders\nconnector.class: datagen-source\ntemplate: orders\ntopic: orders\nrate: 10\n");
+    site.connector("file", &file_sink(&site));
+    site.start();
+    let client = site.client();
+    let version = |name: &str| {
+        let status = client.get(&format!("/connectors/{name}/status")).json();
+        (status["connector"]["version"].as_str().unwrap_or_default().to_owned(), client.task_states(name))
+    };
+    let runs = |name: &str, wanted: &str| {
+        let state = (wanted.to_owned(), vec!["RUNNING".to_owned()]);
+        wait_until(SOON, &format!("{name} runs {wanted}\n{}", site.log_tail(15)), || (version(name) == state).then_some(()));
+    };
+    let more = || {
+        let before = written(&site).lines().count();
+        wait_until(SOON, "more lines arrive", || (written(&site).lines().count() > before + 100).then_some(()));
+    };
+    let starts = || {
+        let text = client.get("/metrics").text;
+        let line = text.lines().find(|line| line.contains("task_startup_attempts_total ")).unwrap_or_else(|| panic!("{text}"));
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    for name in ["numbers", "pinned"] {
+        runs(name, "1.0.0");
+    }
+    wait_until(SOON, "the others run", || {
+        ["orders", "file"].iter().all(|name| client.task_states(name) == ["RUNNING"]).then_some(())
+    });
+    more();
+    let before = starts();
+    fs::write(&newer, counter_version("1.1.0")).unwrap();
+    // The status has the new version as soon as the old task is to end.
+    runs("numbers", "1.1.0");
+    wait_until(SOON, "a task starts", || (starts() > before).then_some(()));
+    more();
+    runs("pinned", "1.0.0");
+    assert_eq!(starts(), before + 1.0, "one task has started");
+    let listed = client.get("/connector-plugins").json();
+    let listed = listed.as_array().unwrap().iter().filter(|entry| entry["class"] == "counter-source");
+    assert_eq!(listed.map(|entry| entry["version"].as_str().unwrap()).collect::<Vec<_>>(), ["1.1.0", "1.0.0"]);
+    client.get("/connector-plugins/counter-source/config?version=1.0").expect(200);
+    assert!(client.get("/connector-plugins/counter-source/config?version=2").error(400).contains("1.1.0, 1.0.0"));
+    let wrong = json!({"connector.class": "counter-source", "topic": "t", "connector.plugin.version": "[2,)"});
+    assert!(client.put("/connectors/wrong/config", Some(&wrong)).error(400).contains("no version of counter-source"));
+    // The way back is to remove it.
+    fs::remove_file(&newer).unwrap();
+    runs("numbers", "1.0.0");
+    more();
+    site.stop();
+    let text = written(&site);
+    let expected = (0..).map(|n| format!("0 {n}"));
+    let wrong = text.lines().map(str::trim_end).zip(expected).find(|(line, expected)| line != expected);
+    assert_eq!(wrong, None, "the first line that is wrong, and what it should be");
+}
+
 #[test]
 fn a_wasm_transform_stands_in_a_chain() {
     let mut site = site(&["mask-transform"], "");

@@ -1,4 +1,4 @@
-//! The one engine: what language guests may speak, and the clock that interrupts them.
+//! The engine: what language guests may speak, and the clock that interrupts them.
 
 use aqueduct_core::{Error, Result};
 use std::path::PathBuf;
@@ -19,24 +19,25 @@ const STACK_BYTES: usize = 512 << 10;
 pub(crate) struct Runtime {
     pub(crate) engine: Engine,
     pub(crate) linker: Linker<Imports>,
-    /// The ticker ends when this is dropped.
-    _ticks: mpsc::SyncSender<()>,
+    /// The ticker ends when this is dropped. What is trusted is not interrupted, and has none.
+    _ticks: Option<mpsc::SyncSender<()>>,
 }
 
-/// The process's own: compiled code belongs to an engine, and the ticker is one thread.
+/// The process's own, one for plugins that are `trusted` and one for the others: compiled code belongs to an engine, and the ticker is one thread.
 ///
 /// # Errors
 /// `plugin.engine`: this machine cannot run WebAssembly.
-pub(crate) fn runtime() -> Result<Arc<Runtime>> {
-    static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
-    if let Some(runtime) = RUNTIME.get() {
+pub(crate) fn runtime(trusted: bool) -> Result<Arc<Runtime>> {
+    static RUNTIMES: [OnceLock<Arc<Runtime>>; 2] = [OnceLock::new(), OnceLock::new()];
+    let slot = &RUNTIMES[usize::from(trusted)];
+    if let Some(runtime) = slot.get() {
         return Ok(runtime.clone());
     }
-    let made = make().map_err(|error| {
+    let made = make(trusted).map_err(|error| {
         Error::fatal("plugin.engine", format!("WebAssembly cannot run here: {error:#}"))
             .fix("remove plugin.path from worker.yaml")
     })?;
-    Ok(RUNTIME.get_or_init(|| Arc::new(made)).clone())
+    Ok(slot.get_or_init(|| Arc::new(made)).clone())
 }
 
 /// Compiled code, by the hash of what it was compiled from: a Python guest of 18 MB takes seconds, its code is read in milliseconds. It is as much to be
@@ -50,10 +51,10 @@ fn cache() -> Option<Cache> {
     made.inspect_err(|error| tracing::debug!("compiled plugins are not kept: {error:#}")).ok()
 }
 
-fn make() -> wasmtime::Result<Runtime> {
+fn make(trusted: bool) -> wasmtime::Result<Runtime> {
     let mut config = Config::new();
     config
-        .epoch_interruption(true)
+        .epoch_interruption(!trusted)
         .max_wasm_stack(STACK_BYTES)
         .async_stack_size(STACK_BYTES + (512 << 10))
         .wasm_memory64(false)
@@ -68,12 +69,16 @@ fn make() -> wasmtime::Result<Runtime> {
     let mut linker = Linker::new(&engine);
     crate::wasi::add_to_linker(&mut linker)?;
     bindings::source::SourcePlugin::add_to_linker::<_, wasmtime::component::HasSelf<Imports>>(&mut linker, |imports| imports)?;
+    let ticks = if trusted { None } else { Some(tick(engine.clone())?) };
+    Ok(Runtime { engine, linker, _ticks: ticks })
+}
+
+fn tick(engine: Engine) -> wasmtime::Result<mpsc::SyncSender<()>> {
     let (ticks, ended) = mpsc::sync_channel(1);
-    let ticking = engine.clone();
     std::thread::Builder::new().name("plugin-epochs".to_owned()).spawn(move || {
         while ended.recv_timeout(TICK) == Err(mpsc::RecvTimeoutError::Timeout) {
-            ticking.increment_epoch();
+            engine.increment_epoch();
         }
     })?;
-    Ok(Runtime { engine, linker, _ticks: ticks })
+    Ok(ticks)
 }

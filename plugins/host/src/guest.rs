@@ -12,7 +12,7 @@ use aqueduct_core::{CancellationToken, Error, Result};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::{Store, UpdateDeadline};
 
@@ -46,7 +46,7 @@ pub(crate) fn store(
     abandoned: CancellationToken,
     world: World,
 ) -> Result<Store<Imports>> {
-    let runtime = runtime()?;
+    let runtime = runtime(grant.trusted)?;
     let mut store = Store::new(&runtime.engine, Imports::new(plugin.clone(), grant.clone(), abandoned, world)?);
     store.limiter(|imports| imports);
     // What one call may make the host allocate: a list that names the same text a million times is small in the guest.
@@ -86,7 +86,9 @@ impl<B: Send + 'static> Guest<B> {
         let (started, ready) = oneshot::channel();
         let guest = Self { plugin: plugin.clone(), grant, lines, memory: (0, 0), limit, jobs, abandoned, dead: false };
         let run = async move {
+            let begun = Instant::now();
             let made = instantiate(&mut store).await;
+            tracing::debug!(plugin = &*plugin, took_us = begun.elapsed().as_micros() as u64, "an instance is made");
             let bindings = match made {
                 Ok(bindings) => bindings,
                 Err(error) => {

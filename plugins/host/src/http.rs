@@ -2,9 +2,10 @@
 
 use crate::bindings::http::{Error, Request, Response};
 use aqueduct_config::worker_config::PluginGrant;
+use aqueduct_core::egress::{Reach, reach};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Method, Url};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
@@ -12,11 +13,6 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 const BODY_BYTES: usize = 16 << 20;
 const HEADERS: usize = 100;
 const TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Metadata servers outside the link-local range: Alibaba, Oracle, Azure's wire server.
-const METADATA: [Ipv4Addr; 3] =
-    [Ipv4Addr::new(100, 100, 100, 200), Ipv4Addr::new(192, 0, 0, 192), Ipv4Addr::new(168, 63, 129, 16)];
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 pub(crate) fn client(plugin: &str, grant: &PluginGrant) -> Result<reqwest::Client, Error> {
     let resolver = Resolver { private: grant.private_networks, plugin: plugin.into() };
@@ -141,45 +137,14 @@ impl std::error::Error for Denied {}
 
 /// Link-local addresses and metadata servers are never called, private ones by grant.
 fn judge(address: IpAddr, private: bool, plugin: &str) -> Result<(), Denied> {
-    let v4 = match address {
-        IpAddr::V4(v4) => Some(v4),
-        IpAddr::V6(v6) => within(v6),
-    };
-    let (forbidden, is_private) = match (v4, address) {
-        (Some(v4), _) => {
-            let [a, b, c, _] = v4.octets();
-            let reserved = matches!(a, 0 | 127) || (a == 100 && (64..128).contains(&b)) || (a == 192 && b == 0 && c == 0);
-            let bench = a == 198 && matches!(b, 18 | 19);
-            (
-                METADATA.contains(&v4) || v4.is_link_local() || v4.is_multicast() || a >= 240,
-                v4.is_private() || reserved || bench || v4.is_documentation(),
-            )
+    match reach(address) {
+        Reach::Public => Ok(()),
+        Reach::Private if private => Ok(()),
+        Reach::Private => {
+            let fix = format!("grant it by plugins.{plugin}.allow.private.networks in worker.yaml");
+            Err(Denied(format!("{address} is in a private network: {fix}")))
         }
-        (None, IpAddr::V6(v6)) => {
-            let head = v6.segments()[0];
-            let local = v6.is_unspecified() || v6.is_loopback() || head & 0xfe00 == 0xfc00 || head & 0xffc0 == 0xfec0;
-            (v6 == METADATA_V6 || head & 0xffc0 == 0xfe80 || v6.is_multicast(), local)
-        }
-        (None, IpAddr::V4(_)) => (true, true),
-    };
-    if forbidden {
-        return Err(Denied(format!("{address} is link-local, multicast or a metadata server: it is never called")));
-    }
-    if is_private && !private {
-        let fix = format!("grant it by plugins.{plugin}.allow.private.networks in worker.yaml");
-        return Err(Denied(format!("{address} is in a private network: {fix}")));
-    }
-    Ok(())
-}
-
-/// The IPv4 address that an IPv6 one stands for: mapped, compatible, NAT64, 6to4.
-fn within(address: Ipv6Addr) -> Option<Ipv4Addr> {
-    let v4 = |high: u16, low: u16| Some(Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)));
-    match address.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => v4(high, low),
-        [0x2002, high, low, ..] => v4(high, low),
-        _ => None,
+        Reach::Forbidden => Err(Denied(format!("{address} is link-local, multicast or a metadata server: it is never called"))),
     }
 }
 

@@ -53,6 +53,8 @@ struct Known {
     seen: Stamp,
     /// As of when it was read.
     read: Option<Stamp>,
+    /// Of what was read: a file that is only touched, or copied again, is no other plugin.
+    hash: Option<String>,
     loaded: Loaded,
 }
 
@@ -83,11 +85,18 @@ impl Folders {
                 let settled = first || found.as_ref().is_some_and(|known| known.seen == seen);
                 let known = match found {
                     Some(known) if known.read == Some(seen) || !settled => Known { seen, ..known },
-                    None if !settled => Known { path, seen, read: None, loaded: Loaded::default() },
-                    Some(_) | None => {
-                        changed = true;
-                        let loaded = load_file(&path, &self.grants);
-                        Known { path, seen, read: Some(seen), loaded }
+                    None if !settled => Known { path, seen, read: None, hash: None, loaded: Loaded::default() },
+                    found => {
+                        let bytes = read(&path);
+                        let hash = bytes.as_deref().map(hash).ok();
+                        match found {
+                            Some(known) if hash.is_some() && known.hash == hash => Known { seen, read: Some(seen), ..known },
+                            _ => {
+                                changed = true;
+                                let loaded = load_file(&path, bytes, &self.grants);
+                                Known { path, seen, read: Some(seen), hash, loaded }
+                            }
+                        }
                     }
                 };
                 self.files.push(known);
@@ -112,9 +121,9 @@ impl Folders {
     }
 }
 
-fn load_file(file: &Path, grants: &BTreeMap<String, PluginGrant>) -> Loaded {
+fn load_file(file: &Path, bytes: Result<Vec<u8>>, grants: &BTreeMap<String, PluginGrant>) -> Loaded {
     let mut refused = Vec::new();
-    let loaded = read(file).and_then(|bytes| {
+    let loaded = bytes.and_then(|bytes| {
         refused = crate::component::names(&bytes);
         load_bytes(bytes, grants)
     });
@@ -131,15 +140,17 @@ fn load_file(file: &Path, grants: &BTreeMap<String, PluginGrant>) -> Loaded {
 pub fn load_bytes(bytes: Vec<u8>, grants: &BTreeMap<String, PluginGrant>) -> Result<Loaded> {
     let hash = hash(&bytes);
     let parsed = parse(bytes)?;
-    let code = Arc::new(Code::new(parsed.component));
+    let mut code: [Option<Arc<Code>>; 2] = [None, None];
     let mut loaded = Loaded::default();
     for metadata in &parsed.metadata.plugins {
         let grant = grants.get(&metadata.name).cloned().unwrap_or_default();
-        if let Some(wanted) = grant.sha256.as_ref().filter(|wanted| !wanted.eq_ignore_ascii_case(&hash)) {
-            let what = format!("{} has the hash {hash}, and worker.yaml pins {wanted}", metadata.name);
+        if !grant.sha256.is_empty() && !grant.sha256.iter().any(|pinned| pinned.eq_ignore_ascii_case(&hash)) {
+            let what = format!("{} has the hash {hash}, and worker.yaml pins {}", metadata.name, grant.sha256.join(", "));
             return Err(Error::fatal("plugin.sha256", what)
                 .fix(format!("install the file that was pinned, or change plugins.{}.sha256", metadata.name)));
         }
+        let code =
+            code[usize::from(grant.trusted)].get_or_insert_with(|| Arc::new(Code::new(parsed.component.clone(), grant.trusted)));
         let common = Common::new(metadata, Arc::new(grant), code.clone());
         match metadata.kind {
             Kind::Source => loaded.plugins.push(Plugin::Source(Arc::new(Source(Arc::new(common))))),

@@ -3,7 +3,7 @@
 use crate::bindings::{sink, source, transform, types};
 use crate::engine::runtime;
 use crate::error::{clean, trapped};
-use crate::guest::store;
+use crate::guest::{Called, Guest, store};
 use crate::imports::{Call, Imports, Reach, World};
 use crate::metadata::{Kind, PluginMetadata};
 use crate::parts::Failures;
@@ -15,6 +15,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
+use wasmtime::Store;
 use wasmtime::component::{Component, InstancePre};
 
 /// More say nothing more.
@@ -24,18 +25,19 @@ const ISSUES_MAX: usize = 100;
 pub(crate) struct Code {
     /// Taken by the compiler.
     bytes: Mutex<Vec<u8>>,
+    trusted: bool,
     compiled: OnceLock<Result<InstancePre<Imports>, String>>,
 }
 
 impl Code {
-    pub(crate) fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes: Mutex::new(bytes), compiled: OnceLock::new() }
+    pub(crate) fn new(bytes: Vec<u8>, trusted: bool) -> Self {
+        Self { bytes: Mutex::new(bytes), trusted, compiled: OnceLock::new() }
     }
 
     /// Takes about a second for each MB: not on a thread that others wait for.
     fn compile(&self, plugin: &str) -> Result<InstancePre<Imports>> {
         let result = self.compiled.get_or_init(|| {
-            let runtime = runtime().map_err(|error| error.to_string())?;
+            let runtime = runtime(self.trusted).map_err(|error| error.to_string())?;
             let bytes = std::mem::take(&mut *self.bytes.lock());
             let component = Component::new(&runtime.engine, bytes).map_err(|error| format!("{error:#}"))?;
             runtime.linker.instantiate_pre(&component).map_err(|error| format!("{error:#}"))
@@ -91,6 +93,20 @@ impl Common {
         compiled.unwrap_or_else(|_| Err(Error::fatal("plugin.malformed", format!("{}: the compiler panicked", self.name))))
     }
 
+    /// A new instance.
+    pub(crate) async fn start<B: Bindings>(&self, world: World) -> Result<Guest<B>> {
+        let code = self.code().await?;
+        Guest::start(self.name.clone(), self.grant.clone(), world, |store| B::of(code, store)).await
+    }
+
+    /// The plugin's own options as the JSON that it is given, once the plugin is content with them too.
+    pub(crate) fn judged(&self, options: &Options) -> Result<String> {
+        match self.validate(options).into_iter().find(Issue::is_error) {
+            Some(issue) => Err(aqueduct_config::options::invalid(&[issue])),
+            None => self.config(options),
+        }
+    }
+
     /// The plugin's own options as the JSON that it is given.
     pub(crate) fn config(&self, options: &Options) -> Result<String> {
         let config = self.schema.read(options).map_err(|issues| aqueduct_config::options::invalid(&issues))?;
@@ -126,21 +142,44 @@ impl Common {
         let asked = async {
             Ok(match self.kind {
                 Kind::Source => {
-                    let world = source::SourcePluginPre::new(code.clone())?.instantiate_async(&mut store).await?;
+                    let world = source::SourcePlugin::of(code.clone(), &mut store).await?;
                     world.aqueduct_connector_source().call_validate(&mut store, &config).await?
                 }
                 Kind::Sink => {
-                    let world = sink::SinkPluginPre::new(code.clone())?.instantiate_async(&mut store).await?;
+                    let world = sink::SinkPlugin::of(code.clone(), &mut store).await?;
                     world.aqueduct_connector_sink().call_validate(&mut store, &config).await?
                 }
                 Kind::Transform => {
-                    let world = transform::TransformPluginPre::new(code.clone())?.instantiate_async(&mut store).await?;
+                    let world = transform::TransformPlugin::of(code.clone(), &mut store).await?;
                     world.aqueduct_connector_transform().call_validate(&mut store, &config).await?
                 }
             })
         };
         let result: wasmtime::Result<_> = asked.await;
         result.map_err(|error| trapped(&self.name, "validate", &error, store.data().memory_refused))
+    }
+}
+
+/// The exports of one of the three worlds, in an instance.
+pub(crate) trait Bindings: Sized + Send + 'static {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self>;
+}
+
+impl Bindings for source::SourcePlugin {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self> {
+        Box::pin(async move { source::SourcePluginPre::new(code)?.instantiate_async(store).await })
+    }
+}
+
+impl Bindings for sink::SinkPlugin {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self> {
+        Box::pin(async move { sink::SinkPluginPre::new(code)?.instantiate_async(store).await })
+    }
+}
+
+impl Bindings for transform::TransformPlugin {
+    fn of(code: InstancePre<Imports>, store: &mut Store<Imports>) -> Called<'_, Self> {
+        Box::pin(async move { transform::TransformPluginPre::new(code)?.instantiate_async(store).await })
     }
 }
 

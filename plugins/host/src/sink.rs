@@ -1,6 +1,6 @@
 //! A component's `sink`.
 
-use crate::bindings::sink::{SinkPlugin as World, SinkPluginPre};
+use crate::bindings::sink::SinkPlugin as World;
 use crate::error::{clean, poisoned};
 use crate::frames;
 use crate::guest::Guest;
@@ -26,9 +26,7 @@ impl SinkPlugin for Sink {
     }
 
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>> {
-        if let Some(issue) = self.0.validate(options).into_iter().find(Issue::is_error) {
-            return Err(aqueduct_config::options::invalid(&[issue]));
-        }
+        self.0.judged(options)?;
         Ok(vec![TaskSpec::new(); tasks_max.max(1) as usize])
     }
 
@@ -40,11 +38,8 @@ impl SinkPlugin for Sink {
 }
 
 async fn open(common: &Common, config: &str) -> Result<Guest<World>> {
-    let (config, code) = (config.to_owned(), common.code().await?);
-    let mut guest: Guest<World> = Guest::start(common.name.clone(), common.grant.clone(), Kind::Task, |store| {
-        Box::pin(async move { SinkPluginPre::new(code)?.instantiate_async(store).await })
-    })
-    .await?;
+    let config = config.to_owned();
+    let mut guest = common.start::<World>(Kind::Task).await?;
     let opened = guest.call("open", Reach::World, move |live| {
         Box::pin(async move { live.bindings.aqueduct_connector_sink().call_open(&mut live.store, &config).await })
     });

@@ -1,7 +1,7 @@
 //! A component's `source`.
 
+use crate::bindings::source::SourcePlugin as World;
 use crate::bindings::source::exports::aqueduct::connector::source::Limits;
-use crate::bindings::source::{SourcePlugin as World, SourcePluginPre};
 use crate::bindings::types;
 use crate::error::{clean, poisoned};
 use crate::frames;
@@ -21,14 +21,6 @@ const OFFSETS_MAX: usize = 10_000;
 
 pub(crate) struct Source(pub(crate) Arc<Common>);
 
-async fn start(common: &Common, kind: Kind) -> Result<Guest<World>> {
-    let code = common.code().await?;
-    Guest::start(common.name.clone(), common.grant.clone(), kind, |store| {
-        Box::pin(async move { SourcePluginPre::new(code)?.instantiate_async(store).await })
-    })
-    .await
-}
-
 #[async_trait]
 impl SourcePlugin for Source {
     fn descriptor(&self) -> &Descriptor {
@@ -40,11 +32,8 @@ impl SourcePlugin for Source {
     }
 
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>> {
-        let (config, name) = (self.0.config(options)?, &*self.0.name);
-        if let Some(issue) = self.0.validate(options).into_iter().find(Issue::is_error) {
-            return Err(aqueduct_config::options::invalid(&[issue]));
-        }
-        let mut guest = start(&self.0, Kind::Pure).await?;
+        let (config, name) = (self.0.judged(options)?, &*self.0.name);
+        let mut guest = self.0.start::<World>(Kind::Pure).await?;
         let planned = guest.call("plan", Reach::Nothing, move |live| {
             Box::pin(
                 async move { live.bindings.aqueduct_connector_source().call_plan(&mut live.store, &config, tasks_max).await },
@@ -71,7 +60,7 @@ impl SourcePlugin for Source {
 
 async fn open(common: &Common, config: &str, share: &str, resume: &Resume, state: State) -> Result<Guest<World>> {
     let (config, share, resume) = (config.to_owned(), share.to_owned(), resume.offsets());
-    let mut guest = start(common, Kind::Task).await?;
+    let mut guest = common.start::<World>(Kind::Task).await?;
     let opened = guest.call("open", Reach::World, move |live| {
         Box::pin(async move {
             live.store.data_mut().state = Some(state);

@@ -1,6 +1,6 @@
 //! A component's `transform`.
 
-use crate::bindings::transform::{TransformPlugin as World, TransformPluginPre};
+use crate::bindings::transform::TransformPlugin as World;
 use crate::error::poisoned;
 use crate::frames;
 use crate::guest::Guest;
@@ -38,11 +38,7 @@ struct Task {
 
 impl Task {
     async fn open(&self) -> Result<Guest<World>> {
-        let code = self.common.code().await?;
-        let mut guest: Guest<World> = Guest::start(self.common.name.clone(), self.common.grant.clone(), Kind::Pure, |store| {
-            Box::pin(async move { TransformPluginPre::new(code)?.instantiate_async(store).await })
-        })
-        .await?;
+        let mut guest = self.common.start::<World>(Kind::Pure).await?;
         let config = self.config.clone();
         let opened = guest.call("open", Reach::Nothing, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_transform().call_open(&mut live.store, &config).await })

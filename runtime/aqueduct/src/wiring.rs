@@ -50,17 +50,9 @@ impl Plugins {
             return None;
         }
         let Loaded { plugins, transforms, mut issues, refused } = self.folders.loaded();
-        let (mut names, mut taken) = (refused, aqueduct_connectors::builtins());
-        for plugin in plugins {
-            let name = plugin.descriptor().name.clone();
-            if taken.iter().any(|known| known.descriptor().is_called(&name)) {
-                issues.push(twice(&name));
-            } else {
-                taken.push(plugin);
-            }
-            names.push(name);
-        }
-        registry().replace(taken);
+        let mut names = refused;
+        names.extend(plugins.iter().map(|plugin| plugin.descriptor().name.clone()));
+        issues.extend(registry().install(plugins).iter().map(|plugin| twice(&plugin.descriptor().name)));
         names.extend(transforms.iter().map(|transform| transform.descriptor().name.clone()));
         issues.extend(aqueduct_transforms::install(transforms).iter().map(|name| twice(name)));
         issues.extend(self.granted.iter().filter(|granted| !names.contains(granted)).map(|granted| unknown(granted, &names)));
@@ -69,8 +61,8 @@ impl Plugins {
 }
 
 fn twice(name: &str) -> Issue {
-    let what = format!("there is another plugin {name}: this one is left out");
-    Issue::error("plugin.path", "plugin.duplicate", what).fix("rename one of them, or remove its file")
+    let what = format!("there is another plugin {name} of the same version, of another kind, or built in: this one is left out");
+    Issue::error("plugin.path", "plugin.duplicate", what).fix("give one of them another name or version, or remove its file")
 }
 
 fn unknown(granted: &str, names: &[String]) -> Issue {

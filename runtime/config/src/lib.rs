@@ -66,6 +66,7 @@ pub mod render;
 pub mod settings;
 pub mod shape;
 pub mod types;
+pub mod version;
 pub mod worker_config;
 
 pub use check::{Check, Checked, UnknownKeys};

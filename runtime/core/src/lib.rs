@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod blocking;
 pub mod data;
+pub mod egress;
 pub mod error;
 pub mod failpoint;
 pub mod issue;

@@ -65,6 +65,15 @@ pub(crate) struct PluginsQuery {
     connectors_only: Option<String>,
 }
 
+#[derive(IntoParams)]
+#[into_params(parameter_in = Query)]
+#[allow(dead_code, reason = "the document's: read by `Params`")]
+pub(crate) struct VersionQuery {
+    /// Of several versions of a connector plugin: one, a range such as `[1.0,2.0)`, or the newest.
+    #[param(example = "latest")]
+    version: Option<String>,
+}
+
 /// The plugins that there are
 #[utoipa::path(get, path = "/connector-plugins", operation_id = "list_plugins", tag = "Plugins", params(PluginsQuery), responses(
     (status = 200, description = "The plugins", body = Vec<PluginInfo>)))]
@@ -91,22 +100,26 @@ pub(crate) async fn descriptors(Ready(worker): Ready) -> Json<Vec<Descriptor>> {
 /// The options of a plugin
 ///
 /// A connector's own options and the common ones; the own ones of a converter, transform or predicate.
-#[utoipa::path(get, path = "/connector-plugins/{plugin}/config", operation_id = "plugin_config", tag = "Plugins", params(PluginPath), responses(
+#[utoipa::path(get, path = "/connector-plugins/{plugin}/config", operation_id = "plugin_config", tag = "Plugins", params(PluginPath, VersionQuery), responses(
     (status = 200, description = "The options", body = Vec<ConfigKey>),
+    (status = 400, description = "The plugin is there, but not in this version"),
     (status = 404, description = "No such plugin")))]
 pub(crate) async fn config(
     State(app): State<App>,
     Ready(worker): Ready,
     Names(class): Names<String>,
+    params: Params,
 ) -> ApiResult<Json<Vec<ConfigKey>>> {
-    let name = match worker.plugin(&class) {
+    let version = params.get("version").unwrap_or("latest");
+    let name = match worker.plugin(&class, Some(version)) {
         Ok(plugin) => plugin.name,
         Err(unknown) => {
             let other = app.other_plugins().find(|plugin| plugin.is_called(&class));
             return other.map(|plugin| Json(keys(&plugin.options))).ok_or_else(|| unknown.into());
         }
     };
-    let config = ConfigMap::from([("connector.class".to_owned(), name.clone())]);
+    let config = [("connector.class", name.as_str()), ("connector.plugin.version", version)];
+    let config: ConfigMap = config.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
     Ok(Json(keys(&worker.validate(&name, &config)?.options)))
 }
 
@@ -123,7 +136,7 @@ pub(crate) async fn validate(
     Body(raw): Body<RawConfig>,
 ) -> ApiResult<Json<ConfigInfos>> {
     let mut config = flat(raw)?;
-    let plugin = worker.plugin(&class)?;
+    let plugin = worker.plugin(&class, None)?;
     match config.get("connector.class") {
         Some(included) if !plugin.is_called(included) => {
             return Err(ApiError::bad_request(format!("Included connector type {included} does not match request type {class}")));

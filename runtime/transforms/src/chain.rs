@@ -1,15 +1,16 @@
 //! `transforms` and `predicates` of a connector: built once, applied to each batch in order.
 
 use crate::converters::options as typed;
-use crate::parts::{self, PartKind, find};
+use crate::parts::{self, PartKind, find, find_version};
 use crate::predicates::{Predicate, When};
 use crate::transforms::{self, Apply};
 use aqueduct_config::{list::split_list, nearest};
-use aqueduct_core::{Batch, Issue, Options, Rejects, Result, Transform};
+use aqueduct_core::{Batch, Issue, Options, Rejects, Result, Transform, TransformPlugin};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The transforms of one task. Where a transform has a predicate, records that the predicate does not select pass it unchanged, in their place.
 #[derive(Default)]
@@ -121,6 +122,16 @@ async fn apply_plugin(plugin: &mut dyn Transform, batch: Batch, when: &mut When,
     Ok(out)
 }
 
+/// The plugins among the transforms of a config, in its order, as they would be taken now. What is wrong with it is left out.
+pub fn plugins_of(options: &Options) -> Vec<Arc<dyn TransformPlugin>> {
+    let plugin = |name: &str| {
+        let own = below(options, &format!("transforms.{name}"));
+        let version = own.get("plugin.version").map(String::as_str);
+        parts::plugin(find_version(PartKind::Transformation, own.get("type")?.trim(), version, name).ok()?)
+    };
+    names(options, "transforms", &mut Vec::new()).into_iter().filter_map(plugin).collect()
+}
+
 /// The names in a list such as `transforms`, each once.
 pub(crate) fn names<'a>(options: &'a Options, key: &str, issues: &mut Vec<Issue>) -> Vec<&'a str> {
     let mut names = Vec::new();
@@ -159,8 +170,9 @@ fn step(path: &str, own: &Options, predicates: &BTreeMap<&str, Option<Predicate>
     let config: StepConfig = typed(path, own)?;
     let mut issues = Vec::new();
     let mut take = |result: Result<Applied, Vec<Issue>>| result.map_err(|found| issues.extend(found)).ok();
-    let transform = match find(PartKind::Transformation, config.class.trim(), &format!("{path}.type")) {
-        Ok(part) => take(match parts::plugin(part.class) {
+    let version = own.get("plugin.version").map(String::as_str);
+    let transform = match find_version(PartKind::Transformation, config.class.trim(), version, path) {
+        Ok(part) => take(match parts::plugin(part) {
             Some(plugin) => plugin
                 .build(own)
                 .map(Applied::Plugin)

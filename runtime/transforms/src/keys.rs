@@ -1,7 +1,7 @@
 //! Keys that nothing reads: misspelt options of converters, transforms and predicates.
 
 use crate::chain::{PredicateStepConfig, StepConfig, below, names};
-use crate::parts::{PartKind, find};
+use crate::parts::{PartKind, find, find_version};
 use aqueduct_config::{nearest, specs};
 use aqueduct_core::{Issue, OptionSpec, Options};
 
@@ -30,7 +30,9 @@ pub fn part_options(options: &Options) -> Vec<OptionSpec> {
     }
     for (list, kind, common, heading) in lists() {
         for name in names(options, list, &mut Vec::new()) {
-            let own = find(kind, options.get(&format!("{list}.{name}.type"))).into_iter().flat_map(|part| part.options.clone());
+            let value = |key: &str| options.get(&format!("{list}.{name}.{key}")).map(|text| text.trim());
+            let part = value("type").and_then(|class| find_version(kind, class, value("plugin.version"), "").ok());
+            let own = part.into_iter().flat_map(|part| part.options.clone());
             let whole = |spec: OptionSpec| OptionSpec {
                 name: format!("{list}.{name}.{}", spec.name),
                 group: format!("{heading}: {name}"),
@@ -89,7 +91,8 @@ pub fn unknown_keys(options: &Options) -> Vec<Issue> {
 
 fn check(path: &str, kind: PartKind, class: &str, own: &Options, common: &[OptionSpec], issues: &mut Vec<Issue>) {
     // A class that is not there is reported where it is built.
-    let Ok(part) = find(kind, class.trim(), path) else { return };
+    let version = own.get("plugin.version").map(String::as_str);
+    let Ok(part) = find_version(kind, class.trim(), version, path) else { return };
     let known = || common.iter().chain(&part.options).map(|option| option.name.as_str()).chain(["plugin.version"]);
     for key in own.keys().filter(|key| !known().any(|name| name == *key)) {
         let issue =

@@ -12,7 +12,7 @@ mod predicates;
 mod text;
 mod transforms;
 
-pub use chain::Chain;
+pub use chain::{Chain, plugins_of};
 pub use converters::Converters;
 pub use keys::{part_options, unknown_keys};
 pub use parts::{PartDescriptor, PartKind, descriptors, install};

@@ -3,6 +3,7 @@
 use crate::converters::{self, NoOptions, TextConfig};
 use crate::json::JsonConfig;
 use crate::{predicates, transforms};
+use aqueduct_config::version::{Wanted, compare};
 use aqueduct_config::{nearest, specs};
 use aqueduct_core::{Descriptor, Issue, OptionSpec, TransformPlugin};
 use parking_lot::RwLock;
@@ -76,21 +77,23 @@ fn installed() -> Vec<Installed> {
     PLUGINS.read().clone()
 }
 
-/// The transforms of plugins, beside those that are built in and in place of those given before; a built-in name stays the built-in's. A chain
-/// that was built keeps what it has. Returns those that were not taken, by name.
+/// The transforms of plugins, beside those that are built in and in place of those given before, several versions of one among them; a built-in name
+/// stays the built-in's. A chain that was built keeps what it has. Returns those that were not taken, by name.
 pub fn install(plugins: Vec<Arc<dyn TransformPlugin>>) -> Vec<String> {
     let before = installed();
     let (mut taken, mut left): (Vec<Installed>, _) = (Vec::new(), Vec::new());
     for plugin in plugins {
-        let name = &plugin.descriptor().name;
+        let Descriptor { name, version, .. } = plugin.descriptor();
         let built_in = PARTS.iter().any(|part| part.kind == PartKind::Transformation && part.is_called(name));
-        if built_in || taken.iter().any(|(part, _)| part.class == name) {
+        if built_in || taken.iter().any(|(part, _)| part.class == name && compare(part.version, version).is_eq()) {
             left.push(name.clone());
             continue;
         }
         let same = before.iter().find(|(_, other)| Arc::ptr_eq(other, &plugin)).map(|(part, _)| *part);
         taken.push((same.unwrap_or_else(|| part(plugin.descriptor())), plugin));
     }
+    // The newest first: it is the one that is found.
+    taken.sort_by(|(a, _), (b, _)| a.class.cmp(b.class).then_with(|| compare(b.version, a.version)));
     *PLUGINS.write() = taken;
     left
 }
@@ -112,9 +115,9 @@ fn all() -> Vec<&'static PartDescriptor> {
     PARTS.iter().chain(installed().into_iter().map(|(part, _)| part)).collect()
 }
 
-/// The transform of a plugin.
-pub(crate) fn plugin(class: &str) -> Option<Arc<dyn TransformPlugin>> {
-    installed().into_iter().find(|(part, _)| part.class == class).map(|(_, plugin)| plugin)
+/// The transform of a plugin, if the part is one.
+pub(crate) fn plugin(part: &'static PartDescriptor) -> Option<Arc<dyn TransformPlugin>> {
+    installed().into_iter().find(|(known, _)| std::ptr::eq(*known, part)).map(|(_, plugin)| plugin)
 }
 
 static PARTS: LazyLock<Vec<PartDescriptor>> = LazyLock::new(|| {
@@ -161,6 +164,30 @@ pub(crate) fn transform<C: JsonSchema>(class: &'static str, summary: &'static st
 
 pub(crate) fn predicate<C: JsonSchema>(class: &'static str, summary: &'static str) -> PartDescriptor {
     PartDescriptor::new::<C>(PartKind::Predicate, class, &[], summary)
+}
+
+/// As [`find`]; of a plugin's transform, the newest version that `plugin.version` takes. What is built in has one version.
+///
+/// # Errors
+/// As [`find`], and `config.version` at `path.plugin.version`.
+pub(crate) fn find_version(
+    kind: PartKind,
+    class: &str,
+    wanted: Option<&str>,
+    path: &str,
+) -> Result<&'static PartDescriptor, Vec<Issue>> {
+    let newest = find(kind, class, &format!("{path}.type"))?;
+    let versions: Vec<&'static PartDescriptor> =
+        installed().into_iter().map(|(part, _)| part).filter(|part| kind == part.kind && part.class == newest.class).collect();
+    let Some(wanted) = wanted.filter(|_| !versions.is_empty()) else { return Ok(newest) };
+    let there: Vec<&str> = versions.iter().map(|part| part.version).collect();
+    let issue = |what: String| {
+        let issue = Issue::error(format!("{path}.plugin.version"), "config.version", what);
+        vec![issue.fix(format!("{class} is there as {}", there.join(", ")))]
+    };
+    let judged = Wanted::parse(wanted).map_err(&issue)?;
+    let found = versions.iter().find(|part| judged.takes(part.version));
+    found.copied().ok_or_else(|| issue(format!("no version of {class} in plugin.path is {}", wanted.trim())))
 }
 
 /// Finds a part by any of its names.

@@ -2,7 +2,7 @@
 
 use crate::admin::{ConfigMap, ConnectorType};
 use crate::policy::{DeadLetterQueue, Failures, Policy, RestartPolicy, RetryPolicy};
-use crate::registry::Registry;
+use crate::registry::{Registry, is_same};
 use crate::stats::TaskStats;
 use crate::task::{ActiveTopics, Limits, Role, Startups, TaskRun};
 use crate::topics::{TopicCreation, TopicGroup};
@@ -10,10 +10,13 @@ use aqueduct_config::check::{Check, Checked, UnknownKeys};
 use aqueduct_config::providers::{Providers, Resolved, references};
 use aqueduct_config::settings::{self, ClientOverrides, ConnectorDefaults, ConnectorSettings, ConverterSettings, TopicSettings};
 use aqueduct_config::{Flat, options::invalid};
-use aqueduct_core::{Error, Issue, OptionKind, OptionSpec, Options, Plugin, PluginKind, Result, TaskId, TaskSpec};
+use aqueduct_core::{
+    Error, Issue, OptionKind, OptionSpec, Options, Plugin, PluginKind, Result, TaskId, TaskSpec, TransformPlugin,
+};
 use aqueduct_log::{ConnectorOptions, Log, TopicSpec, TransactionBoundary};
 use aqueduct_transforms::{Chain, Converters};
 use parking_lot::Mutex;
+use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -57,6 +60,8 @@ pub struct ConnectorSpec {
     pub restart: RestartPolicy,
     pub stall_timeout: Duration,
     plugin: Plugin,
+    /// Of plugins, as they were when it was built.
+    transforms: Vec<Arc<dyn TransformPlugin>>,
     config: Arc<ConfigMap>,
     settings: Arc<ConnectorSettings>,
     defaults: Arc<Defaults>,
@@ -104,6 +109,9 @@ fn number_of(resolved: &Resolved) -> u64 {
     hasher.finish() | 1
 }
 
+/// Which version of its plugin a connector takes.
+pub const PLUGIN_VERSION: &str = "connector.plugin.version";
+
 /// A poll may wait this long: long enough that an idle connector costs nothing, short enough that a stop is prompt even where a plugin does
 /// not heed `interrupt`.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -126,6 +134,7 @@ impl ConnectorSpec {
                     restart: RestartPolicy { initial: restart.initial, max: restart.max, attempts_max: restart.attempts_max },
                     stall_timeout: settings.limits.stall_timeout,
                     plugin,
+                    transforms: transforms_of(config),
                     config: Arc::new(config.clone()),
                     settings: Arc::new(settings),
                     defaults: defaults.clone(),
@@ -156,6 +165,20 @@ impl ConnectorSpec {
             .fix("raise tasks.max, or set tasks.max.enforce: false"));
         }
         Ok(tasks)
+    }
+
+    pub fn plugin(&self) -> &Plugin {
+        &self.plugin
+    }
+
+    /// False: another version counts for its connector now, or for one of its transforms. What is no longer there is no reason to stop.
+    pub fn is_current(&self, registry: &Registry) -> bool {
+        let wanted = self.config.get(PLUGIN_VERSION).map(String::as_str);
+        let found = registry.find_version(&self.plugin.descriptor().name, wanted).ok().flatten();
+        let transforms = transforms_of(&self.config);
+        let same = |(a, b): (&Arc<dyn TransformPlugin>, &Arc<dyn TransformPlugin>)| Arc::ptr_eq(a, b);
+        found.is_none_or(|found| is_same(&found, &self.plugin))
+            && (transforms.len() < self.transforms.len() || transforms.iter().zip(&self.transforms).all(same))
     }
 
     pub fn tasks_max(&self) -> u32 {
@@ -327,8 +350,16 @@ fn check(name: &str, config: &ConfigMap, registry: &Registry, defaults: &Default
 
 /// As [`issues`], for a config that came from a file: with places.
 pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown_keys: UnknownKeys) -> Checked {
+    let missing = RefCell::new(None);
+    let find = |class: &str| {
+        registry.find_version(class, flat.get(PLUGIN_VERSION)).unwrap_or_else(|issue| {
+            *missing.borrow_mut() = Some(*issue);
+            // The other keys are judged by the newest.
+            registry.find(class)
+        })
+    };
     let check = Check {
-        find: &|class| registry.find(class),
+        find: &find,
         names: registry
             .plugins()
             .iter()
@@ -339,7 +370,17 @@ pub fn check_flat(flat: &Flat, registry: &Registry, defaults: &Defaults, unknown
         providers: &defaults.providers,
         unknown_keys,
     };
-    check.run(flat)
+    let mut checked = check.run(flat);
+    if let Some(issue) = missing.take() {
+        checked.issues.push(issue);
+        flat.locate(&mut checked.issues);
+        checked.plugin = None;
+    }
+    checked
+}
+
+fn transforms_of(config: &ConfigMap) -> Vec<Arc<dyn TransformPlugin>> {
+    aqueduct_transforms::plugins_of(&config.iter().map(|(key, value)| (key.clone(), value.clone())).collect())
 }
 
 /// Of transforms, predicates, converters, and the clients of the log.

@@ -1,5 +1,7 @@
 //! The handle that REST, the command line and the config folder hold.
 
+mod plugins;
+
 use crate::admin::*;
 use crate::clock::Reported;
 use crate::connector::{Command, Plane, Supervisor, View, Wanted};
@@ -183,7 +185,7 @@ impl Worker {
         former: BTreeSet<u32>,
     ) {
         let inner = &self.0;
-        let (kind, version) = self.kind_of(&stored.config);
+        let (kind, version) = self.kind_of(&stored.config, &spec);
         let lifecycle = Desired { generation: 1, target: stored.target, ending: false };
         let (wanted, wanted_rx) = watch::channel(Wanted { lifecycle, spec: Arc::new(spec) });
         let state = match stored.target {
@@ -217,10 +219,15 @@ impl Worker {
         inner.connectors.write().insert(name.to_owned(), handle);
     }
 
-    fn kind_of(&self, config: &ConfigMap) -> (ConnectorType, String) {
-        match config.get("connector.class").and_then(|class| self.0.registry.find(class)) {
-            Some(plugin) => (kind(plugin.descriptor()), plugin.descriptor().version.clone()),
-            None => (ConnectorType::Unknown, "unknown".to_owned()),
+    /// Of the plugin that it runs; without one, of what its class means.
+    fn kind_of(&self, config: &ConfigMap, spec: &Result<ConnectorSpec>) -> (ConnectorType, String) {
+        let of = |plugin: &Plugin| (kind(plugin.descriptor()), plugin.descriptor().version.clone());
+        match spec {
+            Ok(spec) => of(spec.plugin()),
+            Err(_) => {
+                let plugin = config.get("connector.class").and_then(|class| self.0.registry.find(class));
+                plugin.map_or((ConnectorType::Unknown, "unknown".to_owned()), |plugin| of(&plugin))
+            }
         }
     }
 
@@ -515,12 +522,13 @@ impl Worker {
     }
 
     fn replace(&self, name: &str, stored: Stored, spec: ConnectorSpec) {
-        let (kind, version) = self.kind_of(&stored.config);
+        let spec = Ok(spec);
+        let (kind, version) = self.kind_of(&stored.config, &spec);
         if let Some(handle) = self.0.connectors.write().get_mut(name) {
             (handle.stored, handle.kind, handle.version) = (stored, kind, version);
             handle.wanted.send_modify(|wanted| {
                 wanted.lifecycle.generation += 1;
-                wanted.spec = Arc::new(Ok(spec));
+                wanted.spec = Arc::new(spec);
             });
         }
     }
@@ -538,15 +546,6 @@ impl Worker {
         let defaults = &self.0.options.defaults;
         ConnectorSpec::build(name, config, &self.0.registry, defaults, unknown_keys)
             .map_err(|issues| AdminError::InvalidConfig(issues.into_iter().filter(Issue::is_error).collect()))
-    }
-
-    /// Kafka Connect's text; kcctl looks for its beginning.
-    fn unknown_class(&self, class: &str) -> String {
-        let names: Vec<String> = self.0.registry.plugins().iter().map(|plugin| plugin.descriptor().name.clone()).collect();
-        format!(
-            "Failed to find any class that implements Connector and which name matches {class}, available connectors are: {}",
-            names.join(", ")
-        )
     }
 
     /// A deleted connector of this name may still be stopping.
@@ -729,8 +728,8 @@ impl Worker {
 
     /// By the source itself, which alone knows what its offsets look like. Any may be removed, also those that it would not take.
     fn check_offsets(&self, name: &str, offsets: &[SourceOffset]) -> AdminResult<()> {
-        let class = self.with(name, |handle| handle.stored.config.get("connector.class").cloned())?;
-        let Some(Plugin::Source(source)) = class.and_then(|class| self.0.registry.find(&class)) else { return Ok(()) };
+        let spec = self.with(name, |handle| handle.wanted.borrow().spec.clone())?;
+        let Some(Plugin::Source(source)) = spec.as_ref().as_ref().ok().map(ConnectorSpec::plugin) else { return Ok(()) };
         let mut given = offsets.iter().filter(|offset| offset.offset.is_some());
         let checked = given.try_for_each(|offset| source.check_offset(offset));
         let text =
@@ -774,33 +773,6 @@ impl Worker {
             )));
         }
         Ok(kind)
-    }
-
-    /// Every connector plugin, by name.
-    pub fn plugins(&self) -> Vec<Descriptor> {
-        self.0.registry.plugins().iter().map(|plugin| plugin.descriptor().clone()).collect()
-    }
-
-    /// By full or simple name, `Connector` optional.
-    pub fn plugin(&self, class: &str) -> AdminResult<Descriptor> {
-        let plugin = self.0.registry.find(class).ok_or_else(|| AdminError::NotFound(format!("Unknown plugin {class}.")))?;
-        Ok(plugin.descriptor().clone())
-    }
-
-    /// Pure: touches nothing outside.
-    pub fn validate(&self, class: &str, config: &ConfigMap) -> AdminResult<Validation> {
-        let descriptor = self.plugin(class)?;
-        let given = config.get("connector.class").map(String::as_str).unwrap_or_default();
-        if !given.is_empty() && self.0.registry.find(given).is_none_or(|plugin| plugin.descriptor().name != descriptor.name) {
-            return Err(AdminError::BadRequest(format!("Included connector type {given} does not match request type {class}")));
-        }
-        let name = config.get("name").map_or("", String::as_str);
-        let issues = crate::spec::issues(name, config, &self.0.registry, &self.0.options.defaults, UnknownKeys::Warn);
-        let kind = kind(&descriptor);
-        let mut options = crate::spec::common_options(kind);
-        options.extend(descriptor.options);
-        options.extend(aqueduct_transforms::part_options(&config.clone().into_iter().collect()));
-        Ok(Validation { class: class.to_owned(), kind, options, issues })
     }
 
     /// Prometheus' text format.

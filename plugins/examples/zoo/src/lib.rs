@@ -98,6 +98,18 @@ impl Source for Animal {
                 state::set("polls", &[count]).map_err(|error| aqueduct_sdk::Error::fatal("state", error))?;
                 polled.record(&self.config.topic, None, Some(format!("poll {count}").as_bytes()), None);
             }
+            // Until the host says that it is enough.
+            "hoard" => {
+                for n in 0u32.. {
+                    state::set(&n.to_string(), &[7; 1000]).map_err(|error| aqueduct_sdk::Error::fatal("state", error))?;
+                }
+            }
+            "huge" => polled.record(&self.config.topic, None, Some(&black_box(vec![1u8; 2_000_000_000])), None),
+            "utf8" => {
+                // SAFETY: none, which is the point: the host must not believe it.
+                let text = unsafe { String::from_utf8_unchecked(black_box(vec![b'x', 0xff, 0xfe])) };
+                return Err(aqueduct_sdk::Error::fatal("text", text));
+            }
             "reserved" => {
                 let partition = [("aqueduct.state".to_owned(), "{}".into())].into_iter().collect();
                 polled.resume.push(SourceOffset { partition, offset: None });

@@ -161,7 +161,7 @@ async fn serve(
     publish.send_replace(Some(worker.clone()));
     let mut watching = JoinSet::new();
     if let Some(plugins) = plugins {
-        watching.spawn(follow_plugins(plugins));
+        watching.spawn(follow_plugins(worker.clone(), plugins));
     }
     let greeting =
         banner::Place { rest: bound, data: wiring::data_place(&config), connectors_dir: config.connectors_dir.clone() };
@@ -271,8 +271,8 @@ async fn follow_folder(worker: Worker, dir: Option<PathBuf>, prune: bool, place:
     }
 }
 
-/// What is put into `plugin.path`, or changes there, is for the connectors that are created or given a config from then on.
-async fn follow_plugins(mut plugins: wiring::Plugins) {
+/// What is put into `plugin.path`, or changes there, is for the connectors that use it at once.
+async fn follow_plugins(worker: Worker, mut plugins: wiring::Plugins) {
     loop {
         tokio::time::sleep(PLUGINS_PAUSE).await;
         let look = move || {
@@ -284,6 +284,7 @@ async fn follow_plugins(mut plugins: wiring::Plugins) {
         if let Some(issues) = issues {
             tracing::info!(plugins = wiring::registry().plugins().len(), "plugin.path has changed");
             tell(issues);
+            worker.plugins_changed().await;
         }
     }
 }

@@ -15,9 +15,10 @@ pub(super) struct CommonOptions {
     #[serde(rename = "connector.class")]
     #[schemars(extend("x-group" = "Common", "x-format" = "class", "x-example" = "file-source"))]
     pub class: String,
-    /// Accepted for Kafka Connect's sake; a worker has one version of a plugin.
+    /// Which version of a plugin of `plugin.path`: `1.0`, or a range such as `[1.0,2.0)`; the newest if not set. A connector starts again with a newer one
+    /// that it takes once that is installed. Of built-in plugins there is one version, and this has no effect.
     #[serde(rename = "connector.plugin.version", default)]
-    #[schemars(extend("x-group" = "Common", "x-importance" = "low"))]
+    #[schemars(extend("x-group" = "Common", "x-importance" = "low", "x-example" = "[1.0,2.0)"))]
     plugin_version: Option<String>,
     /// At most this many tasks run for the connector.
     #[serde(rename = "tasks.max", default = "one")]

@@ -73,7 +73,7 @@ pub(super) struct WorkerOptions {
     #[serde(rename = "plugin.path", default)]
     #[schemars(extend("x-group" = "Connectors"))]
     pub plugin_path: List<PathText>,
-    /// What a plugin of `plugin.path` is granted, which is nothing else by default: `plugins.<name>.sha256`, `.allow.http`, `.allow.private.networks`,
+    /// What a plugin of `plugin.path` is granted, which is nothing else by default: `plugins.<name>.sha256`, `.trusted`, `.allow.http`, `.allow.private.networks`,
     /// `.allow.env`, `.allow.files`, `.allow.secrets.<name>`, `.limits.memory` (64 MiB), `.limits.call.timeout` (1 s). plugins/README.md says more.
     #[serde(rename = "plugins.*")]
     #[schemars(extend("x-group" = "Connectors"))]

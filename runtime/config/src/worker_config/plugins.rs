@@ -18,10 +18,13 @@ const SECRET: &str = "allow.secrets.";
 /// Nothing by default.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 pub struct PluginGrant {
-    /// The SHA-256 of the plugin's file, in hexadecimal: another file is refused. Any file if not set.
+    /// The SHA-256 of the plugin's file, in hexadecimal, of each of its versions: another file is refused. Any file if not set.
     #[serde(default)]
-    #[schemars(length(min = 64, max = 64))]
-    pub sha256: Option<String>,
+    pub sha256: List<String>,
+    /// It is compiled without what interrupts it, and so computes faster: a call that never returns then holds a thread until the worker ends. For
+    /// plugins of your own.
+    #[serde(default)]
+    pub trusted: bool,
     /// The hosts that it may call by HTTP: `api.example.com`, `api.example.com:8443`, `*.example.com`, or `*` for all public ones.
     #[serde(rename = "allow.http", default)]
     pub http: List<String>,
@@ -125,6 +128,11 @@ pub(super) fn read(options: &Options, written: &IndexMap<String, String>) -> (BT
     let mut grants = BTreeMap::new();
     for (name, options) in own {
         match parse::<PluginGrant>(&options) {
+            Ok(grant) if options.contains_key("sha256") && !are_hashes(&grant.sha256) => {
+                let issue =
+                    Issue::error(format!("{PREFIX}{name}.sha256"), "config.range", "is no SHA-256: 64 hexadecimal digits");
+                issues.push(issue.fix("`sha256sum FILE` prints that of a file; write several with commas between"));
+            }
             Ok(grant) => {
                 let secrets = secrets.remove(name).unwrap_or_default();
                 grants.insert(name.to_owned(), PluginGrant { secrets, ..grant });
@@ -135,6 +143,12 @@ pub(super) fn read(options: &Options, written: &IndexMap<String, String>) -> (BT
         }
     }
     (grants, issues)
+}
+
+/// One at least: an empty pin would let any file in.
+fn are_hashes(texts: &[String]) -> bool {
+    let is_hash = |text: &String| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    !texts.is_empty() && texts.iter().all(is_hash)
 }
 
 #[cfg(test)]
@@ -156,7 +170,8 @@ mod tests {
         assert_eq!(grants["a-source"].http.0, ["api.example.com", "*.example.org"]);
         assert_eq!(grants["a-source"].memory, ByteSize::mib(128));
         assert_eq!((grants["b"].call_timeout, grants["b"].http.len()), (Millis::from_secs(5), 0));
-        assert_eq!(PluginGrant::default().memory, ByteSize::mib(64));
+        let nothing = PluginGrant::default();
+        assert_eq!((nothing.memory, nothing.trusted, nothing.sha256.len()), (ByteSize::mib(64), false, 0));
     }
 
     #[test]
@@ -177,10 +192,15 @@ mod tests {
 
     #[test]
     fn a_wrong_grant_is_named() {
-        let options: Options =
-            [("plugins.a.alow.http", "x"), ("plugins.a.sha256", "12"), ("plugins.a", "x"), ("plugins.b.limits.memory", "1")]
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .into();
+        let options: Options = [
+            ("plugins.a.alow.http", "x"),
+            ("plugins.a.sha256", "12"),
+            ("plugins.a", "x"),
+            ("plugins.b.limits.memory", "1"),
+            ("plugins.c.sha256", ""),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into();
         let (grants, issues) = read(&options, &IndexMap::new());
         let found: Vec<(&str, &str)> = issues.iter().map(|issue| (issue.path.as_str(), issue.code.as_str())).collect();
         let unknown = "config.unknown_key";
@@ -189,6 +209,7 @@ mod tests {
             ("plugins.a.alow.http", unknown),
             ("plugins.a.sha256", "config.range"),
             ("plugins.b.limits.memory", "config.range"),
+            ("plugins.c.sha256", "config.range"),
         ];
         assert_eq!(found, expected);
         assert!(issues[1].fix.as_deref().unwrap().contains("allow.http") && grants.is_empty());

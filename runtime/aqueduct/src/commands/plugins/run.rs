@@ -11,7 +11,7 @@ use aqueduct_core::{
 };
 use aqueduct_plugin_host::{Loaded, load_bytes};
 use std::collections::BTreeMap;
-use std::io::{BufRead, Write};
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -64,6 +64,7 @@ impl Found {
 pub(super) fn found(file: &Path, worker: Option<PathBuf>) -> Outcome<Vec<Found>> {
     let subscriber =
         tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_max_level(tracing::Level::INFO);
+    let subscriber = subscriber.with_ansi(std::io::stderr().is_terminal());
     // A second one, in tests, is none.
     let _ = subscriber.without_time().try_init();
     let worker = Worker { config: worker }.read()?;
