@@ -117,8 +117,11 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
         write(&folder.join(path), &text.replace("@NAME@", &args.name))?;
     }
     let name = &args.name;
+    let first = if args.lang == Language::Js { format!("  (cd {name} && npm install)\n") } else { String::new() };
     screen.show(&json!({ "folder": folder }), || {
-        format!("{name}/ is a plugin: edit it, then\n  aqueduct plugin build {name}\n  aqueduct plugin test {name}/{name}.wasm")
+        format!(
+            "{name}/ is a plugin: edit it, then\n{first}  aqueduct plugin build {name}\n  aqueduct plugin test {name}/{name}.wasm"
+        )
     })
 }
 
