@@ -13,6 +13,7 @@ mod kafka_peers;
 mod limits;
 mod moves;
 mod mqtt;
+mod plugins;
 mod postgres;
 mod postgres_latency;
 mod postgres_sink;
@@ -71,6 +72,8 @@ enum Part {
     HttpSink,
     /// HTTP → log beside a loop of reqwest by hand: a fifth of `--lines` as records, 100 a page.
     HttpSource,
+    /// WASM transforms and sources beside native ones (a fifth of `--lines`), 1,000 instances, 200 plugins. Needs what builds plugins.
+    Plugins,
 }
 
 fn main() -> Result<()> {
@@ -109,6 +112,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::HttpSource) {
         http_source::measure(&dir, args.lines / 5, args.runs, &mut table)?;
+    }
+    if wanted(Part::Plugins) {
+        plugins::measure(&dir, args.lines, args.runs, &mut table)?;
     }
     let text = format!("{}\n{table}", machine(&dir)?);
     println!("{text}");

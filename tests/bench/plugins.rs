@@ -1,0 +1,217 @@
+//! WASM plugins: transforms and sources beside what is compiled for this machine, instances, and many files in `plugin.path`.
+
+mod mask;
+
+use crate::table::{Table, mb, median, rate_text};
+use anyhow::{Context, Result, ensure};
+use aqueduct_tests::site::{cpu_time, memory_kib};
+use aqueduct_tests::{Client, Run, Site, poll_for};
+use plugin_services::guest;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(300);
+/// Tasks of one source, each with an instance of its own.
+const INSTANCES: usize = 1_000;
+const FILES: usize = 200;
+/// As long as the name in its metadata, which it takes the place of.
+const TRUSTED: &str = "mask-trusted-1";
+
+pub(crate) fn measure(dir: &Path, lines: u64, runs: usize, table: &mut Table) -> Result<()> {
+    let lines = (lines / 5).max(1_000);
+    transforms(dir, lines, runs, table)?;
+    sources(dir, lines, runs, table)?;
+    instances(dir, table)?;
+    files(dir, table)
+}
+
+/// A worker that has these plugins.
+fn site(dir: &Path, plugins: &[(&str, Vec<u8>)], settings: &str) -> Result<Site> {
+    let site = Site::in_folder(dir, "");
+    let folder = site.path("plugins");
+    fs::create_dir(&folder)?;
+    for (name, bytes) in plugins {
+        fs::write(folder.join(format!("{name}.wasm")), bytes)?;
+    }
+    site.configure(&format!("plugin.path: {}\n{settings}", folder.display()));
+    Ok(site)
+}
+
+fn example(name: &str) -> Result<Vec<u8>> {
+    Ok(fs::read(guest(name))?)
+}
+
+/// The plugin under another name of the same length.
+fn renamed(name: &str, to: &str) -> Result<Vec<u8>> {
+    ensure!(name.len() == to.len(), "{to} is not as long as {name}");
+    let (mut bytes, from) = (example(name)?, format!("\"name\": \"{name}\""));
+    // The compiler leaves more than one copy of it.
+    let places = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from.as_bytes())).collect::<Vec<_>>();
+    ensure!(!places.is_empty(), "the metadata of {name} names it otherwise");
+    let to = format!("\"name\": \"{to}\"");
+    places.into_iter().for_each(|at| bytes[at..at + to.len()].copy_from_slice(to.as_bytes()));
+    Ok(bytes)
+}
+
+/// What a transform costs a record: the CPU of a sink that forgets all, with it and without it.
+fn transforms(dir: &Path, lines: u64, runs: usize, table: &mut Table) -> Result<()> {
+    let plugins =
+        [("mask", example("mask-transform")?), ("trusted", renamed("mask-transform", TRUSTED)?), ("zoo", example("zoo")?)];
+    let mut site = site(dir, &plugins, &format!("plugins.{TRUSTED}.trusted: true\n"))?;
+    site.start();
+    json_topic(&site, lines)?;
+    let steps: [(&str, Value); 4] = [
+        ("none", json!({})),
+        ("pass", json!({"transforms": "t", "transforms.t.type": "zoo-transform"})),
+        ("mask", json!({"transforms": "t", "transforms.t.type": "mask-transform", "transforms.t.fields": mask::FIELD})),
+        ("trusted", json!({"transforms": "t", "transforms.t.type": TRUSTED, "transforms.t.fields": mask::FIELD})),
+    ];
+    let mut spent = [const { Vec::new() }; 4];
+    let mut native = Vec::new();
+    // The first round compiles and is not counted.
+    for run in 0..=runs {
+        for (at, (name, step)) in steps.iter().enumerate() {
+            let mut config = json!({"connector.class": "blackhole-sink", "topics": "json"});
+            config.as_object_mut().context("an object")?.extend(step.as_object().context("an object")?.clone());
+            let cpu = through(&site, &format!("{name}-{run}"), &config, lines)?;
+            if run > 0 {
+                spent[at].push(cpu.as_secs_f64());
+            }
+        }
+        if run > 0 {
+            native.push(mask::native(lines)?.as_secs_f64());
+        }
+    }
+    site.stop();
+    let [none, pass, mask, trusted] = spent.map(median);
+    let rate = |spent: f64| lines as f64 / (spent - none).max(1e-9);
+    let native = lines as f64 / median(native);
+    let limit = ("the same code in a native loop", native);
+    table.ratio("WASM transform: JSON field mask, 100 bytes, on one core", rate(mask), limit);
+    let ratio = rate(trusted) / native;
+    let figures = format!("{}; {ratio:.2} of the native loop", rate_text(rate(trusted)));
+    table.bar("the same, trusted (compiled without interruption)", figures, "≥ 0.65", ratio >= 0.65);
+    table.bar("WASM transform that passes 100 bytes through, on one core", rate_text(rate(pass)), "≥ 5 M/s", rate(pass) >= 5e6);
+    Ok(())
+}
+
+/// The topic `json`, of lines with a field to mask.
+fn json_topic(site: &Site, lines: u64) -> Result<()> {
+    let input = site.path("json.log");
+    let mut file = std::io::BufWriter::with_capacity(1 << 20, fs::File::create(&input)?);
+    for n in 0..lines {
+        writeln!(file, "{}", mask::line(n))?;
+    }
+    file.into_inner()?.sync_all()?;
+    let config = json!({"connector.class": "file-source", "file": input, "topic": "json"});
+    through(site, "in", &config, lines)?;
+    Ok(())
+}
+
+/// A connector from its start until it has passed all records; what the worker computed meanwhile.
+fn through(site: &Site, name: &str, config: &Value, records: u64) -> Result<Duration> {
+    let (pid, client) = (site.pid().context("the worker runs")?, site.client());
+    let cpu = cpu_time(pid)?;
+    client.put(&format!("/connectors/{name}/config"), Some(config)).expect(201);
+    let limit = SOON + Duration::from_secs(records / 20_000);
+    let done = poll_for(limit, || passed(&client, name, records)).with_context(|| format!("{name}\n{}", site.log_tail(20)));
+    done??;
+    let spent = cpu_time(pid)?.saturating_sub(cpu);
+    eprintln!("  {name}: {records} records, {spent:.2?} CPU");
+    client.delete(&format!("/connectors/{name}")).expect(204);
+    Ok(spent)
+}
+
+/// None: not yet.
+fn passed(client: &Client, name: &str, records: u64) -> Option<Result<()>> {
+    let status = client.get(&format!("/connectors/{name}/status")).json();
+    if let Some(task) = status["tasks"].as_array().into_iter().flatten().find(|task| task["state"] == "FAILED") {
+        return Some(Err(anyhow::anyhow!("{name}: {}", task["trace"])));
+    }
+    (status["tasks"][0]["aqueduct"]["records_out"].as_u64()? >= records).then_some(Ok(()))
+}
+
+/// Into the log, beside `datagen-source` with lines of about the same length.
+fn sources(dir: &Path, records: u64, runs: usize, table: &mut Table) -> Result<()> {
+    let mut site = site(dir, &[("counter", example("counter-source")?)], "")?;
+    site.start();
+    let (mut wasm, mut native) = (Vec::new(), Vec::new());
+    // The first round compiles and is not counted.
+    for run in 0..=runs {
+        let count = records.to_string();
+        let ours = json!({"connector.class": "counter-source", "topic": "wasm", "count": count, "bytes": "100"});
+        let theirs = json!({
+            "connector.class": "datagen-source", "template": "access_log", "rate": "0", "topic": "native", "count": count
+        });
+        for (kind, config, times) in [("wasm", ours, &mut wasm), ("native", theirs, &mut native)] {
+            let begin = Instant::now();
+            through(&site, &format!("{kind}-{run}"), &config, records)?;
+            if run > 0 {
+                times.push(begin.elapsed().as_secs_f64());
+            }
+        }
+    }
+    site.stop();
+    let rate = |times| records as f64 / median(times);
+    table.ratio("WASM source → log, 100 bytes", rate(wasm), ("datagen-source, lines of an access log", rate(native)));
+    Ok(())
+}
+
+/// As the worker's debug lines tell: of each instance, from its store to its exports.
+fn instances(dir: &Path, table: &mut Table) -> Result<()> {
+    let mut site = site(dir, &[("counter", example("counter-source")?)], "")?;
+    let level = ("AQUEDUCT_LOG_LEVEL".to_owned(), "info,aqueduct_plugin_host=debug".to_owned());
+    site.start_with(&Run { env: vec![level], ..Run::default() });
+    let (client, pid) = (site.client(), site.pid().context("the worker runs")?);
+    // One that compiles it.
+    let config = |topic: &str, tasks: usize| json!({"connector.class": "counter-source", "topic": topic, "count": "1", "tasks.max": tasks.to_string()});
+    client.put("/connectors/first/config", Some(&config("first", 1))).expect(201);
+    let running = |name: &str| client.task_states(name).iter().filter(|state| *state == "RUNNING").count();
+    poll_for(SOON, || (running("first") == 1).then_some(())).with_context(|| format!("it never ran\n{}", site.log_tail(20)))?;
+    let before = memory_kib(pid, "VmRSS")?;
+    client.put("/connectors/many/config", Some(&config("many", INSTANCES))).expect(201);
+    let all = poll_for(SOON, || (running("many") == INSTANCES).then_some(()));
+    all.with_context(|| format!("{} of {INSTANCES} run\n{}", running("many"), site.log_tail(20)))?;
+    let grown = memory_kib(pid, "VmRSS")?.saturating_sub(before);
+    let log = site.log();
+    let took = |line: &str| line.split("took_us=").nth(1)?.split_whitespace().next()?.parse::<f64>().ok();
+    let took: Vec<f64> = log.lines().filter(|line| line.contains("an instance is made")).filter_map(took).skip(1).collect();
+    ensure!(took.len() >= INSTANCES, "{} instances told how long they took", took.len());
+    let took = median(took);
+    table.bar("an instance after the first, median", format!("{took:.0} µs"), "< 100 µs", took < 100.0);
+    let figures = format!("{} more than with one", mb(grown));
+    table.bar(format!("RSS of {INSTANCES} tasks, an instance each"), figures, "< 500 MB", grown * 1024 < 500_000_000);
+    site.kill();
+    Ok(())
+}
+
+/// Until the first answer of REST, which has them all.
+fn files(dir: &Path, table: &mut Table) -> Result<()> {
+    let plugins = (0..FILES).map(|n| {
+        let name = format!("counter-s{n:05}");
+        renamed("counter-source", &name).map(|bytes| (name, bytes))
+    });
+    let plugins = plugins.collect::<Result<Vec<_>>>()?;
+    let plugins: Vec<(&str, Vec<u8>)> = plugins.iter().map(|(name, bytes)| (name.as_str(), bytes.clone())).collect();
+    let mut site = site(dir, &plugins, "")?;
+    let client = site.client();
+    let mut times = Vec::new();
+    // The files lie in the page cache from the first start on.
+    for _ in 0..3 {
+        let begin = Instant::now();
+        site.spawn(&Run::default());
+        let listed = || client.call(Method::GET, "/connector-plugins", None).ok().filter(|answer| answer.status == 200);
+        let answer = poll_for(SOON, listed).with_context(|| format!("it never answered\n{}", site.log_tail(20)))?;
+        times.push(begin.elapsed().as_secs_f64());
+        let there = answer.text.matches("counter-s0").count();
+        ensure!(there >= FILES, "{there} of {FILES} plugins are listed");
+        site.stop();
+    }
+    let time = median(times);
+    table.bar(format!("start with {FILES} plugins in plugin.path"), format!("{time:.2} s"), "< 1 s", time < 1.0);
+    Ok(())
+}
