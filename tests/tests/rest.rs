@@ -81,6 +81,7 @@ fn levels_change_and_a_connector_shows_what_it_logged() {
         let lines = client.get("/aqueduct/v1/connectors/bad/logs").expect(200).json();
         lines.as_array()?.iter().find(|line| line["task"] == 0 && line["level"] != "INFO").cloned()
     });
+    assert!(failed["epoch"].as_u64().is_some_and(|epoch| epoch >= 1), "{failed}");
     assert!(failed["timestamp"].is_i64() && failed["message"].as_str().is_some_and(|text| text.contains("taken")), "{failed}");
 }
 

@@ -7,7 +7,8 @@ use http_services::Certificates;
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(90);
@@ -57,6 +58,32 @@ fn levels_of_loggers_may_have_a_listener_of_their_own_and_every_answer_the_opera
             (status, "DENY", "no-cache, no-store")
         );
     }
+}
+
+#[test]
+fn levels_of_loggers_may_have_a_certificate_of_their_own() {
+    let (certificates, others) = (Certificates::new(), Certificates::new());
+    let port = aqueduct_tests::site::free_port();
+    let own = others.server_pem();
+    let mut site = Site::with(&format!(
+        "admin.listeners: https://localhost:{port}\nadmin.listeners.https.ssl.keystore.location: {}\n\
+         listeners.https.ssl.keystore.location: {}\n",
+        own.display(),
+        certificates.server_pem().display()
+    ));
+    let listeners = format!("https://localhost:{}", site.port);
+    site.spawn(&Run { env: vec![("AQUEDUCT_LISTENERS".to_owned(), listeners.clone())], ..Run::default() });
+    let (client, admin) = (certificates.authority(), others.authority());
+    // 000: no answer, the handshake failed.
+    let status = |authority: &Path, url: &str| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--noproxy", "*", "--output", "/dev/null", "--write-out", "%{http_code}", "--cacert"]);
+        text(&curl.arg(authority).arg(url).output().unwrap().stdout)
+    };
+    wait_until(SOON, "the worker answers", || (status(&client, &format!("{listeners}/health")) == "200").then_some(()));
+    let admins = format!("https://localhost:{port}/admin/loggers");
+    assert_eq!((status(&admin, &admins), status(&client, &admins)), ("200".to_owned(), "000".to_owned()));
+    assert_eq!(status(&admin, &format!("{listeners}/health")), "000", "the certificate of the one is not that of the other");
 }
 
 #[test]

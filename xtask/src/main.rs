@@ -6,10 +6,12 @@ mod arrows;
 mod aside;
 mod check;
 mod invariants;
+mod lanes;
 mod links;
 mod reference;
 mod services;
 mod sh;
+mod steps;
 mod test;
 
 use anyhow::Result;

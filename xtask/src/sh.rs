@@ -15,48 +15,69 @@ pub(crate) const TAIL_LINES: usize = 40;
 /// A process that was left behind may hold the pipe open for ever.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-type Tail = Arc<Mutex<VecDeque<String>>>;
+/// What commands print that pass through here.
+#[derive(Clone, Default)]
+struct Printed {
+    /// The last lines.
+    tail: Arc<Mutex<VecDeque<String>>>,
+    /// All of it, where it is shown in one piece ([`Sh::beside`]) and not as it comes.
+    block: Option<Arc<Mutex<Vec<u8>>>>,
+}
 
 pub(crate) struct Sh {
     pub(crate) root: PathBuf,
     target: PathBuf,
-    /// The last lines of what ran, once [`Sh::keep_tail`] was called.
-    tail: Option<Tail>,
+    /// Of what ran, once [`Sh::keep_tail`] was called.
+    printed: Option<Printed>,
 }
 
 impl Sh {
     pub(crate) fn new() -> Result<Self> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask lies in the checkout")?.to_path_buf();
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |dir| root.join(dir));
-        Ok(Self { root, target, tail: None })
+        Ok(Self { root, target, printed: None })
     }
 
     /// From now on what commands print passes through here, so that its end can be told again.
     pub(crate) fn keep_tail(&mut self) {
-        self.tail = Some(Tail::default());
+        self.printed = Some(Printed::default());
+    }
+
+    /// For what runs beside others: what is printed is kept until [`Sh::show`], or one would not know who says what.
+    pub(crate) fn beside(&self) -> Self {
+        let printed = Printed { block: Some(Arc::default()), ..Printed::default() };
+        Self { root: self.root.clone(), target: self.target.clone(), printed: Some(printed) }
+    }
+
+    /// Shows in one piece, under this line, what was printed since this was called before.
+    pub(crate) fn show(&self, line: &str) {
+        let Some(block) = self.printed.as_ref().and_then(|printed| printed.block.as_ref()) else { return };
+        let mut text = std::mem::take(&mut *block.lock().unwrap_or_else(PoisonError::into_inner));
+        text.splice(..0, format!("\n── {line}\n").into_bytes());
+        let _ = std::io::stderr().lock().write_all(&text);
     }
 
     /// The last lines that were printed since this was called before.
     pub(crate) fn take_tail(&self) -> Vec<String> {
-        let Some(tail) = &self.tail else { return Vec::new() };
-        tail.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
+        let Some(printed) = &self.printed else { return Vec::new() };
+        printed.tail.lock().unwrap_or_else(PoisonError::into_inner).drain(..).collect()
     }
 
     /// Starts a command. Its stderr, and its stdout if `all`, pass through here when tails are kept.
     fn spawn(&self, command: &mut Command, all: bool) -> Result<(Child, Option<Receiver<()>>)> {
         let text = text_of(command);
         let mut passed = None;
-        if let Some(tail) = &self.tail {
+        if let Some(printed) = &self.printed {
             let (reader, writer) = std::io::pipe()?;
             if all {
                 command.stdout(writer.try_clone()?);
             }
             command.stderr(writer);
             let (done, receiver) = channel();
-            let tail = tail.clone();
+            let printed = printed.clone();
             #[allow(clippy::disallowed_methods, reason = "ends with the pipe, and says so on its channel")]
             std::thread::spawn(move || {
-                pass(reader, &tail);
+                pass(reader, &printed);
                 let _ = done.send(());
             });
             passed = Some(receiver);
@@ -95,11 +116,19 @@ impl Sh {
 
     pub(crate) fn run(&self, command: &mut Command) -> Result<()> {
         let text = text_of(command);
-        eprintln!("$ {text}");
+        self.say(&format!("$ {text}"));
         let status = self.run_within(command, Duration::MAX)?;
         match status {
             Some(status) if status.success() => Ok(()),
             status => bail!("{text} ended with {}", status.unwrap_or_default()),
+        }
+    }
+
+    /// A line among what commands print.
+    fn say(&self, line: &str) {
+        match self.printed.as_ref().and_then(|printed| printed.block.as_ref()) {
+            Some(block) => block.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(format!("{line}\n").as_bytes()),
+            None => eprintln!("{line}"),
         }
     }
 
@@ -138,13 +167,18 @@ fn text_of(command: &Command) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// Shows every line as it comes, and keeps the last.
-fn pass(reader: PipeReader, tail: &Tail) {
+/// Shows every line as it comes or keeps it for later, and keeps the last.
+fn pass(reader: PipeReader, printed: &Printed) {
     let mut reader = BufReader::new(reader);
     let mut line = Vec::new();
     while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
-        let _ = std::io::stderr().write_all(&line);
-        let mut tail = tail.lock().unwrap_or_else(PoisonError::into_inner);
+        match &printed.block {
+            Some(block) => block.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&line),
+            None => {
+                let _ = std::io::stderr().write_all(&line);
+            }
+        }
+        let mut tail = printed.tail.lock().unwrap_or_else(PoisonError::into_inner);
         if tail.len() == TAIL_LINES {
             tail.pop_front();
         }

@@ -2,10 +2,11 @@
 
 use crate::aside::Aside;
 use crate::sh::{Sh, cargo};
-use crate::{arrows, check, invariants, links, reference, services};
+use crate::steps::{Step, Steps};
+use crate::{arrows, check, invariants, lanes, links, reference, services};
 use anyhow::{Context, Result, bail};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -36,16 +37,8 @@ struct Program {
 pub(crate) fn run(sh: &mut Sh, args: &Args) -> Result<()> {
     sh.keep_tail();
     let sh = &*sh;
-    let mut steps = Steps { sh, done: Vec::new() };
-    if !args.no_install {
-        // What cannot be installed here fails its own tests by name, in the end.
-        steps.note("what the tests need", || services::install(sh));
-    }
-    let mut programs = Vec::new();
-    steps.must("build", || {
-        programs = build(sh)?;
-        Ok(())
-    })?;
+    let mut steps = Steps::new(sh);
+    let programs = install_and_build(sh, &mut steps, !args.no_install)?;
     if args.only.is_none() {
         steps.note("dependency arrows", || arrows::check(sh));
         steps.note("cited invariants", || invariants::check(sh));
@@ -54,19 +47,18 @@ pub(crate) fn run(sh: &mut Sh, args: &Args) -> Result<()> {
         steps.note("reference", || reference::check_built(sh));
     }
     let lints = args.only.is_none().then(|| Aside::lints(sh, args.no_install));
-    let chosen = programs.iter().filter(|program| args.only.as_ref().is_none_or(|only| program.name.contains(only.as_str())));
-    let mut count = 0;
-    for program in chosen {
-        count += 1;
-        steps.note(&program.name, || run_program(sh, program, args));
-    }
-    if count == 0 {
+    let only = |program: &&Program| args.only.as_ref().is_none_or(|only| program.name.contains(only.as_str()));
+    let chosen: Vec<&Program> = programs.iter().filter(only).collect();
+    if chosen.is_empty() {
         bail!(
             "no test program is called {:?}; there are: {}",
             args.only,
             programs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ")
         );
     }
+    let run = |sh: &Sh, program: &&Program| Step::take(sh, &program.name, || run_program(sh, program, args));
+    // One alone is somebody who looks at it: what it prints shall be seen as it comes.
+    steps.add(if chosen.len() == 1 { vec![run(sh, &chosen[0])] } else { lanes::run(sh, &chosen, run) });
     // What is left of it: the rest ran beside the tests.
     if let Some(lints) = lints {
         steps.note("lints, licences and bans", || lints?.end());
@@ -75,6 +67,30 @@ pub(crate) fn run(sh: &mut Sh, args: &Args) -> Result<()> {
         steps.note("documentation tests", || sh.cargo(&["test", "--quiet", "--workspace", "--doc"]));
     }
     steps.report()
+}
+
+/// Beside each other: the one waits for mirrors, the other for the compiler.
+fn install_and_build(sh: &Sh, steps: &mut Steps<'_>, install: bool) -> Result<Vec<Program>> {
+    std::thread::scope(|scope| {
+        let installing = install.then(|| {
+            let sh = sh.beside();
+            scope.spawn(move || {
+                // What cannot be installed here fails its own tests by name, in the end.
+                let step = Step::take(&sh, "what the tests need", || services::install(&sh));
+                sh.show(&step.name);
+                step
+            })
+        });
+        let mut programs = Vec::new();
+        let built = Step::take(sh, "build", || {
+            programs = build(sh)?;
+            Ok(())
+        });
+        let installed = installing.map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        steps.add(installed);
+        steps.must(built)?;
+        Ok(programs)
+    })
 }
 
 /// One selection of packages for everything, so that features are unified once and nothing is built twice. The binary lies beside the tests.
@@ -101,7 +117,6 @@ fn build(sh: &Sh) -> Result<Vec<Program>> {
 
 /// As `cargo test` runs it, with a limit on its time: a test that hangs must not take CI with it.
 fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
-    eprintln!("\n── {}", program.name);
     let mut command = sh.command(&program.executable);
     command.args(&args.rest).current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
     command.env("CARGO_PKG_NAME", &program.package_name);
@@ -114,63 +129,5 @@ fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
         Some(status) if status.success() => Ok(()),
         Some(status) => bail!("{status}"),
         None => bail!("not done within {} minutes", args.minutes),
-    }
-}
-
-struct Steps<'a> {
-    sh: &'a Sh,
-    done: Vec<Step>,
-}
-
-struct Step {
-    name: String,
-    time: Duration,
-    failure: Option<Failure>,
-}
-
-struct Failure {
-    error: String,
-    /// The last lines of what it printed.
-    tail: Vec<String>,
-}
-
-impl Steps<'_> {
-    /// Goes on after a failure; [`Steps::report`] fails in the end.
-    fn note(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> bool {
-        let begin = Instant::now();
-        self.sh.take_tail();
-        let error = step().err().map(|error| format!("{error:#}"));
-        let failure = error.map(|error| Failure { error, tail: self.sh.take_tail() });
-        if let Some(failure) = &failure {
-            eprintln!("✗ {name}: {}", failure.error);
-        }
-        let ok = failure.is_none();
-        self.done.push(Step { name: name.to_owned(), time: begin.elapsed(), failure });
-        ok
-    }
-
-    fn must(&mut self, name: &str, step: impl FnOnce() -> Result<()>) -> Result<()> {
-        if self.note(name, step) { Ok(()) } else { self.report() }
-    }
-
-    /// What failed comes last, in one block: the log of a CI run may be cut short at its beginning.
-    fn report(&self) -> Result<()> {
-        let width = self.done.iter().map(|step| step.name.chars().count()).max().unwrap_or(0);
-        println!("\n{:width$}  seconds", "step");
-        for step in &self.done {
-            let mark = step.failure.as_ref().map_or("", |_| "  FAILED");
-            println!("{:width$}  {:7.1}{mark}", step.name, step.time.as_secs_f64());
-        }
-        let total: Duration = self.done.iter().map(|step| step.time).sum();
-        println!("{:width$}  {:7.1}", "all", total.as_secs_f64());
-        let failed: Vec<_> = self.done.iter().filter_map(|step| Some((step.name.as_str(), step.failure.as_ref()?))).collect();
-        if failed.is_empty() {
-            return Ok(());
-        }
-        for (name, failure) in &failed {
-            println!("\n──── FAILED: {name}: {}\n{}", failure.error, failure.tail.join("\n"));
-        }
-        let names: Vec<&str> = failed.into_iter().map(|(name, _)| name).collect();
-        bail!("{} of {} steps failed: {}", names.len(), self.done.len(), names.join(", "));
     }
 }

@@ -129,9 +129,10 @@ pub(crate) fn worker_config_issues(file: &str, text: &str) -> Vec<Issue> {
     };
     let mut issues = kafka_options(&config).map(|kafka| kafka.worker_issues()).unwrap_or_default();
     // What a start would refuse: an address that others reach and nobody guards.
-    let admin = config.rest.admin_listeners.iter().filter(|admin| !admin.is_empty()).map(|admin| ("admin.listeners", admin));
-    for (key, listeners) in [("listeners", &config.listeners)].into_iter().chain(admin) {
-        match aqueduct_rest::check_listeners(listeners, &config.rest) {
+    let admin = config.rest.admin_listeners.iter().filter(|admin| !admin.is_empty());
+    let admin = admin.map(|admin| ("admin.listeners", admin, config.rest.of_admin()));
+    for (key, listeners, rest) in [("listeners", &config.listeners, config.rest.clone())].into_iter().chain(admin) {
+        match aqueduct_rest::check_listeners(listeners, &rest) {
             // The worker's machine may know names that this one does not.
             Err(error) if error.code() != "rest.listener_name" => {
                 issues.push(Issue::error(key, error.code(), error.message()).fix(error.hint().unwrap_or_default()));

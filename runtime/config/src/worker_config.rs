@@ -7,6 +7,7 @@ mod plugins;
 mod providers;
 mod rest;
 mod telemetry;
+mod tls;
 
 use crate::check::hide;
 use crate::document;
@@ -25,12 +26,14 @@ pub use kafka::{ClientOptions, ExactlyOnceSource, KafkaSettings, StorageTopic};
 use options::WorkerOptions;
 pub use plugins::{PluginGrant, SecretTexts};
 use rest::RestOptions;
-pub use rest::{ClientAuth, Keystore, RestSettings, TlsSettings};
+pub use rest::RestSettings;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 pub use telemetry::Telemetry;
 use telemetry::TelemetryOptions;
+use tls::{AdminTlsOptions, TlsOptions};
+pub use tls::{ClientAuth, Keystore, TlsSettings};
 
 #[derive(Clone, Debug)]
 pub struct WorkerConfig {
@@ -66,6 +69,8 @@ pub struct WorkerConfig {
 pub fn options() -> Vec<OptionSpec> {
     let mut options = specs::<WorkerOptions>();
     options.extend(specs::<RestOptions>());
+    options.extend(specs::<TlsOptions>());
+    options.extend(specs::<AdminTlsOptions>());
     options.extend(specs::<TelemetryOptions>());
     options.extend(specs::<KafkaOptions>());
     options
@@ -213,8 +218,7 @@ impl Sources {
             is_kafka,
             &mut self.issues,
         );
-        let rest = parse::<RestOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
-        let rest = rest.map(|rest| rest.settings(&mut self.issues)).unwrap_or_default();
+        let rest = self.rest(&resolved.options).unwrap_or_default();
         let telemetry = parse::<TelemetryOptions>(&resolved.options).map_err(|issues| self.issues.extend(issues)).ok();
         let telemetry = telemetry.and_then(|telemetry| telemetry.settings(&mut self.issues));
         let mut kafka = None;
@@ -222,7 +226,7 @@ impl Sources {
             self.issues.extend(listener_issues("listeners", &parsed.listeners, rest.tls.is_some()));
             // An empty list is Kafka Connect's way to say that there is no `/admin` at all.
             if let Some(admin) = rest.admin_listeners.as_ref().filter(|admin| !admin.is_empty()) {
-                self.issues.extend(listener_issues("admin.listeners", admin, rest.tls.is_some()));
+                self.issues.extend(listener_issues("admin.listeners", admin, rest.admin_tls.is_some()));
             }
             kafka = self.kafka(parsed, &resolved.options);
         }
@@ -237,6 +241,14 @@ impl Sources {
             }
             _ => Err(issues),
         }
+    }
+
+    /// `None` where an option has no value that can be read.
+    fn rest(&mut self, given: &aqueduct_core::Options) -> Option<RestSettings> {
+        let rest = parse::<RestOptions>(given).map_err(|issues| self.issues.extend(issues)).ok();
+        let tls = parse::<TlsOptions>(given).map_err(|issues| self.issues.extend(issues)).ok();
+        let admin_tls = parse::<AdminTlsOptions>(given).map_err(|issues| self.issues.extend(issues)).ok();
+        Some(rest?.settings(tls?, admin_tls?, &mut self.issues))
     }
 
     /// The settings and the policy of overrides; `None` without `bootstrap.servers`.
@@ -254,6 +266,8 @@ impl Sources {
     fn unknown_keys(&self) -> Vec<Issue> {
         let mut names: Vec<String> = specs::<WorkerOptions>().into_iter().map(|option| option.name).collect();
         names.extend(specs::<RestOptions>().into_iter().map(|option| option.name));
+        names.extend(specs::<TlsOptions>().into_iter().map(|option| option.name));
+        names.extend(specs::<AdminTlsOptions>().into_iter().map(|option| option.name));
         names.extend(specs::<TelemetryOptions>().into_iter().map(|option| option.name));
         let kafka: Vec<String> = specs::<KafkaOptions>().into_iter().map(|option| option.name).collect();
         let is_kafka = self.flat.get("bootstrap.servers").is_some();
@@ -329,7 +343,7 @@ fn listener_issues(key: &str, listeners: &[String], has_certificate: bool) -> Ve
     let bare = listeners.iter().filter(|listener| !has_certificate && lower(listener).starts_with("https://"));
     let bare = bare.map(|listener| {
         Issue::error(key, "config.listener", format!("{listener:?} has no certificate"))
-            .fix("set listeners.https.ssl.keystore.location to a PEM file with a key and its chain")
+            .fix(format!("set {key}.https.ssl.keystore.location to a PEM file with a key and its chain"))
     });
     bad.chain(bare).collect()
 }

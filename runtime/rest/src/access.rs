@@ -3,7 +3,7 @@
 use crate::{ApiError, RestOptions, Serves};
 use axum::extract::{FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::http::request::Parts;
-use axum::http::{Method, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use globset::GlobSet;
@@ -12,6 +12,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::time::Instant;
 
 /// Each may do what those before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -187,11 +189,27 @@ pub(crate) async fn authorize(State(options): State<Arc<RestOptions>>, request: 
         // Not UTF-8: no route takes it.
         Err(rejection) => return ApiError::bad_request(rejection.body_text()).into_response(),
     };
+    // Who only reaches a loopback port is this machine's own business.
+    let asked = options.users.is_some() || peer.certificate.is_some();
+    if let Some(rates) = options.rates.as_ref().filter(|_| asked)
+        && let Err(wait) = rates.take(&caller.name, peer.address.map(|address| address.ip()), Instant::now())
+    {
+        return too_many(&caller.name, wait);
+    }
     if let Err(refused) = caller.decide(&parts.method, route.as_deref(), connector.as_deref()) {
         return refused.into_response();
     }
     parts.extensions.insert(caller);
     next.run(Request::from_parts(parts, body)).await
+}
+
+fn too_many(user: &str, wait: Duration) -> Response {
+    // Whole seconds are all that the header can say; at least one.
+    let seconds = wait.as_secs() + 1;
+    tracing::debug!(user, "a call was refused: more than rest.rate.limit");
+    let message =
+        format!("HTTP 429 Too Many Requests: more calls than rest.rate.limit in worker.yaml allows; try again in {seconds} s");
+    ([(header::RETRY_AFTER, HeaderValue::from(seconds))], ApiError::new(429, message)).into_response()
 }
 
 /// One line for each call that may change something, refused or not, and also when the client did not wait for the answer. Never a body, a query or

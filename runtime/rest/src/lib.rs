@@ -17,6 +17,7 @@ mod offsets;
 mod openapi;
 mod page;
 mod plugins;
+mod rates;
 mod root;
 mod schemas;
 mod signals;
@@ -34,6 +35,7 @@ pub use listeners::{Listener, Serves, check_listeners, listener_names};
 pub use loggers::{LogLine, LoggerLevel, Logging};
 pub use openapi::openapi;
 pub use plugins::OtherPlugin;
+pub use rates::Rates;
 pub use tls::Tls;
 pub use users::{Users, password_line, token_line};
 
@@ -74,6 +76,8 @@ pub struct RestOptions {
     pub users: Option<Arc<Users>>,
     /// `rest.health.public`
     pub health_public: bool,
+    /// `rest.rate.limit`
+    pub rates: Option<Arc<Rates>>,
     /// What `GET /connector-plugins?connectorsOnly=false` lists beside the connectors.
     pub other_plugins: Option<fn() -> Vec<OtherPlugin>>,
     /// The worker's own log.

@@ -56,23 +56,23 @@ async fn bind_soon(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// A listener with its port.
-#[derive(Debug)]
 pub struct Bound {
     socket: TcpListener,
-    tls: bool,
+    /// Of `https://`.
+    tls: Option<Arc<Tls>>,
     serves: Serves,
 }
 
 impl Bound {
     /// As it became: port 0 is any free one.
     pub fn listener(&self) -> Option<Listener> {
-        Some(Listener { address: self.socket.local_addr().ok()?, tls: self.tls })
+        Some(Listener { address: self.socket.local_addr().ok()?, tls: self.tls.is_some() })
     }
 }
 
 /// # Errors
-/// `rest.listener` when an address is taken (for 3 s) or not ours.
-pub async fn bind(listeners: &[Listener], serves: Serves) -> Result<Vec<Bound>> {
+/// `rest.listener` when an address is taken (for 3 s) or not ours, or for https without `tls`: [`crate::check_listeners`] saw to that before.
+pub async fn bind(listeners: &[Listener], serves: Serves, tls: Option<&Arc<Tls>>) -> Result<Vec<Bound>> {
     let mut bound = Vec::with_capacity(listeners.len());
     for listener in listeners {
         let socket = bind_soon(listener.address).await.map_err(|error| {
@@ -82,7 +82,12 @@ pub async fn bind(listeners: &[Listener], serves: Serves) -> Result<Vec<Bound>> 
             };
             Error::fatal("rest.listener", format!("cannot listen on {listener}: {error}")).fix(fix)
         })?;
-        bound.push(Bound { socket, tls: listener.tls, serves });
+        let tls = match (listener.tls, tls) {
+            (false, _) => None,
+            (true, Some(tls)) => Some(tls.clone()),
+            (true, None) => return Err(Error::fatal("rest.listener", format!("{listener} has no certificate"))),
+        };
+        bound.push(Bound { socket, tls, serves });
     }
     Ok(bound)
 }
@@ -126,19 +131,11 @@ impl Drop for Seat {
     }
 }
 
-/// Serves until `shutdown`, then finishes the answers in progress and returns. A listener with TLS needs `tls`: [`crate::check_listeners`] saw to it.
-pub async fn serve(listeners: Vec<Bound>, router: Router, tls: Option<Arc<Tls>>, shutdown: CancellationToken) {
+/// Serves until `shutdown`, then finishes the answers in progress and returns.
+pub async fn serve(listeners: Vec<Bound>, router: Router, shutdown: CancellationToken) {
     let (room, crowd) = (Arc::new(Semaphore::new(CONNECTIONS_MAX)), Crowd::default());
     let mut accepting = JoinSet::new();
-    for Bound { socket, tls: with_tls, serves } in listeners {
-        let tls = match (with_tls, &tls) {
-            (false, _) => None,
-            (true, Some(tls)) => Some(tls.clone()),
-            (true, None) => {
-                tracing::error!("a listener for https has no certificate and does not answer");
-                continue;
-            }
-        };
+    for Bound { socket, tls, serves } in listeners {
         accepting.spawn(accept(socket, serves, router.clone(), tls, room.clone(), crowd.clone(), shutdown.clone()));
     }
     while accepting.join_next().await.is_some() {}
@@ -242,13 +239,13 @@ mod tests {
 
     async fn start() -> (SocketAddr, CancellationToken, JoinSet<()>) {
         let listener = Listener { address: "127.0.0.1:0".parse().unwrap(), tls: false };
-        let listeners = bind(&[listener], Serves::All).await.unwrap();
+        let listeners = bind(&[listener], Serves::All, None).await.unwrap();
         let address = listeners[0].listener().unwrap().address;
         let shutdown = CancellationToken::new();
         let router = Router::new()
             .route("/{name}", axum::routing::get(|axum::extract::Path(name): axum::extract::Path<String>| async { name }));
         let mut serving = JoinSet::new();
-        serving.spawn(serve(listeners, router, None, shutdown.clone()));
+        serving.spawn(serve(listeners, router, shutdown.clone()));
         (address, shutdown, serving)
     }
 
@@ -301,7 +298,7 @@ mod tests {
     #[tokio::test]
     async fn a_port_in_use_says_what_to_do() {
         let (address, _shutdown, _serving) = start().await;
-        let error = bind(&[Listener { address, tls: false }], Serves::All).await.unwrap_err();
+        let error = bind(&[Listener { address, tls: false }], Serves::All, None).await.err().unwrap();
         assert_eq!(error.code(), "rest.listener");
         assert!(error.hint().unwrap().contains("another worker may be running"));
     }

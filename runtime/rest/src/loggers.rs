@@ -42,6 +42,9 @@ pub struct LogLine {
     /// Null: of the connector itself.
     #[schema(required = true)]
     pub task: Option<u64>,
+    /// Which run of the task, counted since the worker started over all tasks of the connector. Null: of no run.
+    #[schema(required = true)]
+    pub epoch: Option<u64>,
     /// With its fields behind it, as ` name=value`.
     pub message: String,
 }

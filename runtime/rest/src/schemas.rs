@@ -139,6 +139,18 @@ pub(crate) struct ConnectorState {
     trace: Option<String>,
     /// Of the plugin.
     version: String,
+    /// While it cannot start.
+    #[schema(nullable = false)]
+    aqueduct: Option<ConnectorAttempts>,
+}
+
+#[derive(ToSchema)]
+pub(crate) struct ConnectorAttempts {
+    /// Failures in a row.
+    attempt: u32,
+    /// Milliseconds until it is tried again; absent when it waits for an operator.
+    #[schema(nullable = false)]
+    next_attempt_ms: Option<u64>,
 }
 
 #[derive(ToSchema)]

@@ -73,6 +73,18 @@ pub struct ConnectorStateInfo {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
     pub version: String,
+    /// Ours: while it cannot start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aqueduct: Option<ConnectorAttempts>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectorAttempts {
+    /// Failures in a row.
+    pub attempt: u32,
+    /// Milliseconds until it is tried again; none when it waits for an operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

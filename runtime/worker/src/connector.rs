@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// What REST and the folder want; written there, read here.
 #[derive(Clone)]
@@ -36,6 +36,15 @@ pub struct View {
     pub settled: bool,
     /// The tasks are those of this generation of the config.
     pub generation: Option<u64>,
+    /// While the connector itself cannot start.
+    pub plan: PlanAttempts,
+}
+
+/// Failures in a row of a connector to say which tasks it has.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlanAttempts {
+    pub attempt: u32,
+    pub next_attempt: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -111,6 +120,9 @@ pub struct Supervisor {
     seen: Option<u64>,
     /// Of all tasks of the connector, over all its restarts.
     blocking: Arc<Semaphore>,
+    /// Runs of its tasks since this worker started: the number of one is the `epoch` of its log lines, so that those of a run that was left behind are
+    /// told from those of the run after it.
+    epoch: u64,
     /// Tasks that earlier generations had, in this worker or one before it.
     former: BTreeSet<u32>,
     /// Another worker has taken over.
@@ -131,6 +143,8 @@ struct Slot {
     stalled: Option<Error>,
     /// What the last run was made with.
     secrets: Arc<Secrets>,
+    /// Of the last run: every line about it says which connector, which task and which epoch.
+    span: Span,
 }
 
 struct Run {
@@ -183,6 +197,7 @@ impl Supervisor {
             looks: JoinSet::new(),
             look_at: None,
             seen: None,
+            epoch: 0,
             blocking: Arc::new(Semaphore::new(BLOCKING_CALLS_MAX)),
             runs: JoinSet::new(),
             running: HashMap::new(),
@@ -337,9 +352,10 @@ impl Supervisor {
         };
         slot.stats.task_starts();
         let runs = spec.clone();
+        self.epoch += 1;
         // At a level that no filter leaves out: every line of a task says whose it is.
-        let span = tracing::error_span!("task", connector = %self.name, task = index);
-        let run = async move { runs.run(parts).await }.instrument(span);
+        slot.span = tracing::error_span!("task", connector = %self.name, task = index, epoch = self.epoch);
+        let run = async move { runs.run(parts).await }.instrument(slot.span.clone());
         let abort = self.runs.spawn_on(blocking::limited(self.blocking.clone(), run), &self.plane.data);
         if slot.error.is_some() {
             slot.stats.restarts.fetch_add(1, Relaxed);
@@ -384,7 +400,7 @@ impl Supervisor {
             (None, Err(error)) if !stopping => error,
             (None, result) => {
                 if let Err(error) = result {
-                    tracing::warn!(connector = %self.name, task = index, "while stopping: {}", redact(error.to_string()));
+                    tracing::warn!(parent: &slot.span, "while stopping: {}", redact(error.to_string()));
                 }
                 slot.error = None;
                 slot.attempts = 0;
@@ -403,12 +419,12 @@ impl Supervisor {
         slot.stats.failed(&trace);
         let phase = match policy.delay(slot.attempts, &error, fastrand::f64()) {
             Some(delay) => {
-                tracing::warn!(connector = %self.name, task = index, attempt = slot.attempts, ?delay, "task restarts after: {}", redact(error.to_string()));
+                tracing::warn!(parent: &slot.span, attempt = slot.attempts, ?delay, "task restarts after: {}", redact(error.to_string()));
                 slot.stats.retries.fetch_add(1, Relaxed);
                 Phase::Backoff { until: Instant::now() + delay }
             }
             None => {
-                tracing::error!(connector = %self.name, task = index, "task failed: {}", redact(error.to_string()));
+                tracing::error!(parent: &slot.span, "task failed: {}", redact(error.to_string()));
                 Phase::Failed
             }
         };
@@ -432,7 +448,7 @@ impl Supervisor {
                     && task.phase == (Phase::Live { stopping: false })
                     && slot.stalled.is_none()
                 {
-                    tracing::error!(connector = %self.name, task = index, "{why}");
+                    tracing::error!(parent: &slot.span, "{why}");
                     slot.stalled = Some(
                         Error::retriable("worker.stalled", why)
                             .fix("the plugin or what it talks to hangs; the worker restarts the task"),
@@ -500,14 +516,14 @@ impl Supervisor {
         if self.seen.replace(now) != Some(now) {
             return;
         }
-        for (index, (task, slot)) in self.observed.tasks.iter_mut().zip(&mut self.slots).enumerate() {
+        for (task, slot) in self.observed.tasks.iter_mut().zip(&mut self.slots) {
             let changed = match task.phase {
                 Phase::Live { stopping: false } => slot.secrets.number() != 0 && slot.secrets.number() != now && !task.restart,
                 Phase::Failed => slot.secrets.number() != now && !task.restart,
                 _ => false,
             };
             if changed {
-                tracing::info!(connector = %self.name, task = index, "a secret has changed: the task starts again with the new one");
+                tracing::info!(parent: &slot.span, "a secret has changed: the task starts again with the new one");
                 task.restart = true;
                 slot.attempts = 0;
             }
@@ -528,13 +544,12 @@ impl Supervisor {
     fn enforce_deadlines(&mut self) {
         let now = Instant::now();
         for index in 0..self.slots.len() {
-            let Some(run) = self.slots[index].run.as_mut().filter(|run| run.deadline.is_some_and(|at| now >= at)) else {
-                continue;
-            };
+            let Slot { run, span, .. } = &mut self.slots[index];
+            let Some(run) = run.as_mut().filter(|run| run.deadline.is_some_and(|at| now >= at)) else { continue };
             if run.aborted {
                 self.leave_behind(index);
             } else {
-                tracing::warn!(connector = %self.name, task = index, timeout = ?self.plane.shutdown_timeout, "the task did not stop in time; aborted");
+                tracing::warn!(parent: &*span, timeout = ?self.plane.shutdown_timeout, "the task did not stop in time; aborted");
                 run.abort.abort();
                 run.aborted = true;
                 run.deadline = Some(now + ABORT_GRACE);
@@ -545,8 +560,8 @@ impl Supervisor {
     /// The task does not let go of its thread. It may still wake up some day: it is fenced, so that nothing of it counts then (invariant 5), and only
     /// after that its place is free. It does not restart by itself, since each attempt could take one more thread from the others.
     fn leave_behind(&mut self, index: usize) {
-        tracing::error!(connector = %self.name, task = index, "the task does not let go of its thread; it is left behind, fenced");
         let slot = &mut self.slots[index];
+        tracing::error!(parent: &slot.span, "the task does not let go of its thread; it is left behind, fenced");
         let Some(run) = &mut slot.run else { return };
         self.running.remove(&run.id);
         slot.stats = Arc::new(slot.stats.successor());
@@ -598,13 +613,26 @@ impl Supervisor {
         };
         let settled = !self.observed.tasks.iter().any(|task| task.is_live()) && target != TargetState::Started;
         let trace = self.plan_error.clone().filter(|_| state == State::Failed);
-        self.view.send_replace(View { state, trace, tasks: tasks.collect(), settled, generation });
+        let plan = match self.observed.plan {
+            Plan::Failed { retry_at, .. } => PlanAttempts { attempt: self.plan_attempts, next_attempt: retry_at },
+            _ => PlanAttempts::default(),
+        };
+        self.view.send_replace(View { state, trace, tasks: tasks.collect(), settled, generation, plan });
     }
 }
 
 impl Slot {
     fn new(spec: TaskSpec) -> Self {
-        Self { spec, stats: Arc::default(), run: None, error: None, attempts: 0, stalled: None, secrets: Arc::default() }
+        Self {
+            spec,
+            stats: Arc::default(),
+            run: None,
+            error: None,
+            attempts: 0,
+            stalled: None,
+            secrets: Arc::default(),
+            span: Span::none(),
+        }
     }
 }
 

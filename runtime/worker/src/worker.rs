@@ -4,7 +4,7 @@ mod plugins;
 
 use crate::admin::*;
 use crate::clock::Reported;
-use crate::connector::{Command, Plane, Supervisor, View, Wanted};
+use crate::connector::{Command, PlanAttempts, Plane, Supervisor, View, Wanted};
 use crate::lifecycle::Desired;
 use crate::registry::Registry;
 use crate::spec::{ConnectorSpec, Defaults};
@@ -193,7 +193,8 @@ impl Worker {
             TargetState::Paused => State::Paused,
             TargetState::Stopped => State::Stopped,
         };
-        let first = View { state, trace: None, tasks: Vec::new(), settled: false, generation: None };
+        let first =
+            View { state, trace: None, tasks: Vec::new(), settled: false, generation: None, plan: PlanAttempts::default() };
         let (view_tx, view) = watch::channel(first);
         // 64 commands: an operator's restarts; more of them at once are refused.
         let (commands, commands_rx) = mpsc::channel(64);
@@ -284,6 +285,9 @@ impl Worker {
             (Some(report), Ok(spec)) => TaskProgress { report: redacted(report, |text| spec.redact(text)), ..progress },
             (report, _) => TaskProgress { report, ..progress },
         };
+        let until = |at: Instant| at.saturating_duration_since(Instant::now()).as_millis() as u64;
+        let attempts = (view.plan.attempt > 0)
+            .then(|| ConnectorAttempts { attempt: view.plan.attempt, next_attempt_ms: view.plan.next_attempt.map(until) });
         let task = |(id, task): (usize, &crate::connector::TaskView)| TaskStatus {
             id: id as u32,
             state: task.state_now(),
@@ -292,7 +296,7 @@ impl Worker {
             version: handle.version.clone(),
             aqueduct: TaskProgress {
                 attempt: task.attempt,
-                next_attempt_ms: task.next_attempt.map(|at| at.saturating_duration_since(Instant::now()).as_millis() as u64),
+                next_attempt_ms: task.next_attempt.map(until),
                 ..shown(task.stats.progress())
             },
         };
@@ -303,6 +307,7 @@ impl Worker {
                 worker_id: self.worker_id().to_owned(),
                 trace: view.trace.clone(),
                 version: handle.version.clone(),
+                aqueduct: attempts,
             },
             tasks: view.tasks.iter().enumerate().map(task).collect(),
             kind: handle.kind,

@@ -602,6 +602,21 @@ async fn a_limit_that_was_lowered_meanwhile_costs_a_restart_and_no_record() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connector_that_cannot_start_says_how_often_and_when_again() {
+    let rig = Rig::new().await;
+    rig.create("a", &[("connector.class", "fake-source"), ("topic", "t"), ("plan", "fails")]).await;
+    until("it was tried again", async || {
+        let connector = rig.worker.status("a").unwrap().connector;
+        let attempts = connector.aqueduct.filter(|attempts| attempts.attempt >= 2 && attempts.next_attempt_ms.is_some());
+        attempts
+            .is_some_and(|_| connector.state == State::Failed && connector.trace.is_some_and(|trace| trace.contains("fake.plan")))
+    })
+    .await;
+    rig.worker.set_target("a", TargetState::Stopped).await.unwrap();
+    until("stopped, and nothing is tried", async || rig.worker.status("a").unwrap().connector.aqueduct.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_panic_of_an_old_plan_does_not_fail_the_new_one() {
     let rig = Rig::new().await;
     let config = |plan| [("connector.class", "fake-source"), ("topic", "t"), ("plan", plan)];

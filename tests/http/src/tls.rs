@@ -1,6 +1,6 @@
 //! Certificates of an authority that exists for one test.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use std::path::PathBuf;
 use std::sync::Arc;
 use tokio_rustls::rustls::crypto::ring;
@@ -32,6 +32,8 @@ impl Certificates {
         let folder = tempfile::tempdir().expect("the temporary folder is writable");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        // OpenSSL takes a certificate for self-signed whose issuer has its own name, and rcgen's default is one name for all.
+        params.distinguished_name.push(DnType::CommonName, "the authority of a test");
         let key = KeyPair::generate().expect("a key can be made");
         let authority = CertifiedIssuer::self_signed(params, key).expect("a certificate can be made");
         let write =

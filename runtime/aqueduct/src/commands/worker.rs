@@ -72,8 +72,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         admin: match config.rest.admin_listeners.as_deref() {
             None => None,
             Some([]) => Some(Vec::new()),
-            Some(listeners) => Some(aqueduct_rest::check_listeners(listeners, &config.rest)?),
+            Some(listeners) => Some(aqueduct_rest::check_listeners(listeners, &config.rest.of_admin())?),
         },
+        admin_tls: config.rest.admin_tls.clone().map(Tls::open).transpose()?.map(Arc::new),
         users: config.rest.users.as_deref().map(Users::open).transpose()?.map(Arc::new),
         tls: config.rest.tls.clone().map(Tls::open).transpose()?.map(Arc::new),
     };
@@ -121,6 +122,8 @@ struct Access {
     admin: Option<Vec<Listener>>,
     users: Option<Arc<Users>>,
     tls: Option<Arc<Tls>>,
+    /// Of the listeners of `/admin`.
+    admin_tls: Option<Arc<Tls>>,
 }
 
 async fn serve(
@@ -134,15 +137,16 @@ async fn serve(
     let mut signals = Signals::new()?;
     // REST is there before anything else: it says `starting` until the log is open.
     let serves = if access.admin.is_some() { Serves::NoAdmin } else { Serves::All };
-    let mut listeners = aqueduct_rest::bind(&access.listeners, serves).await?;
+    let mut listeners = aqueduct_rest::bind(&access.listeners, serves, access.tls.as_ref()).await?;
     let bound: Vec<Listener> = listeners.iter().filter_map(aqueduct_rest::Bound::listener).collect();
-    listeners.extend(aqueduct_rest::bind(access.admin.as_deref().unwrap_or_default(), Serves::Admin).await?);
+    let admin = access.admin.as_deref().unwrap_or_default();
+    listeners.extend(aqueduct_rest::bind(admin, Serves::Admin, access.admin_tls.as_ref()).await?);
     let (publish, published) = watch::channel(None);
     let (say, starting) = watch::channel(None);
     let stop_rest = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let router = aqueduct_rest::router(published, rest_options(&config, access.users, loggers, starting));
-    tasks.spawn(aqueduct_rest::serve(listeners, router, access.tls, stop_rest.clone()));
+    tasks.spawn(aqueduct_rest::serve(listeners, router, stop_rest.clone()));
     let started = tokio::select! {
         worker = start_patiently(&config, &bound, data, &say) => worker.map(Some),
         name = signals.next() => {
@@ -244,6 +248,7 @@ fn rest_options(
     RestOptions {
         users,
         health_public: config.rest.health_public,
+        rates: aqueduct_rest::Rates::new(config.rest.rate_limit).map(Arc::new),
         traced: config.telemetry.is_some(),
         advertised_host: config.advertised_host.clone(),
         listener_names,

@@ -1,7 +1,8 @@
 //! The options of worker.yaml that say who reaches the REST API, and how: `listeners.https.…` under Kafka Connect's names, `rest.…` ours.
 
 use super::headers::{self, HeaderRule};
-use crate::types::{List, PathText, Secret};
+use super::tls::{AdminTlsOptions, TlsOptions, TlsSettings};
+use crate::types::{List, PathText};
 use aqueduct_core::Issue;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,10 @@ pub struct RestSettings {
     pub health_public: bool,
     /// `None`: no https.
     pub tls: Option<TlsSettings>,
+    /// Of `admin_listeners`: their own, or those of the others.
+    pub admin_tls: Option<TlsSettings>,
+    /// Calls in a second of one user at one address; 0: any number.
+    pub rate_limit: u32,
     /// Where `/admin` is answered, and nothing else; empty: nowhere. `None`: on every listener.
     pub admin_listeners: Option<Vec<String>>,
     /// Headers of every answer.
@@ -27,34 +32,11 @@ pub struct RestSettings {
     pub advertised_tls: Option<bool>,
 }
 
-#[derive(Clone, Debug)]
-pub struct TlsSettings {
-    pub keystore: Keystore,
-    /// Authorities, in PEM, that sign clients' certificates. There is one unless `client_auth` is `None`.
-    pub truststore: Option<PathBuf>,
-    pub client_auth: ClientAuth,
-}
-
-#[derive(Clone, Debug)]
-pub enum Keystore {
-    /// A PEM file with the key and the chain.
-    File(PathBuf),
-    Inline {
-        chain: String,
-        key: Secret,
-    },
-}
-
-/// `ssl.client.auth`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum ClientAuth {
-    #[default]
-    None,
-    /// A client may have a certificate.
-    Requested,
-    /// A client without one is not spoken to.
-    Required,
+impl RestSettings {
+    /// As the listeners of `/admin` have it.
+    pub fn of_admin(&self) -> Self {
+        Self { tls: self.admin_tls.clone(), ..self.clone() }
+    }
 }
 
 /// `rest.advertised.listener`
@@ -100,88 +82,22 @@ pub(super) struct RestOptions {
     #[serde(rename = "rest.health.public", default)]
     #[schemars(extend("x-group" = "REST"))]
     health_public: bool,
-    /// `PEM`, the only type there is.
-    #[serde(rename = "listeners.https.ssl.keystore.type", default = "pem")]
+    /// How many calls one user may make in a second, at one address and over longer; twice as many at once. What is beyond is answered with 429 and
+    /// `Retry-After`. 0 is no limit. Without `rest.users` and certificates there is none either: only this machine calls.
+    #[serde(rename = "rest.rate.limit", default = "rate_limit")]
     #[schemars(extend("x-group" = "REST", "x-importance" = "low"))]
-    keystore_type: String,
-    /// A PEM file with the private key, not encrypted, and the chain of certificates of `https://` listeners. A change counts within seconds.
-    #[serde(rename = "listeners.https.ssl.keystore.location", default)]
-    #[schemars(extend("x-group" = "REST"))]
-    keystore: Option<PathText>,
-    /// The chain, in PEM, instead of a file: `${file:…}`, say.
-    #[serde(rename = "listeners.https.ssl.keystore.certificate.chain", default)]
-    #[schemars(extend("x-group" = "REST", "x-importance" = "low"))]
-    chain: Option<String>,
-    /// Its private key, in PEM.
-    #[serde(rename = "listeners.https.ssl.keystore.key", default)]
-    #[schemars(extend("x-group" = "REST", "x-importance" = "low"))]
-    key: Option<Secret>,
-    /// `PEM`, the only type there is.
-    #[serde(rename = "listeners.https.ssl.truststore.type", default = "pem")]
-    #[schemars(extend("x-group" = "REST", "x-importance" = "low"))]
-    truststore_type: String,
-    /// A PEM file with the authorities that sign clients' certificates.
-    #[serde(rename = "listeners.https.ssl.truststore.location", default)]
-    #[schemars(extend("x-group" = "REST"))]
-    truststore: Option<PathText>,
-    /// Whether clients have certificates: `none`, `requested` or `required`. With `required` and without `rest.users`, whoever has one is an admin.
-    #[serde(rename = "listeners.https.ssl.client.auth", default)]
-    #[schemars(extend("x-group" = "REST"))]
-    client_auth: ClientAuth,
+    rate_limit: u32,
 }
 
-fn pem() -> String {
-    "PEM".to_owned()
+/// A user interface that asks for each of 1,000 connectors every two seconds.
+fn rate_limit() -> u32 {
+    500
 }
-
-const PREFIX: &str = "listeners.https.ssl.";
 
 impl RestOptions {
-    pub(super) fn settings(self, issues: &mut Vec<Issue>) -> RestSettings {
-        for (key, kind) in [("keystore.type", &self.keystore_type), ("truststore.type", &self.truststore_type)] {
-            if !kind.eq_ignore_ascii_case("PEM") {
-                let message = format!("{kind:?} is not supported: keys and certificates are in PEM");
-                let convert = match key {
-                    "keystore.type" => {
-                        "for a JKS, first `keytool -importkeystore -srckeystore store.jks -destkeystore store.p12 -deststoretype PKCS12`; \
-                         then `openssl pkcs12 -in store.p12 -nodes -out store.pem`, and set PEM"
-                    }
-                    _ => {
-                        "`keytool -list -rfc -keystore store.jks > store.pem`, or `openssl pkcs12 -in store.p12 -nokeys -out store.pem`; set PEM"
-                    }
-                };
-                issues.push(Issue::error(format!("{PREFIX}{key}"), "config.keystore_type", message).fix(convert));
-            }
-        }
+    pub(super) fn settings(self, tls: TlsOptions, admin_tls: AdminTlsOptions, issues: &mut Vec<Issue>) -> RestSettings {
+        let tls = tls.settings(issues);
         let path = |path: &PathText| path.to_path_buf();
-        let keystore = match (&self.keystore, self.chain, self.key) {
-            (Some(file), None, None) => Some(Keystore::File(path(file))),
-            (None, Some(chain), Some(key)) => Some(Keystore::Inline { chain, key }),
-            (None, None, None) => None,
-            (Some(_), ..) => {
-                let issue = Issue::error(format!("{PREFIX}keystore.location"), "config.conflict", "stands beside a chain or key");
-                issues.push(issue.fix("write the file, or keystore.certificate.chain and keystore.key"));
-                None
-            }
-            (None, chain, _) => {
-                let (there, missing) = if chain.is_some() { ("certificate.chain", "key") } else { ("key", "certificate.chain") };
-                let issue = Issue::error(
-                    format!("{PREFIX}keystore.{there}"),
-                    "config.conflict",
-                    format!("stands without keystore.{missing}"),
-                );
-                issues.push(issue.fix(format!("add {PREFIX}keystore.{missing}")));
-                None
-            }
-        };
-        if self.client_auth != ClientAuth::None && self.truststore.is_none() {
-            let issue = Issue::error(
-                format!("{PREFIX}client.auth"),
-                "config.missing",
-                "needs the authorities that sign clients' certificates",
-            );
-            issues.push(issue.fix(format!("set {PREFIX}truststore.location")));
-        }
         let headers = headers::read(&self.headers, issues);
         RestSettings {
             admin_listeners: self.admin_listeners.map(|listeners| listeners.0),
@@ -191,11 +107,9 @@ impl RestOptions {
             users: self.users.as_ref().map(path),
             allow_plaintext: self.allow_plaintext,
             health_public: self.health_public,
-            tls: keystore.map(|keystore| TlsSettings {
-                keystore,
-                truststore: self.truststore.as_ref().map(path),
-                client_auth: self.client_auth,
-            }),
+            admin_tls: admin_tls.settings(issues).or_else(|| tls.clone()),
+            tls,
+            rate_limit: self.rate_limit,
         }
     }
 }
@@ -203,7 +117,7 @@ impl RestOptions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::worker_config::WorkerConfig;
+    use crate::worker_config::{ClientAuth, Keystore, WorkerConfig};
 
     fn load(text: &str) -> Result<RestSettings, String> {
         WorkerConfig::load(Some(("worker.yaml", text)), &[], [])
@@ -237,6 +151,25 @@ mod tests {
     }
 
     #[test]
+    fn the_listeners_of_admin_have_their_own_certificate_or_that_of_the_others() {
+        let key = |tls: &Option<TlsSettings>| match &tls.as_ref().unwrap().keystore {
+            Keystore::File(path) => path.to_str().unwrap().to_owned(),
+            Keystore::Inline { .. } => panic!("a file was given"),
+        };
+        let both = "listeners.https.ssl.keystore.location: a.pem\nadmin.listeners: https://0.0.0.0:1\n";
+        let rest = load(both).unwrap();
+        assert_eq!((key(&rest.tls), key(&rest.admin_tls)), ("a.pem".to_owned(), "a.pem".to_owned()));
+        let own = "admin.listeners.https.ssl.keystore.location: b.pem\nadmin.listeners.https.ssl.truststore.location: ca.pem\n\
+                   admin.listeners.https.ssl.client.auth: required\n";
+        let rest = load(&format!("{both}{own}")).unwrap();
+        assert_eq!((key(&rest.tls), key(&rest.of_admin().tls)), ("a.pem".to_owned(), "b.pem".to_owned()));
+        assert_eq!(rest.admin_tls.unwrap().client_auth, ClientAuth::Required);
+        assert_eq!(rest.tls.unwrap().client_auth, ClientAuth::None);
+        // Its own certificate does not serve the others.
+        assert!(load(&format!("listeners: https://127.0.0.1:2\n{own}")).unwrap_err().contains("has no certificate"));
+    }
+
+    #[test]
     fn what_cannot_be_says_what_to_do() {
         for (text, says) in [
             ("listeners.https.ssl.keystore.type: JKS", "keytool -importkeystore"),
@@ -245,6 +178,11 @@ mod tests {
             ("listeners.https.ssl.keystore.location: a\nlisteners.https.ssl.keystore.key: x", "stands beside"),
             ("listeners.https.ssl.client.auth: required", "set listeners.https.ssl.truststore.location"),
             ("listeners.https.ssl.client.auth: maybe", "required"),
+            ("admin.listeners.https.ssl.keystore.type: JKS", "admin.listeners.https.ssl.keystore.type"),
+            ("admin.listeners.https.ssl.client.auth: required", "set admin.listeners.https.ssl.truststore.location"),
+            ("admin.listeners.https.ssl.truststore.location: ca.pem", "set admin.listeners.https.ssl.keystore.location"),
+            ("admin.listeners: https://127.0.0.1:1", "set admin.listeners.https.ssl.keystore.location"),
+            ("rest.rate.limit: -1", "rest.rate.limit"),
             ("listeners: ftp://127.0.0.1:1", "not an address to listen on"),
             ("admin.listeners: 127.0.0.1:1", "admin.listeners: \"127.0.0.1:1\" is not an address to listen on"),
             ("rest.advertised.port: 0", "rest.advertised.port"),

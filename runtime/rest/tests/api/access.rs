@@ -204,6 +204,39 @@ async fn one_who_is_limited_to_connectors_has_those_alone() {
 }
 
 #[tokio::test]
+async fn one_who_calls_too_often_waits_and_the_others_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("users");
+    let (wild, wild_token) = token_line("wild", Role::Admin, "").unwrap();
+    let (other, other_token) = token_line("other", Role::Read, "").unwrap();
+    write(&path, &[wild, other]);
+    let users = Some(Arc::new(Users::open(&path).unwrap()));
+    let (rates, health_public) = (aqueduct_rest::Rates::new(1).map(Arc::new), true);
+    let api = Api::start_with(RestOptions { users, rates, health_public, ..RestOptions::default() }).await;
+    let call = async |token: &str, path: &str| api.call_with(&[("authorization", &bearer(token))], "GET", path, None).await;
+    let mut refused = None;
+    for _ in 0..100 {
+        let answer = call(&wild_token, "/connectors").await;
+        if answer.status != 200 {
+            refused = Some(answer);
+            break;
+        }
+    }
+    let refused = refused.unwrap();
+    let wait: u64 = refused.headers["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait}");
+    assert!(refused.error(429).contains("rest.rate.limit"));
+    call(&other_token, "/connectors").await.expect(200);
+    call(&wild_token, "/health").await.expect(200);
+    // Nobody is asked who he is: it is this machine's own API.
+    let rates = aqueduct_rest::Rates::new(1).map(Arc::new);
+    let api = Api::start_with(RestOptions { rates, ..RestOptions::default() }).await;
+    for _ in 0..100 {
+        api.call("GET", "/connectors", None).await.expect(200);
+    }
+}
+
+#[tokio::test]
 async fn users_come_and_go_while_the_worker_runs() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("users");

@@ -19,7 +19,7 @@ impl Logging for Diary {
     }
 
     fn recent(&self, _: &str) -> Vec<LogLine> {
-        vec![LogLine { timestamp: 1, level: "INFO", task: Some(0), message: "it runs".to_owned() }]
+        vec![LogLine { timestamp: 1, level: "INFO", task: Some(0), epoch: Some(1), message: "it runs".to_owned() }]
     }
 }
 

@@ -85,11 +85,12 @@ impl Site {
 /// Serves until it is dropped.
 async fn start(settings: TlsSettings, options: RestOptions) -> (SocketAddr, Api, JoinSet<()>) {
     let api = Api::start_with(options).await;
-    let bound = bind(&[Listener { address: "127.0.0.1:0".parse().unwrap(), tls: true }], Serves::All).await.unwrap();
+    let tls = Arc::new(Tls::open(settings).unwrap());
+    let listener = Listener { address: "127.0.0.1:0".parse().unwrap(), tls: true };
+    let bound = bind(&[listener], Serves::All, Some(&tls)).await.unwrap();
     let address = bound[0].listener().unwrap().address;
-    let tls = Some(Arc::new(Tls::open(settings).unwrap()));
     let mut serving = JoinSet::new();
-    serving.spawn(serve(bound, api.router.clone(), tls, CancellationToken::new()));
+    serving.spawn(serve(bound, api.router.clone(), CancellationToken::new()));
     (address, api, serving)
 }
 

@@ -91,6 +91,9 @@ impl SourcePlugin for FakeSource {
     }
 
     async fn plan(&self, options: &Options, _: u32) -> Result<Vec<TaskSpec>> {
+        if options.get("plan").is_some_and(|plan| plan == "fails") {
+            return Err(Error::retriable("fake.plan", "nobody is there to say"));
+        }
         if let Some(plan) = options.get("plan") {
             self.0.planning.fetch_add(1, SeqCst);
             if plan == "panics late" {

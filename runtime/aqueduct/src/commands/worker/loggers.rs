@@ -181,6 +181,7 @@ pub(crate) struct RingLayer(Arc<Rings>);
 struct Owner {
     connector: String,
     task: Option<u64>,
+    epoch: Option<u64>,
 }
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RingLayer {
@@ -188,7 +189,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RingLayer {
         let mut said = Said::default();
         attributes.record(&mut said);
         if let (Some(connector), Some(span)) = (said.connector, context.span(id)) {
-            span.extensions_mut().insert(Owner { connector, task: said.task });
+            span.extensions_mut().insert(Owner { connector, task: said.task, epoch: said.epoch });
         }
     }
 
@@ -196,19 +197,19 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RingLayer {
         let mut said = Said::default();
         event.record(&mut said);
         let level = event.metadata().level().as_str();
-        let Said { connector, task, message, fields } = said;
-        let line = |task| {
+        let Said { connector, task, epoch, message, fields } = said;
+        let line = |task, epoch| {
             let mut message = message + &fields;
             message.truncate(message.floor_char_boundary(LINE_BYTES_MAX));
-            LogLine { timestamp: now(), level, task, message }
+            LogLine { timestamp: now(), level, task, epoch, message }
         };
         if let Some(connector) = connector {
-            return self.0.push(&connector, line(task));
+            return self.0.push(&connector, line(task, epoch));
         }
         let spans = context.event_scope(event).into_iter().flatten();
         for span in spans {
             if let Some(owner) = span.extensions().get::<Owner>() {
-                return self.0.push(&owner.connector, line(owner.task));
+                return self.0.push(&owner.connector, line(owner.task, owner.epoch));
             }
         }
     }
@@ -219,6 +220,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for RingLayer {
 struct Said {
     connector: Option<String>,
     task: Option<u64>,
+    epoch: Option<u64>,
     message: String,
     /// ` name=value` of all others.
     fields: String,
@@ -229,6 +231,7 @@ impl Visit for Said {
         match field.name() {
             "connector" => self.connector = Some(format!("{value:?}")),
             "task" => self.task = format!("{value:?}").parse().ok(),
+            "epoch" => self.epoch = format!("{value:?}").parse().ok(),
             "message" => self.message = format!("{value:?}"),
             // Writing to a String does not fail.
             name => drop(write!(self.fields, " {name}={value:?}")),
@@ -267,7 +270,7 @@ mod tests {
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(connector = "a", task = 1usize, attempt = 2, "restarts");
             tracing::info!("of nobody");
-            let _span = tracing::error_span!("task", connector = %"b", task = 0usize).entered();
+            let _span = tracing::error_span!("task", connector = %"b", task = 0usize, epoch = 3u64).entered();
             tracing::info!(rows = 7, "read");
             tracing::debug!("not shown");
             for n in 0..LINES_MAX * 2 {
@@ -279,7 +282,7 @@ mod tests {
         assert_eq!(lines.len(), 1);
         assert_eq!((lines[0].level, lines[0].task, &*lines[0].message), ("WARN", Some(1), "restarts attempt=2"));
         let lines = loggers.recent("b");
-        assert_eq!((lines.len(), lines[0].task), (LINES_MAX, Some(0)));
+        assert_eq!((lines.len(), lines[0].task, lines[0].epoch), (LINES_MAX, Some(0), Some(3)));
         assert!(lines.iter().all(|line| line.message.len() <= LINE_BYTES_MAX));
         assert_eq!(loggers.recent("c"), []);
     }
@@ -318,7 +321,10 @@ mod tests {
         assert_eq!(loggers.levels().len(), LOGGERS_MAX);
         let rings = Rings::default();
         for n in 0..RINGS_MAX * 2 {
-            rings.push(&n.to_string(), LogLine { timestamp: n as i64, level: "INFO", task: None, message: String::new() });
+            rings.push(
+                &n.to_string(),
+                LogLine { timestamp: n as i64, level: "INFO", task: None, epoch: None, message: String::new() },
+            );
         }
         assert_eq!((rings.of("0").len(), rings.of(&(RINGS_MAX * 2 - 1).to_string()).len()), (0, 1));
     }
