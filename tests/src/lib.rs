@@ -6,6 +6,7 @@ pub mod acked;
 pub mod chaos;
 pub mod checker;
 pub mod client;
+pub mod javascript;
 pub mod kafka_site;
 pub mod ledger;
 pub mod outputs;

@@ -1,5 +1,5 @@
 //! What the tests need beyond Rust: a few programs and PostgreSQL from apt, Apache Kafka (broker, tools, Connect) and Debezium from Maven, Python
-//! programs from PyPI.
+//! programs from PyPI, componentize-js from npm's registry.
 
 use crate::sh::{Sh, which};
 use anyhow::{Context, Result, bail};
@@ -24,6 +24,8 @@ const PROGRAMS: &[(&str, &str, &str)] = &[
     ("nginx", "nginx", "tests/tests/webhook.rs (the reverse proxy)"),
     ("curl", "curl", "tests/kafka/start-connect.sh"),
     ("python3", "python3", "config/scenarios/stock-ticker (its exchange), tests/python"),
+    ("node", "nodejs", "tests/javascript"),
+    ("npm", "npm", "tests/javascript"),
 ];
 
 /// A Rust that can build its own standard library for WebAssembly, where that of the checkout has none for the target.
@@ -64,6 +66,9 @@ pub(crate) fn status(sh: &Sh) -> Result<()> {
         let place = if complete.is_file() { complete.with_file_name("bin").display().to_string() } else { "MISSING".into() };
         println!("{:10} {place:45} tests/python/{list}.txt", "python");
     }
+    let complete = javascript_home()?.join(".complete");
+    let place = if complete.is_file() { complete.with_file_name("node_modules").display().to_string() } else { "MISSING".into() };
+    println!("{:10} {place:45} tests/javascript", "javascript");
     Ok(())
 }
 
@@ -98,6 +103,8 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
         sh.run(sh.command(sh.root.join("tests/python/get-python.sh")).arg(python_home()?).arg(&list))
             .with_context(|| format!("tests/python/{list}.txt could not be installed; is PyPI reachable (pip config list)?"))?;
     }
+    sh.run(sh.command(sh.root.join("tests/javascript/get-javascript.sh")).arg(javascript_home()?))
+        .context("tests/javascript could not be installed; is npm's registry reachable (npm config list)?")?;
     // Last and alone: a system that has no such packages has the rest.
     let web: Vec<&str> = web().filter_map(missing).collect();
     if web.is_empty() { Ok(()) } else { apt(sh, &web).context("or rustup target add wasm32-unknown-unknown") }
@@ -128,6 +135,14 @@ pub(crate) fn python_home() -> Result<PathBuf> {
     match std::env::var_os("AQUEDUCT_PYTHON_HOME") {
         Some(home) => Ok(home.into()),
         None => Ok(cache()?.join("python")),
+    }
+}
+
+/// Kept outside of the checkout: `AQUEDUCT_JAVASCRIPT_HOME`, or a folder of the user's cache.
+pub(crate) fn javascript_home() -> Result<PathBuf> {
+    match std::env::var_os("AQUEDUCT_JAVASCRIPT_HOME") {
+        Some(home) => Ok(home.into()),
+        None => Ok(cache()?.join("javascript")),
     }
 }
 

@@ -122,6 +122,7 @@ fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
     command.env("CARGO_PKG_NAME", &program.package_name);
     if program.black_box {
         command.env("AQUEDUCT_KAFKA_HOME", services::kafka_home()?).env("AQUEDUCT_PYTHON_HOME", services::python_home()?);
+        command.env("AQUEDUCT_JAVASCRIPT_HOME", services::javascript_home()?);
         command.env("AQUEDUCT_BIN", sh.bin_dir("dev").join("aqueduct"));
     }
     match sh.run_within(&mut command, Duration::from_secs(args.minutes * 60))? {

@@ -36,7 +36,8 @@ enum Command {
     Connectors(commands::connectors::Command),
     #[command(subcommand)]
     Offsets(commands::offsets::Command),
-    Plugins(commands::plugins::Args),
+    #[command(subcommand, visible_alias = "plugin")]
+    Plugins(commands::plugins::Command),
     #[command(subcommand)]
     Topics(commands::topics::Command),
     #[command(subcommand)]
@@ -72,7 +73,7 @@ fn main() -> ExitCode {
         Command::Status(args) => client::block_on(commands::status::run(&args, &screen)),
         Command::Connectors(command) => client::block_on(commands::connectors::run(command, &screen)),
         Command::Offsets(command) => client::block_on(commands::offsets::run(command, &screen)),
-        Command::Plugins(args) => commands::plugins::run(args, &screen),
+        Command::Plugins(command) => commands::plugins::run(command, &screen),
         Command::Topics(command) => client::block_on(commands::topics::run(command, &screen)),
         Command::Log(command) => commands::log::run(command, &screen),
         Command::RestUser(args) => commands::rest_user::run(&args),

@@ -1,9 +1,17 @@
-//! `plugins list|describe [--example]`: the plugins of this binary and of `plugin.path`; needs no running worker.
+//! `plugins …`: the plugins of this binary and of `plugin.path`, and what an author of one does all day. Needs no running worker.
+
+mod build;
+mod install;
+mod lines;
+mod new;
+mod run;
+mod test;
 
 use crate::failure::{Failure, Outcome};
-use crate::output::{Screen, lines, print};
+use crate::output::{Screen, lines as trimmed, print};
 use crate::wiring;
 use aqueduct_config::check::is_alias;
+use aqueduct_config::worker_config::WorkerConfig;
 use aqueduct_core::{Descriptor, OptionSpec, PluginKind};
 use aqueduct_transforms::PartDescriptor;
 use aqueduct_worker::spec::common_options;
@@ -13,26 +21,21 @@ use serde_json::json;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What connectors there are, and what they can be told.
-#[derive(clap::Args)]
-pub(crate) struct Args {
-    #[command(subcommand)]
-    command: Command,
-    /// The worker's settings, whose `plugin.path` has more plugins; config/worker.yaml if there is one.
-    #[arg(long, short, global = true, value_name = "FILE")]
-    config: Option<PathBuf>,
-}
-
+/// What connectors there are and what they can be told; and new ones: begin, build, test, run and install a plugin.
 #[derive(clap::Subcommand)]
 pub(crate) enum Command {
     /// List the connector plugins.
     List {
+        #[command(flatten)]
+        worker: Worker,
         /// Also converters, transforms and predicates.
         #[arg(long)]
         all: bool,
     },
     /// Show a plugin's options.
     Describe {
+        #[command(flatten)]
+        worker: Worker,
         /// Its name, or a Java class that means it; of a converter, a transform or a predicate too.
         plugin: String,
         /// Of a connector: print a complete, commented config that validates: save it as config/connectors/NAME.yaml and edit it.
@@ -42,34 +45,42 @@ pub(crate) enum Command {
         #[arg(long)]
         all: bool,
     },
+    New(new::Args),
+    Build(build::Args),
+    Test(test::Args),
+    Run(run::Args),
+    Inspect(install::InspectArgs),
+    Install(install::Args),
 }
 
-pub(crate) fn run(args: Args, screen: &Screen) -> Outcome {
-    let Args { command, config } = args;
-    let worker = wiring::read_config(config.as_deref().unwrap_or(Path::new(wiring::CONFIG)), &[])?;
-    for issue in wiring::load_plugins(&worker) {
-        // The others are listed all the same; nothing is left to do when stderr is closed.
-        let _ = writeln!(std::io::stderr(), "{issue}");
+/// Whose `plugin.path` and grants count.
+#[derive(clap::Args)]
+pub(crate) struct Worker {
+    /// The worker's settings, whose `plugin.path` has more plugins; config/worker.yaml if there is one.
+    #[arg(long, short, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Worker {
+    fn read(&self) -> Outcome<WorkerConfig> {
+        wiring::read_config(self.config.as_deref().unwrap_or(Path::new(wiring::CONFIG)), &[])
     }
-    let registry = wiring::registry();
-    match command {
-        Command::List { all } => {
-            let plugins: Vec<Descriptor> = registry.plugins().iter().map(|plugin| plugin.descriptor().clone()).collect();
-            let parts = if all { wiring::parts() } else { Vec::new() };
-            let described: Vec<_> =
-                plugins.iter().map(|plugin| json!(plugin)).chain(parts.iter().map(|(part, _)| json!(part))).collect();
-            screen.show(&described, || {
-                let mut table = screen.table(&["NAME", "TYPE", "VERSION", "WHAT IT DOES"]);
-                for plugin in &plugins {
-                    table.add_row([&plugin.name, kind(plugin), &plugin.version, &plugin.summary].map(Cell::new));
-                }
-                for (part, kind) in &parts {
-                    table.add_row([short_name(part), kind, part.version, part.summary].map(Cell::new));
-                }
-                lines(&table)
-            })
+
+    /// The plugins of this binary and of `plugin.path`.
+    fn registry(&self) -> Outcome<Registry> {
+        for issue in wiring::load_plugins(&self.read()?) {
+            // The others are listed all the same; nothing is left to do when stderr is closed.
+            let _ = writeln!(std::io::stderr(), "{issue}");
         }
-        Command::Describe { plugin: name, example: as_example, all } => {
+        Ok(wiring::registry())
+    }
+}
+
+pub(crate) fn run(command: Command, screen: &Screen) -> Outcome {
+    match command {
+        Command::List { worker, all } => list(&worker.registry()?, all, screen),
+        Command::Describe { worker, plugin: name, example: as_example, all } => {
+            let registry = worker.registry()?;
             let Some(plugin) = registry.find(&name) else { return describe_part(&name, as_example, &registry, screen) };
             let plugin = plugin.descriptor();
             if as_example {
@@ -83,7 +94,29 @@ pub(crate) fn run(args: Args, screen: &Screen) -> Outcome {
             described["common_options"] = json!(common);
             screen.show(&described, || describe(plugin, if all { &common } else { &[] }, screen))
         }
+        Command::New(args) => new::run(&args, screen),
+        Command::Build(args) => build::run(&args, screen),
+        Command::Test(args) => test::run(&args, screen),
+        Command::Run(args) => run::run(args),
+        Command::Inspect(args) => install::inspect(&args, screen),
+        Command::Install(args) => install::run(&args, screen),
     }
+}
+
+fn list(registry: &Registry, all: bool, screen: &Screen) -> Outcome {
+    let plugins: Vec<Descriptor> = registry.plugins().iter().map(|plugin| plugin.descriptor().clone()).collect();
+    let parts = if all { wiring::parts() } else { Vec::new() };
+    let described: Vec<_> = plugins.iter().map(|plugin| json!(plugin)).chain(parts.iter().map(|(part, _)| json!(part))).collect();
+    screen.show(&described, || {
+        let mut table = screen.table(&["NAME", "TYPE", "VERSION", "WHAT IT DOES"]);
+        for plugin in &plugins {
+            table.add_row([&plugin.name, kind(plugin), &plugin.version, &plugin.summary].map(Cell::new));
+        }
+        for (part, kind) in &parts {
+            table.add_row([short_name(part), kind, part.version, part.summary].map(Cell::new));
+        }
+        trimmed(&table)
+    })
 }
 
 /// A converter, a transform or a predicate: some classes are of two kinds.
