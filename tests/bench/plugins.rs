@@ -22,7 +22,7 @@ const FILES: usize = 200;
 const TRUSTED: &str = "mask-trusted-1";
 
 pub(crate) fn measure(dir: &Path, lines: u64, runs: usize, table: &mut Table) -> Result<()> {
-    let lines = (lines / 5).max(1_000);
+    let lines = (lines / 2).max(1_000);
     transforms(dir, lines, runs, table)?;
     sources(dir, lines, runs, table)?;
     instances(dir, table)?;
