@@ -72,7 +72,7 @@ enum Part {
     HttpSink,
     /// HTTP → log beside a loop of reqwest by hand: a fifth of `--lines` as records, 100 a page.
     HttpSource,
-    /// WASM transforms and sources beside native ones (a fifth of `--lines`), 1,000 instances, 200 plugins. Needs what builds plugins.
+    /// WASM transforms and sources beside native ones (half of `--lines`), 1,000 instances, 200 plugins, neighbours of hostile ones. Needs what builds plugins.
     Plugins,
 }
 

@@ -18,15 +18,21 @@ const SOON: Duration = Duration::from_secs(300);
 /// Tasks of one source, each with an instance of its own.
 const INSTANCES: usize = 1_000;
 const FILES: usize = 200;
+const NEIGHBOURS: usize = 50;
+/// Each in two connectors.
+const HOSTILE: [&str; 5] = ["loop", "memory", "trap", "recursion", "logs"];
+/// Long enough that the batch which is just on its way counts for little.
+const WATCHED: Duration = Duration::from_secs(5);
 /// As long as the name in its metadata, which it takes the place of.
 const TRUSTED: &str = "mask-trusted-1";
 
 pub(crate) fn measure(dir: &Path, lines: u64, runs: usize, table: &mut Table) -> Result<()> {
-    let lines = (lines / 5).max(1_000);
+    let lines = (lines / 2).max(1_000);
     transforms(dir, lines, runs, table)?;
     sources(dir, lines, runs, table)?;
     instances(dir, table)?;
-    files(dir, table)
+    files(dir, table)?;
+    neighbours(dir, table)
 }
 
 /// A worker that has these plugins.
@@ -214,4 +220,60 @@ fn files(dir: &Path, table: &mut Table) -> Result<()> {
     let time = median(times);
     table.bar(format!("start with {FILES} plugins in plugin.path"), format!("{time:.2} s"), "< 1 s", time < 1.0);
     Ok(())
+}
+
+/// Sources at a pace, alone and then beside plugins that do what they must not.
+fn neighbours(dir: &Path, table: &mut Table) -> Result<()> {
+    let mut site = site(dir, &[("zoo", example("zoo")?)], "")?;
+    site.start();
+    let client = site.client();
+    for n in 0..NEIGHBOURS {
+        let topic = format!("t-{}", n % 10);
+        let config = json!({"connector.class": "datagen-source", "template": "sensors", "topic": topic, "rate": "200"});
+        client.put(&format!("/connectors/n-{n}/config"), Some(&config)).expect(201);
+    }
+    let all = || statuses(&client).is_ok_and(|all| all.iter().filter(|(_, out)| *out > 0).count() == NEIGHBOURS);
+    poll_for(SOON, || all().then_some(())).with_context(|| format!("not all run\n{}", site.log_tail(20)))?;
+    let (alone, _) = watched(&client)?;
+    for (n, what) in HOSTILE.iter().flat_map(|what| [(0, what), (1, what)]) {
+        let config = json!({"connector.class": "zoo-source", "mode": format!("{what}-poll"), "tasks.max": "1"});
+        client.put(&format!("/connectors/{what}-{n}/config"), Some(&config)).expect(201);
+    }
+    let codes = ["plugin.timeout", "plugin.memory", "plugin.trap"];
+    let failed = || codes.iter().all(|code| site.log().contains(code)).then_some(());
+    poll_for(SOON, failed).with_context(|| format!("not all have failed\n{}", site.log_tail(20)))?;
+    let (beside, p99) = watched(&client)?;
+    let ratio = beside / alone;
+    let figures = format!("{ratio:.3} of {alone:.0} records/s");
+    let hostile = HOSTILE.len() * 2;
+    table.bar(format!("{NEIGHBOURS} sources beside {hostile} hostile plugins"), figures, "≥ 0.95", ratio >= 0.95);
+    let millis = p99.as_secs_f64() * 1e3;
+    table.bar("status of all over REST meanwhile, p99", format!("{millis:.1} ms"), "< 20 ms", millis < 20.0);
+    site.kill();
+    Ok(())
+}
+
+/// Records per second of all neighbours, and how long the slowest hundredth of the calls took that asked.
+fn watched(client: &Client) -> Result<(f64, Duration)> {
+    let total = |all: Vec<(String, u64)>| all.into_iter().map(|(_, out)| out).sum::<u64>();
+    let (begin, first, mut times) = (Instant::now(), total(statuses(client)?), Vec::new());
+    loop {
+        let asked = Instant::now();
+        let now = total(statuses(client)?);
+        times.push(asked.elapsed());
+        let spent = begin.elapsed();
+        if spent >= WATCHED {
+            times.sort();
+            let slow = times[(times.len() * 99).div_ceil(100) - 1];
+            return Ok(((now - first) as f64 / spent.as_secs_f64(), slow));
+        }
+    }
+}
+
+/// What each neighbour has in the log.
+fn statuses(client: &Client) -> Result<Vec<(String, u64)>> {
+    let answer = client.call(Method::GET, "/connectors?expand=status", None)?;
+    let all: serde_json::Map<String, Value> = serde_json::from_str(&answer.text)?;
+    let mine = all.into_iter().filter(|(name, _)| name.starts_with("n-"));
+    Ok(mine.map(|(name, all)| (name, all["status"]["tasks"][0]["aqueduct"]["records_out"].as_u64().unwrap_or(0))).collect())
 }

@@ -161,26 +161,29 @@ impl SourceTask for Task {
 }
 
 /// Where a new instance goes on: what was stored when the task was opened, moved by each poll since.
-struct Resume(BTreeMap<String, SourceOffset>);
+struct Resume {
+    /// As JSON: each task has those of the whole connector, and of 1,000 tasks 1,000 times 1,000 would be maps for half a GB.
+    stored: Box<str>,
+    moved: BTreeMap<String, SourceOffset>,
+}
 
 impl Resume {
-    fn new(stored: Vec<SourceOffset>) -> Self {
-        let own = stored.into_iter().filter(|offset| !is_reserved(offset));
-        Self(own.map(|offset| (offset.partition_key(), offset)).collect())
+    fn new(mut stored: Vec<SourceOffset>) -> Self {
+        stored.retain(|offset| !is_reserved(offset));
+        let stored = serde_json::to_string(&stored).expect("JSON objects are JSON");
+        Self { stored: stored.into(), moved: BTreeMap::new() }
     }
 
     fn moved(&mut self, resume: &[SourceOffset]) {
-        for offset in resume {
-            let key = offset.partition_key();
-            match offset.offset {
-                Some(_) => drop(self.0.insert(key, offset.clone())),
-                None => drop(self.0.remove(&key)),
-            }
-        }
+        self.moved.extend(resume.iter().map(|offset| (offset.partition_key(), offset.clone())));
     }
 
     fn offsets(&self) -> Vec<types::Offset> {
-        self.0.values().map(offset).collect()
+        let stored: Vec<SourceOffset> = serde_json::from_str(&self.stored).expect("it was written above");
+        let mut all: BTreeMap<String, SourceOffset> = stored.into_iter().map(|offset| (offset.partition_key(), offset)).collect();
+        all.extend(self.moved.iter().map(|(key, offset)| (key.clone(), offset.clone())));
+        // What was forgotten is none.
+        all.values().filter(|known| known.offset.is_some()).map(offset).collect()
     }
 }
 
@@ -192,4 +195,29 @@ fn offset(offset: &SourceOffset) -> types::Offset {
 fn stored(offset: &types::Offset) -> Result<SourceOffset, serde_json::Error> {
     let position = offset.position.as_deref().map(serde_json::from_str).transpose()?;
     Ok(SourceOffset { partition: serde_json::from_str(&offset.partition)?, offset: position })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_new_instance_goes_on_where_the_last_poll_was() {
+        let known = |partition: &str, n: Option<f64>| SourceOffset {
+            partition: [("p".to_owned(), json!(partition))].into_iter().collect(),
+            offset: n.map(|n| [("n".to_owned(), json!(n))].into_iter().collect()),
+        };
+        let of_state =
+            SourceOffset { partition: [("aqueduct.state".to_owned(), json!("{}"))].into_iter().collect(), offset: None };
+        let mut resume = Resume::new(vec![known("a", Some(0.1)), known("b", Some(1.0)), of_state]);
+        let told = |resume: &Resume| -> Vec<String> {
+            resume.offsets().into_iter().map(|offset| offset.partition + &offset.position.unwrap()).collect()
+        };
+        assert_eq!(told(&resume), [r#"{"p":"a"}{"n":0.1}"#, r#"{"p":"b"}{"n":1.0}"#]);
+        resume.moved(&[known("b", None), known("c", Some(2.0)), known("a", Some(0.30000000000000004))]);
+        assert_eq!(told(&resume), [r#"{"p":"a"}{"n":0.30000000000000004}"#, r#"{"p":"c"}{"n":2.0}"#]);
+        resume.moved(&[known("b", Some(3.0))]);
+        assert_eq!(told(&resume).len(), 3);
+    }
 }
