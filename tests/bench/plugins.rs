@@ -167,8 +167,8 @@ fn instances(dir: &Path, table: &mut Table) -> Result<()> {
     let level = ("AQUEDUCT_LOG_LEVEL".to_owned(), "info,aqueduct_plugin_host=debug".to_owned());
     site.start_with(&Run { env: vec![level], ..Run::default() });
     let (client, pid) = (site.client(), site.pid().context("the worker runs")?);
-    // One that compiles it.
-    let config = |topic: &str, tasks: usize| json!({"connector.class": "counter-source", "topic": topic, "count": "1", "tasks.max": tasks.to_string()});
+    // They wait in their first poll. The first one compiles it.
+    let config = |topic: &str, tasks: usize| json!({"connector.class": "counter-source", "topic": topic, "interval.ms": "3600000", "tasks.max": tasks.to_string()});
     client.put("/connectors/first/config", Some(&config("first", 1))).expect(201);
     let running = |name: &str| client.task_states(name).iter().filter(|state| *state == "RUNNING").count();
     poll_for(SOON, || (running("first") == 1).then_some(())).with_context(|| format!("it never ran\n{}", site.log_tail(20)))?;

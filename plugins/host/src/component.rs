@@ -1,5 +1,6 @@
 //! A file's bytes: what they export and import, and the metadata, found without compiling. A core module is made a component.
 
+use crate::kept::Kept;
 use crate::metadata::{BYTES_MAX, Metadata, SECTION};
 use aqueduct_core::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -52,11 +53,14 @@ pub fn embed(mut component: Vec<u8>, metadata: &[u8]) -> Vec<u8> {
     component
 }
 
+/// `hash` is that of the bytes. Blocking.
+///
 /// # Errors
 /// `plugin.malformed`, `plugin.metadata`, `plugin.interface`; all fatal.
-pub(crate) fn parse(bytes: Vec<u8>) -> Result<Parsed> {
+pub(crate) fn parse(bytes: Vec<u8>, hash: &str) -> Result<Parsed> {
     // The parsers are fuzzed, but not ours: a panic in one of them must not end the worker.
-    catch_unwind(AssertUnwindSafe(|| read(bytes))).unwrap_or_else(|_| Err(malformed("its parser panicked")))
+    catch_unwind(AssertUnwindSafe(|| read(bytes, hash, &Kept::of_user())))
+        .unwrap_or_else(|_| Err(malformed("its parser panicked")))
 }
 
 /// The plugins that the metadata of a file names, as far as it can be read: of one that is refused, too.
@@ -80,21 +84,41 @@ fn validate(bytes: &[u8]) -> Result<()> {
     wasmparser::Validator::new_with_features(features()).validate_all(bytes).map(drop).map_err(malformed)
 }
 
-fn read(bytes: Vec<u8>) -> Result<Parsed> {
+fn read(bytes: Vec<u8>, hash: &str, kept: &Kept) -> Result<Parsed> {
+    let is_component = is_component(&bytes)?;
+    match kept.get(hash) {
+        Some(_) if is_component => describe(bytes),
+        // What is kept of it may have been cut by a full disk.
+        Some(component) => describe(component).or_else(|_| read_new(bytes, is_component)),
+        None => {
+            let parsed = read_new(bytes, is_component)?;
+            kept.put(hash, if is_component { &[] } else { &parsed.component });
+            Ok(parsed)
+        }
+    }
+}
+
+fn is_component(bytes: &[u8]) -> Result<bool> {
+    match Parser::new(0).parse_all(bytes).next() {
+        Some(Ok(begins)) => Ok(matches!(begins, Payload::Version { encoding: Encoding::Component, .. })),
+        Some(Err(error)) => Err(malformed(error)),
+        None => Err(malformed("the file is empty")),
+    }
+}
+
+fn read_new(bytes: Vec<u8>, is_component: bool) -> Result<Parsed> {
     validate(&bytes)?;
-    let begins = Parser::new(0).parse_all(&bytes).next();
-    let is_component = begins.map(|begins| begins.map(|p| matches!(p, Payload::Version { encoding: Encoding::Component, .. })));
-    let component = match is_component {
-        Some(Ok(true)) => bytes,
-        Some(Ok(false)) => wit_component::ComponentEncoder::default()
-            .validate(false)
-            .module(&bytes)
-            .and_then(|mut encoder| encoder.encode())
-            .map_err(|error| malformed(format!("{error:#}")))?,
-        Some(Err(error)) => return Err(malformed(error)),
-        None => return Err(malformed("the file is empty")),
-    };
+    if is_component {
+        return describe(bytes);
+    }
+    let encoder = wit_component::ComponentEncoder::default().validate(false).module(&bytes);
+    let component = encoder.and_then(|mut encoder| encoder.encode()).map_err(|error| malformed(format!("{error:#}")))?;
     validate(&component)?;
+    describe(component)
+}
+
+/// Of a valid component.
+fn describe(component: Vec<u8>) -> Result<Parsed> {
     let mut depth = 0;
     let (mut section, mut exports, mut imports) = (None, Vec::new(), Vec::new());
     for payload in Parser::new(0).parse_all(&component) {
@@ -195,6 +219,27 @@ fn lacking(import: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_kept_of_a_file_is_taken_and_made_again_when_it_was_cut() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let kept = Kept(Some(folder.path().to_owned()));
+        let file = std::fs::read(plugin_services::guest("counter-source")).unwrap();
+        let made = read(file.clone(), "hash", &kept).unwrap();
+        let path = folder.path().join("hash");
+        assert_eq!(std::fs::read(&path).unwrap(), made.component);
+        // A component that was found good is kept by its name alone.
+        assert!(read(made.component.clone(), "other", &kept).is_ok());
+        assert_eq!(std::fs::metadata(folder.path().join("other")).unwrap().len(), 0);
+        for left in [0, made.component.len() / 2, made.component.len()] {
+            std::fs::write(&path, &made.component[..left]).unwrap();
+            let again = read(file.clone(), "hash", &kept).unwrap();
+            assert!(again.component == made.component && again.exports == made.exports, "{left} bytes were left");
+        }
+        // What is refused is not kept.
+        assert!(read(file[..file.len() / 2].to_vec(), "bad", &kept).is_err());
+        assert_eq!(kept.get("bad"), None);
+    }
 
     #[test]
     fn an_import_that_is_not_there_is_told_who_has_it() {

@@ -1,7 +1,6 @@
 //! The engine: what language guests may speak, and the clock that interrupts them.
 
 use aqueduct_core::{Error, Result};
-use std::path::PathBuf;
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -10,6 +9,7 @@ use wasmtime::{Cache, CacheConfig, Config, Engine};
 
 use crate::bindings;
 use crate::imports::Imports;
+use crate::kept::user_folder;
 
 /// How often a running guest looks whether its time is over, and lets others run.
 pub(crate) const TICK: Duration = Duration::from_millis(10);
@@ -43,10 +43,8 @@ pub(crate) fn runtime(trusted: bool) -> Result<Arc<Runtime>> {
 /// Compiled code, by the hash of what it was compiled from: a Python guest of 18 MB takes seconds, its code is read in milliseconds. It is as much to be
 /// trusted as the folder, which is the user's own. None: there is no such folder, or it cannot be written.
 fn cache() -> Option<Cache> {
-    let folder = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let user = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")))?;
     let mut config = CacheConfig::new();
-    config.with_directory(user.join("aqueduct").join("plugins"));
+    config.with_directory(user_folder()?.join("plugins"));
     let made = Cache::new(config);
     made.inspect_err(|error| tracing::debug!("compiled plugins are not kept: {error:#}")).ok()
 }

@@ -12,6 +12,7 @@ mod guest;
 mod http;
 mod imports;
 mod json;
+mod kept;
 pub mod kit;
 mod lines;
 mod load;

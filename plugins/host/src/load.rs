@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::SystemTime;
 
 /// What the folders had.
@@ -68,7 +69,7 @@ impl Folders {
     pub fn look(&mut self) -> bool {
         let first = !std::mem::replace(&mut self.looked, true);
         let mut before = std::mem::take(&mut self.files);
-        let (mut issues, mut changed) = (Vec::new(), false);
+        let (mut issues, mut due) = (Vec::new(), Vec::new());
         for path in &self.paths {
             let files = match files(path) {
                 Ok(files) => files,
@@ -83,27 +84,40 @@ impl Folders {
                 let seen = std::fs::metadata(&path).map_or((0, None), |found| (found.len(), found.modified().ok()));
                 let found = before.iter().position(|known| known.path == path).map(|at| before.swap_remove(at));
                 let settled = first || found.as_ref().is_some_and(|known| known.seen == seen);
-                let known = match found {
-                    Some(known) if known.read == Some(seen) || !settled => Known { seen, ..known },
-                    None if !settled => Known { path, seen, read: None, hash: None, loaded: Loaded::default() },
-                    found => {
-                        let bytes = read(&path);
-                        let hash = bytes.as_deref().map(hash).ok();
-                        match found {
-                            Some(known) if hash.is_some() && known.hash == hash => Known { seen, read: Some(seen), ..known },
-                            _ => {
-                                changed = true;
-                                let loaded = load_file(&path, bytes, &self.grants);
-                                Known { path, seen, read: Some(seen), hash, loaded }
-                            }
-                        }
-                    }
-                };
-                self.files.push(known);
+                if settled && found.as_ref().is_none_or(|known| known.read != Some(seen)) {
+                    due.push(self.files.len());
+                }
+                let new = || Known { path, seen, read: None, hash: None, loaded: Loaded::default() };
+                self.files.push(found.map_or_else(new, |known| Known { seen, ..known }));
             }
         }
-        changed |= first || !before.is_empty() || issues != self.issues;
+        let changed = self.read(&due);
+        let changed = changed || first || !before.is_empty() || issues != self.issues;
         self.issues = issues;
+        changed
+    }
+
+    /// Reads files, on as many threads as there are cores: 200 of them should not hold up the start. True when one of them is another plugin than
+    /// before.
+    fn read(&mut self, due: &[usize]) -> bool {
+        let (files, grants, next) = (&self.files, &self.grants, AtomicUsize::new(0));
+        let work = || {
+            let mine = std::iter::from_fn(|| due.get(next.fetch_add(1, Relaxed)));
+            mine.map(|at| (*at, load_file(&files[*at], grants))).collect::<Vec<_>>()
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(due.len());
+        let done: Vec<_> = std::thread::scope(|scope| {
+            let readers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+            readers.into_iter().flat_map(|reader| reader.join().expect("a panic of the parsers is caught")).collect()
+        });
+        let mut changed = false;
+        for (at, (hash, loaded)) in done {
+            let known = &mut self.files[at];
+            (known.read, known.hash) = (Some(known.seen), hash);
+            if let Some(loaded) = loaded {
+                (known.loaded, changed) = (loaded, true);
+            }
+        }
         changed
     }
 
@@ -121,16 +135,23 @@ impl Folders {
     }
 }
 
-fn load_file(file: &Path, bytes: Result<Vec<u8>>, grants: &BTreeMap<String, PluginGrant>) -> Loaded {
+/// The hash of a file, and what is in it. None: the same as before.
+fn load_file(known: &Known, grants: &BTreeMap<String, PluginGrant>) -> (Option<String>, Option<Loaded>) {
+    let bytes = read(&known.path);
+    let hash = bytes.as_deref().map(hash).ok();
+    if hash.is_some() && known.hash == hash {
+        return (hash, None);
+    }
     let mut refused = Vec::new();
     let loaded = bytes.and_then(|bytes| {
         refused = crate::component::names(&bytes);
         load_bytes(bytes, grants)
     });
-    loaded.unwrap_or_else(|error| {
-        let issue = Issue::error("plugin.path", error.code(), format!("{}: {}", file.display(), error.message()));
+    let loaded = loaded.unwrap_or_else(|error| {
+        let issue = Issue::error("plugin.path", error.code(), format!("{}: {}", known.path.display(), error.message()));
         Loaded { issues: vec![issue.fix(error.hint().unwrap_or("remove the file"))], refused, ..Loaded::default() }
-    })
+    });
+    (hash, Some(loaded))
 }
 
 /// The plugins of one component.
@@ -139,7 +160,7 @@ fn load_file(file: &Path, bytes: Result<Vec<u8>>, grants: &BTreeMap<String, Plug
 /// `plugin.malformed`, `plugin.metadata`, `plugin.interface`, `plugin.sha256`.
 pub fn load_bytes(bytes: Vec<u8>, grants: &BTreeMap<String, PluginGrant>) -> Result<Loaded> {
     let hash = hash(&bytes);
-    let parsed = parse(bytes)?;
+    let parsed = parse(bytes, &hash)?;
     let mut code: [Option<Arc<Code>>; 2] = [None, None];
     let mut loaded = Loaded::default();
     for metadata in &parsed.metadata.plugins {
@@ -176,7 +197,7 @@ pub struct Inspected {
 /// `plugin.malformed`, `plugin.metadata`, `plugin.interface`: what would keep a worker from loading it.
 pub fn inspect(bytes: Vec<u8>) -> Result<Inspected> {
     let sha256 = hash(&bytes);
-    let Parsed { metadata, imports, exports, .. } = parse(bytes)?;
+    let Parsed { metadata, imports, exports, .. } = parse(bytes, &sha256)?;
     Ok(Inspected { metadata, imports, exports, sha256 })
 }
 

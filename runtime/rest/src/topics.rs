@@ -222,11 +222,15 @@ fn size(payload: PayloadRef<'_>) -> usize {
 }
 
 async fn positions(log: &Arc<dyn Log>, info: &TopicInfo, params: &Params) -> ApiResult<Vec<(i32, i64)>> {
+    // What a cursor stands instead of must be right all the same.
+    let only: Option<i32> = params.number("partition")?;
+    if let Some(only) = only.filter(|only| !info.partitions.iter().any(|partition| partition.partition == *only)) {
+        return Err(ApiError::not_found(format!("Topic {} has no partition {only}", info.name)));
+    }
+    let from = From::parse(params.get("from").unwrap_or("beginning"))?;
     if let Some(cursor) = params.get("cursor") {
         return parse_cursor(cursor);
     }
-    let only: Option<i32> = params.number("partition")?;
-    let from = From::parse(params.get("from").unwrap_or("beginning"))?;
     let mut positions = Vec::new();
     for partition in info.partitions.iter().filter(|partition| only.is_none_or(|only| partition.partition == only)) {
         let next = match from {
@@ -240,10 +244,7 @@ async fn positions(log: &Arc<dyn Log>, info: &TopicInfo, params: &Params) -> Api
         };
         positions.push((partition.partition, next));
     }
-    match only {
-        Some(only) if positions.is_empty() => Err(ApiError::not_found(format!("Topic {} has no partition {only}", info.name))),
-        _ => Ok(positions),
-    }
+    Ok(positions)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -219,3 +219,72 @@ pub(crate) fn find(kind: PartKind, class: &str, path: &str) -> Result<&'static P
         None => issue.fix(format!("there are: {}", names.join(", "))),
     }])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Chain, plugins_of, unknown_keys};
+    use aqueduct_core::plugin::{Importance, PluginKind};
+    use aqueduct_core::{Batch, OptionKind, Options, Rejects, Transform};
+    use async_trait::async_trait;
+
+    struct Versioned(Descriptor);
+
+    #[async_trait]
+    impl Transform for Versioned {
+        async fn apply(&mut self, batch: Batch, _: &mut Rejects) -> aqueduct_core::Result<Batch> {
+            Ok(batch)
+        }
+    }
+
+    impl TransformPlugin for Versioned {
+        fn descriptor(&self) -> &Descriptor {
+            &self.0
+        }
+        fn build(&self, _: &Options) -> Result<Box<dyn Transform>, Vec<Issue>> {
+            Ok(Box::new(Versioned(self.0.clone())))
+        }
+    }
+
+    /// Its option has the version in its name.
+    fn versioned(version: &str) -> Arc<dyn TransformPlugin> {
+        let option = OptionSpec {
+            name: format!("option-{version}"),
+            kind: OptionKind::String,
+            required: false,
+            default: None,
+            importance: Importance::Low,
+            documentation: "Tells versions apart.".into(),
+            group: "Test".into(),
+            format: None,
+            allowed: Vec::new(),
+            example: None,
+        };
+        Arc::new(Versioned(Descriptor {
+            name: "versioned-transform".into(),
+            aliases: Vec::new(),
+            kind: PluginKind::Source,
+            version: version.into(),
+            summary: "Tells versions apart.".into(),
+            options: vec![option],
+        }))
+    }
+
+    #[test]
+    fn a_transform_is_the_newest_that_its_pin_takes() {
+        let [old, new] = ["1.9", "1.10"].map(versioned);
+        assert_eq!(install(vec![old.clone(), new.clone(), versioned("1.10.0")]), ["versioned-transform"]);
+        let config = |more: &[(&str, &str)]| -> Options {
+            let own = [("transforms", "t"), ("transforms.t.type", "versioned-transform")];
+            own.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect()
+        };
+        let pin = |version| config(&[("transforms.t.plugin.version", version), ("transforms.t.option-1.9", "x")]);
+        let taken = |config: &Options| plugins_of(config)[0].clone();
+        assert!(Arc::ptr_eq(&taken(&config(&[])), &new) && Arc::ptr_eq(&taken(&pin("[1,1.10)")), &old));
+        assert!(unknown_keys(&pin("1.9")).is_empty() && Chain::new(&pin("1.9")).is_ok());
+        assert_eq!(unknown_keys(&pin("1.10"))[0].path, "transforms.t.option-1.9");
+        let missing = Chain::new(&pin("2")).err().unwrap();
+        assert_eq!((missing[0].path.as_str(), missing[0].code.as_str()), ("transforms.t.plugin.version", "config.version"));
+        assert!(plugins_of(&pin("2")).is_empty());
+    }
+}

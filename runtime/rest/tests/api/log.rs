@@ -46,6 +46,7 @@ async fn records_are_written_and_read_page_by_page() {
     assert_eq!(values(&api.get("/aqueduct/v1/topics/t/records?from=timestamp:0").await).len(), 3);
     assert!(values(&api.get("/aqueduct/v1/topics/t/records?from=end").await).is_empty());
     api.call("GET", "/aqueduct/v1/topics/t/records?partition=5", None).await.error(404);
+    api.call("GET", "/aqueduct/v1/topics/t/records?cursor=&partition=-5", None).await.error(404);
     api.call("GET", "/aqueduct/v1/topics/t/records?from=yesterday", None).await.error(400);
 }
 
