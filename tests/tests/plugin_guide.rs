@@ -203,3 +203,44 @@ fn a_stranger_comes_to_a_running_transform_in_javascript() {
     judged(&said, r#"{"topic":"stdin","key":null,"value":"{\"greeting\":\"HELLO\"}"#);
     assert!(said.contains("plugin.shout.no_secrets") && said.contains("secrets are not shouted"), "{said}");
 }
+
+/// A promise that is broken is named, with what happened instead; what cannot be a plugin is refused before anything of it runs.
+#[test]
+fn what_is_wrong_with_a_plugin_is_said() {
+    let site = Site::new();
+    let said = |args: &[&str], code: i32| -> String {
+        let output = site.cli(args);
+        let text = [output.stdout, output.stderr].map(|part| String::from_utf8_lossy(&part).into_owned()).concat();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        text
+    };
+    let zoo = plugin_services::guest("zoo").display().to_string();
+    for (mode, name, why) in [
+        ("trap-poll", "FAILED  poll:", "plugin.trap"),
+        ("many", "FAILED  poll:", "8 records, more than the 7 that were asked for"),
+        ("shares", "FAILED  plan:", "2 tasks of at most 1"),
+        ("trap-put", "FAILED  put:", "plugin.trap"),
+        ("beyond", "FAILED  apply:", "plugin.interface"),
+    ] {
+        fs::write(site.path("zoo.yaml"), format!("mode: {mode}\n")).unwrap();
+        let text = said(&["plugin", "test", &zoo, "--config", "zoo.yaml"], 1);
+        assert!(text.contains(name) && text.contains(why), "{mode}: {text}");
+    }
+    let mask = plugin_services::guest("mask-transform");
+    fs::write(site.path("cut.wasm"), &fs::read(&mask).unwrap()[..5_000]).unwrap();
+    let mask = mask.display().to_string();
+    site.configure("plugin.path: plugins\n");
+    for args in [&["inspect"][..], &["run"], &["test"], &["install", "--config", "worker.yaml"]] {
+        let text = said(&[&["plugin"], args, &["cut.wasm"]].concat(), 1);
+        assert!(text.contains("plugin.malformed"), "{args:?}: {text}");
+    }
+    assert!(!site.path("plugins").exists(), "nothing is installed of what is refused");
+    assert!(said(&["plugin", "inspect", &mask], 0).contains("aqueduct:connector/transform@0.1.0"));
+    assert!(said(&["plugin", "inspect", "none.wasm"], 3).contains("none.wasm"));
+    assert!(said(&["plugin", "new", "--lang", "rust", "Upper Case"], 2).contains("a-z"));
+    assert!(said(&["plugin", "build", "."], 3).contains("aqueduct plugin new"));
+    said(&["plugin", "new", "--lang", "js", "shout"], 0);
+    assert!(said(&["plugin", "new", "--lang", "js", "shout"], 1).contains("is there already"));
+    let text = said(&["plugin", "build", "shout", "--tool", "no/componentize-js"], 1);
+    assert!(text.contains("npm install"), "{text}");
+}

@@ -3,6 +3,7 @@
 use super::Worker;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, bytes};
+use aqueduct_core::Error;
 use aqueduct_plugin_host::{Inspected, inspect as look};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -33,13 +34,15 @@ pub(crate) fn read(file: &Path) -> Outcome<Vec<u8>> {
 
 /// Everything that would keep the worker from loading it.
 pub(crate) fn inspected(file: &Path) -> Outcome<Inspected> {
-    look(read(file)?).map_err(|error| {
-        let failure = Failure::failed(format!("{}: {error}", file.display()));
-        match error.hint() {
-            Some(hint) => failure.fix(hint),
-            None => failure,
-        }
-    })
+    look(read(file)?).map_err(|error| refused(file, &error))
+}
+
+pub(crate) fn refused(file: &Path, error: &Error) -> Failure {
+    let failure = Failure::failed(format!("{}: {error}", file.display()));
+    match error.hint() {
+        Some(hint) => failure.fix(hint),
+        None => failure,
+    }
 }
 
 pub(crate) fn inspect(args: &InspectArgs, screen: &Screen) -> Outcome {

@@ -68,8 +68,8 @@ pub(super) fn found(file: &Path, worker: Option<PathBuf>) -> Outcome<Vec<Found>>
     // A second one, in tests, is none.
     let _ = subscriber.without_time().try_init();
     let worker = Worker { config: worker }.read()?;
-    install::inspected(file)?;
-    let Loaded { plugins, transforms, .. } = load_bytes(install::read(file)?, &worker.plugins)?;
+    let loaded = load_bytes(install::read(file)?, &worker.plugins).map_err(|error| install::refused(file, &error))?;
+    let Loaded { plugins, transforms, .. } = loaded;
     let mut all: Vec<Found> = plugins.into_iter().map(Found::Connector).collect();
     all.extend(transforms.into_iter().map(Found::Transform));
     Ok(all)
