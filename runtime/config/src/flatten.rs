@@ -509,7 +509,8 @@ mod tests {
             );
             assert!(!issues.is_empty(), "{begin}");
             println!("{took:?} {begin}");
-            assert!(took.as_millis() < 500, "{begin} took {took:?}");
+            // Milliseconds alone, and less than a second on a machine that is busy: what is not bounded takes minutes.
+            assert!(took.as_secs() < 10, "{begin} took {took:?}");
         }
     }
 
