@@ -39,14 +39,15 @@ pub(crate) struct Guest<B> {
     dead: bool,
 }
 
-/// A store with its bounds; its clock looks every tick.
+/// A store with its bounds; its clock looks every tick, unless it is for code that is `trusted`.
 pub(crate) fn store(
     plugin: &Arc<str>,
     grant: &Arc<PluginGrant>,
     abandoned: CancellationToken,
     world: World,
+    trusted: bool,
 ) -> Result<Store<Imports>> {
-    let runtime = runtime(grant.trusted)?;
+    let runtime = runtime(trusted)?;
     let mut store = Store::new(&runtime.engine, Imports::new(plugin.clone(), grant.clone(), abandoned, world)?);
     store.limiter(|imports| imports);
     // What one call may make the host allocate: a list that names the same text a million times is small in the guest.
@@ -76,7 +77,7 @@ impl<B: Send + 'static> Guest<B> {
     ) -> Result<Self> {
         let abandoned = CancellationToken::new();
         let limit: Duration = grant.call_timeout.into();
-        let mut store = store(&plugin, &grant, abandoned.clone(), world)?;
+        let mut store = store(&plugin, &grant, abandoned.clone(), world, grant.trusted)?;
         let lines = store.data().lines.clone();
         if world == World::Task && !grant.secrets.is_empty() {
             lines.give(secrets(&grant).await?);

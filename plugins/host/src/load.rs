@@ -170,9 +170,12 @@ pub fn load_bytes(bytes: Vec<u8>, grants: &BTreeMap<String, PluginGrant>) -> Res
             return Err(Error::fatal("plugin.sha256", what)
                 .fix(format!("install the file that was pinned, or change plugins.{}.sha256", metadata.name)));
         }
-        let code =
-            code[usize::from(grant.trusted)].get_or_insert_with(|| Arc::new(Code::new(parsed.component.clone(), grant.trusted)));
-        let common = Common::new(metadata, Arc::new(grant), code.clone());
+        let mut code = |trusted: bool| {
+            let code = &mut code[usize::from(trusted)];
+            code.get_or_insert_with(|| Arc::new(Code::new(parsed.component.clone(), trusted))).clone()
+        };
+        let (runs, judging) = (code(grant.trusted), code(false));
+        let common = Common::new(metadata, Arc::new(grant), runs, judging);
         match metadata.kind {
             Kind::Source => loaded.plugins.push(Plugin::Source(Arc::new(Source(Arc::new(common))))),
             Kind::Sink => loaded.plugins.push(Plugin::Sink(Arc::new(Sink(Arc::new(common))))),

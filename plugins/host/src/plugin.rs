@@ -56,12 +56,14 @@ pub(crate) struct Common {
     schema: Schema,
     kind: Kind,
     code: Arc<Code>,
+    /// For `validate`, which REST waits for (invariant 10): of a trusted plugin too it is interrupted.
+    judging: Arc<Code>,
     /// Of its sinks.
     pub(crate) failures: Failures,
 }
 
 impl Common {
-    pub(crate) fn new(metadata: &PluginMetadata, grant: Arc<PluginGrant>, code: Arc<Code>) -> Self {
+    pub(crate) fn new(metadata: &PluginMetadata, grant: Arc<PluginGrant>, code: Arc<Code>, judging: Arc<Code>) -> Self {
         let schema = Schema::new(&metadata.config);
         let descriptor = Descriptor {
             name: metadata.name.clone(),
@@ -78,6 +80,7 @@ impl Common {
             schema,
             kind: metadata.kind,
             code,
+            judging,
             failures: Failures::default(),
         }
     }
@@ -119,7 +122,7 @@ impl Common {
             Ok(config) => serde_json::Value::Object(config).to_string(),
             Err(issues) => return issues,
         };
-        let found = in_place(|| self.code.compile(&self.name).and_then(|code| finish(self.ask(&code, config))));
+        let found = in_place(|| self.judging.compile(&self.name).and_then(|code| finish(self.ask(&code, config))));
         match found {
             Ok(issues) => issues.into_iter().take(ISSUES_MAX).map(|issue| self.issue(issue)).collect(),
             Err(error) => {
@@ -137,7 +140,7 @@ impl Common {
     }
 
     async fn ask(&self, code: &InstancePre<Imports>, config: String) -> Result<Vec<types::Issue>> {
-        let mut store = store(&self.name, &self.grant, CancellationToken::new(), World::Pure)?;
+        let mut store = store(&self.name, &self.grant, CancellationToken::new(), World::Pure, false)?;
         store.data_mut().call = Call::new(self.grant.call_timeout.into(), Reach::Nothing);
         let asked = async {
             Ok(match self.kind {

@@ -128,7 +128,9 @@ async fn a_trusted_plugin_is_a_plugin_as_any_other() {
     let mut transform = loaded.transforms[0].build(&options(&[("fields", "a")])).unwrap();
     let made = transform.apply(batch(&[r#"{"a":1,"b":2}"#]), &mut Rejects::default()).await.unwrap();
     assert_eq!(texts(made), [r#"{"a":"****","b":2}"#]);
-    // Its memory has the same bound.
-    let mut task = zoo_source(trusted).open(&mode("memory-poll"), TaskSpec::new(), Vec::new()).await.unwrap();
+    // Its memory has the same bound, and what REST waits for is interrupted all the same.
+    let source = zoo_source(trusted);
+    assert_eq!(source.validate(&mode("loop-validate"))[0].code, "plugin.timeout");
+    let mut task = source.open(&mode("memory-poll"), TaskSpec::new(), Vec::new()).await.unwrap();
     assert_eq!(failing(task.poll(&context(WAIT))).await.code(), "plugin.memory");
 }
