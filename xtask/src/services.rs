@@ -103,11 +103,13 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
         sh.run(sh.command(sh.root.join("tests/python/get-python.sh")).arg(python_home()?).arg(&list))
             .with_context(|| format!("tests/python/{list}.txt could not be installed; is PyPI reachable (pip config list)?"))?;
     }
-    sh.run(sh.command(sh.root.join("tests/javascript/get-javascript.sh")).arg(javascript_home()?))
-        .context("tests/javascript could not be installed; is npm's registry reachable (npm config list)?")?;
-    // Last and alone: a system that has no such packages has the rest.
+    // Last and each alone: a system that has no such packages, or too old a Node.js, has the rest.
+    let javascript = sh
+        .run(sh.command(sh.root.join("tests/javascript/get-javascript.sh")).arg(javascript_home()?))
+        .context("tests/javascript could not be installed; is node 20 or newer, is npm's registry reachable (npm config list)?");
     let web: Vec<&str> = web().filter_map(missing).collect();
-    if web.is_empty() { Ok(()) } else { apt(sh, &web).context("or rustup target add wasm32-unknown-unknown") }
+    let web = if web.is_empty() { Ok(()) } else { apt(sh, &web).context("or rustup target add wasm32-unknown-unknown") };
+    web.and(javascript)
 }
 
 /// Debian's Python comes without what makes a virtual environment.
