@@ -102,6 +102,8 @@ fn a_stranger_comes_to_a_running_source_in_rust() {
 
 /// What an author adds to the Python that `plugin new` begins with: a source that fails.
 const FAILING: &str = r#"
+import os
+
 
 class Failing(Counter):
     def __init__(self, config, share, resume):
@@ -109,6 +111,12 @@ class Failing(Counter):
         self.first = self.next
         if config["greeting"] == "fatal":
             raise aqueduct.Failure("no_account", "there is no such account", retriable=False)
+        if config["greeting"] == "curious":
+            try:
+                found = open("/etc/passwd").read()
+            except OSError as error:
+                found = type(error).__name__
+            raise aqueduct.Failure("curious", f"file: {found}, variable: {os.environ.get('CANARY')}", retriable=False)
 
     def poll(self, limits):
         # Only after a new beginning it goes on.
@@ -141,21 +149,27 @@ fn a_stranger_comes_to_a_running_source_in_python_and_its_errors_are_the_workers
 
 fn errors_are_the_workers(plugins: &Path) {
     let mut site = Site::with(&format!("plugin.path: {}\n", plugins.display()));
-    for greeting in ["retriable", "fatal"] {
+    for greeting in ["retriable", "fatal", "curious"] {
         let config = format!(
             "name: {greeting}\nconnector.class: ticker\ntopic: {greeting}\ngreeting: {greeting}\ncount: 6\ninterval.ms: 1\n"
         );
         site.connector(greeting, &config);
     }
-    let env = vec![("XDG_CACHE_HOME".to_owned(), cache().display().to_string())];
+    let env = [("XDG_CACHE_HOME", cache().display().to_string()), ("CANARY", "of the worker alone".to_owned())];
+    let env = env.map(|(name, value)| (name.to_owned(), value)).to_vec();
     site.start_with(&Run { env, ..Run::default() });
     let status = |name: &str| site.client().get(&format!("/connectors/{name}/status")).json();
-    let task = wait_until(SOON, "a fatal error fails the task", || {
-        let task = status("fatal")["tasks"][0].clone();
-        (task["state"] == "FAILED").then_some(task)
-    });
-    let trace = task["trace"].to_string();
+    let failed = |name: &str| {
+        wait_until(SOON, "a fatal error fails the task", || {
+            let task = status(name)["tasks"][0].clone();
+            (task["state"] == "FAILED").then(|| task["trace"].to_string())
+        })
+    };
+    let trace = failed("fatal");
     assert!(trace.contains("plugin.ticker.no_account") && trace.contains("there is no such account"), "{trace}");
+    // What worker.yaml does not grant is not there.
+    let trace = failed("curious");
+    assert!(trace.contains("Error, variable: None"), "{trace}");
     let read = || -> Vec<i64> {
         let output = site.cli(&["topics", "read", "retriable", "--format", "value"]);
         let numbers = String::from_utf8_lossy(&output.stdout).into_owned();
