@@ -41,7 +41,7 @@ fn listing(language: &str) -> Vec<String> {
 fn cache() -> PathBuf {
     let ci = std::env::var_os("AQUEDUCT_CI_CACHE").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/aqueduct");
-    let cache = ci.unwrap_or_else(home).join("plugins");
+    let cache = ci.unwrap_or_else(home).join("guests");
     fs::create_dir_all(&cache).unwrap();
     cache
 }

@@ -32,7 +32,8 @@ fn built() -> PathBuf {
     let plugins = here.ancestors().nth(2).expect("it lies in tests/plugins").join("plugins");
     let cache = std::env::var_os("AQUEDUCT_CI_CACHE").map(PathBuf::from);
     let home = || PathBuf::from(std::env::var_os("HOME").expect("HOME is set")).join(".cache/aqueduct");
-    let cache = cache.unwrap_or_else(home).join("plugins");
+    // Not `plugins`: there wasmtime keeps compiled code, and removes what it does not know.
+    let cache = cache.unwrap_or_else(home).join("guests");
     let folder = cache.join(hash(&plugins));
     if PACKAGES.iter().any(|package| !folder.join(file(package)).is_file()) {
         build(&plugins, &cache.join("target"), &folder);
