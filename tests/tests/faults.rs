@@ -74,12 +74,15 @@ impl Tmpfs {
         Self(path)
     }
 
-    /// Leaves this much room.
+    /// Leaves this much room, or less: who writes meanwhile takes of it, and the last of the ballast may find none.
     fn fill_but(&self, room: u64) -> PathBuf {
         let stat = rustix::fs::statvfs(&self.0).unwrap();
         let ballast = self.0.join("ballast");
         let size = usize::try_from(stat.f_bavail * stat.f_frsize - room).unwrap();
-        fs::write(&ballast, vec![1u8; size]).unwrap();
+        match fs::write(&ballast, vec![1u8; size]) {
+            Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {}
+            written => written.unwrap(),
+        }
         ballast
     }
 }
