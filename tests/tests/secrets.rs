@@ -251,12 +251,14 @@ fn files_below(dir: &Path, seen: &mut Seen) {
     }
 }
 
-fn start() -> (Site, std::path::PathBuf) {
+fn start(spans: &Api) -> (Site, std::path::PathBuf) {
     let mut site = Site::new();
     let file = site.path("secrets.properties");
     site.configure(&format!(
-        "config.providers.env.param.allowlist.pattern: CANARY_.*\nconfig.providers.file.param.allowed.paths: {}\n",
-        site.root.display()
+        "config.providers.env.param.allowlist.pattern: CANARY_.*\nconfig.providers.file.param.allowed.paths: {}\n\
+         otel.exporter.otlp.endpoint: {}\n",
+        site.root.display(),
+        spans.url("")
     ));
     let properties: String = (0..CANARIES).map(|n| format!("canary.{n}={}\n", canary(n, Way::File))).collect();
     std::fs::write(&file, properties).unwrap();
@@ -268,7 +270,8 @@ fn start() -> (Site, std::path::PathBuf) {
 fn a_secret_in_any_option_is_seen_nowhere() {
     let (certificates, api) = (Certificates::new(), Api::start(echo));
     let targets = Targets { closed: free_port(), echo: api.port(), pem: certificates.server_pem().display().to_string() };
-    let (mut site, file) = start();
+    let spans = Api::start(|_: &Request| Answer::json(200, "{}"));
+    let (mut site, file) = start(&spans);
     let client = site.client();
     trace_everything(&client);
     let records = json!({"connector.class": "datagen-source", "template": "orders", "topic": "records", "count": "5", "rate": "1000", "seed": "1"});
@@ -304,6 +307,10 @@ fn a_secret_in_any_option_is_seen_nowhere() {
     validate_files(&site, &made, &sorts, &mut seen);
     site.stop();
     seen.add("the worker's log", site.log());
+    // Protobuf keeps texts as they are.
+    let exported = spans.requests();
+    assert!(exported.iter().any(|request| request.text().contains("POST /connectors")), "calls are spans");
+    exported.iter().for_each(|request| seen.add("exported spans", request.text()));
     let mut report = seen.leaks(&Forms::of_all());
     let mut stored = Seen::default();
     files_below(&site.data_dir(), &mut stored);
@@ -338,12 +345,19 @@ fn the_workers_own_secrets_are_not_in_its_log_nor_in_what_it_answers() {
                 "listeners.https.ssl.keystore.certificate.chain: x\nlisteners.https.ssl.keystore.key: '{literal}'\nlisteners: https://127.0.0.1:{closed}\n"
             ),
         ),
+        (
+            "",
+            format!(
+                "admin.listeners.https.ssl.keystore.certificate.chain: x\nadmin.listeners.https.ssl.keystore.key: '{literal}'\n\
+                 admin.listeners: https://127.0.0.1:{closed}\n"
+            ),
+        ),
         ("", format!("bootstrap.servers: 127.0.0.1:{closed}\n{sasl}sasl.jaas.config: 'password={literal}'\n")),
         ("", format!("bootstrap.servers: 127.0.0.1:{closed}\n{sasl}sasl.jaas.config: '${{env:CANARY_2}}'\n")),
         ("", format!("offset.flush.interval.ms: '${{env:CANARY_2}}'\nssl.key.pasword: '{literal}'\n")),
     ] {
         let mut site = Site::new();
-        let listeners = settings.contains("listeners: ");
+        let listeners = settings.lines().any(|line| line.starts_with("listeners: "));
         site.configure(&settings);
         if listeners {
             // In place of the site's own.

@@ -4,8 +4,7 @@ use crate::sh::Sh;
 use crate::steps::Step;
 use std::sync::{Mutex, PoisonError};
 
-/// Two on the two cores of CI's machine: 32 minutes of programs one after the other are about 20. More would fight for the processors, and the
-/// tests' deadlines with them.
+/// Two on the two cores of CI's machine. More would fight for the processors, and the tests' deadlines with them.
 const LANES: usize = 2;
 
 /// Runs each once; the steps come in the order of `items`. One lane begins at the front, the other at the end, so that programs that need the same

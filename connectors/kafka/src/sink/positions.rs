@@ -82,9 +82,9 @@ pub(super) async fn read(
         }
         if Instant::now() >= deadline {
             let message = format!("a transaction at the end of topic {topic} of the target stays undecided");
-            return Err(
-                Error::retriable("kafka_sink.undecided", message).fix("kafka-transactions.sh find-hanging shows whose it is")
-            );
+            return Err(Error::retriable("kafka_sink.undecided", message).fix(
+                "kafka-transactions.sh find-hanging shows whose it is; abort that producer's other partitions first, this topic last",
+            ));
         }
     }
     let _ = consumer.close().await;

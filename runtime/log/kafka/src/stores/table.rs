@@ -54,8 +54,10 @@ impl Reading {
                             "{tp} cannot be read to its end: a transaction is open since {waited} s, of {}",
                             known(&whose)
                         );
-                        return Err(Error::retriable("kafka.transaction_open", message)
-                            .fix("end it: kafka-transactions.sh find-hanging, then abort"));
+                        // This topic last: who waits for it goes on when it is free, and adds to what hangs elsewhere.
+                        return Err(Error::retriable("kafka.transaction_open", message).fix(
+                            "end it: kafka-transactions.sh find-hanging, then abort: that producer's other partitions first, this one last",
+                        ));
                     }
                     if !told && begin.elapsed() > TELL_AFTER {
                         told = true;
