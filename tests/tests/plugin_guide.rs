@@ -218,6 +218,13 @@ fn a_stranger_comes_to_a_running_transform_in_javascript() {
     assert!(said.contains("plugin.shout.no_secrets") && said.contains("secrets are not shouted"), "{said}");
 }
 
+#[test]
+fn a_stranger_comes_to_a_running_transform_in_c() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let said = typed(folder.path(), &listing("c"));
+    judged(&said, r#"{"topic":"stdin","key":null,"value":"{\"GREETING\":\"HELLO\"}"#);
+}
+
 /// A promise that is broken is named, with what happened instead; what cannot be a plugin is refused before anything of it runs.
 #[test]
 fn what_is_wrong_with_a_plugin_is_said() {
@@ -253,6 +260,12 @@ fn what_is_wrong_with_a_plugin_is_said() {
     assert!(said(&["plugin", "inspect", "none.wasm"], 3).contains("none.wasm"));
     assert!(said(&["plugin", "new", "--lang", "rust", "Upper Case"], 2).contains("a-z"));
     assert!(said(&["plugin", "build", "."], 3).contains("aqueduct plugin new"));
+    assert!(said(&["plugin", "new", "--lang", "c", "--kind", "source", "upper"], 2).contains("--kind transform"));
+    said(&["plugin", "new", "--lang", "c", "upper"], 0);
+    assert!(said(&["plugin", "build", "upper", "--tool", "no/clang"], 1).contains("wasi-libc"));
+    fs::write(site.path("upper/more.c"), "#include <stdio.h>\n__attribute__((used)) void more(void) { puts(\"\"); }\n").unwrap();
+    let text = said(&["plugin", "build", "upper"], 1);
+    assert!(text.contains("wasi_snapshot_preview1"), "{text}");
     said(&["plugin", "new", "--lang", "js", "shout"], 0);
     assert!(said(&["plugin", "new", "--lang", "js", "shout"], 1).contains("is there already"));
     let text = said(&["plugin", "build", "shout", "--tool", "no/componentize-js"], 1);

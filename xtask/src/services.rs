@@ -35,6 +35,14 @@ const WEB: [(&str, &str, &str); 3] = [
     ("/usr/lib/rustlib/src/rust/library/Cargo.lock", "rust-web-src", "tests/plugins"),
 ];
 
+/// What makes WebAssembly of C, as plugins/README.md says.
+const C: [(&str, &str, &str); 3] = [
+    ("clang", "clang", "tests/tests/plugin_guide.rs"),
+    ("wasm-ld", "lld", "tests/tests/plugin_guide.rs"),
+    // Where it is missing, so is what clang links: that lies in a folder of clang's version.
+    ("/usr/lib/wasm32-wasi/libc.a", "wasi-libc libclang-rt-dev-wasm32", "tests/tests/plugin_guide.rs"),
+];
+
 /// Of WEB, what this machine needs.
 fn web() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static str)> {
     let target = ["--print", "target-libdir", "--target", "wasm32-unknown-unknown"];
@@ -44,7 +52,7 @@ fn web() -> impl Iterator<Item = &'static (&'static str, &'static str, &'static 
 }
 
 pub(crate) fn status(sh: &Sh) -> Result<()> {
-    for (program, package, why) in PROGRAMS.iter().chain(web()) {
+    for (program, package, why) in PROGRAMS.iter().chain(web()).chain(&C) {
         let place =
             which(program).map_or_else(|| format!("MISSING, apt-get install {package}"), |path| path.display().to_string());
         println!("{program:10} {place:45} {why}");
@@ -109,7 +117,9 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
         .context("tests/javascript could not be installed; is node 20 or newer, is npm's registry reachable (npm config list)?");
     let web: Vec<&str> = web().filter_map(missing).collect();
     let web = if web.is_empty() { Ok(()) } else { apt(sh, &web).context("or rustup target add wasm32-unknown-unknown") };
-    web.and(javascript)
+    let c: Vec<&str> = C.iter().filter_map(missing).flat_map(str::split_whitespace).collect();
+    let c = if c.is_empty() { Ok(()) } else { apt(sh, &c).context("tests/tests/plugin_guide.rs builds a plugin in C") };
+    web.and(c).and(javascript)
 }
 
 /// Debian's Python comes without what makes a virtual environment.

@@ -1,6 +1,7 @@
 //! `plugins …`: the plugins of this binary and of `plugin.path`, and what an author of one does all day. Needs no running worker.
 
 mod build;
+mod c;
 mod install;
 mod lines;
 mod new;

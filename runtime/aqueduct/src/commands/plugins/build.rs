@@ -1,5 +1,6 @@
 //! `plugins build`: the component of a plugin's folder, by the tools of its language.
 
+use super::c;
 use super::install::inspected;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, bytes};
@@ -11,13 +12,14 @@ use std::process::{Command, Stdio};
 /// Build a plugin: FOLDER/NAME.wasm, ready to install.
 ///
 /// A folder with Cargo.toml is Rust: cargo with rustup's target wasm32-unknown-unknown, or Debian's (rustc-web, cargo-web, rust-web-src). One with app.py
-/// is Python: componentize-py. One with app.js is JavaScript: componentize-js, of the folder's node_modules if it is there.
+/// is Python: componentize-py. One with app.js is JavaScript: componentize-js, of the folder's node_modules if it is there. One with plugin.c is C: clang
+/// with lld and wasi-libc, of all its *.c files, and of bindings made from wit/connector.wit in the folder bindings.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The plugin's folder.
     #[arg(default_value = ".", value_name = "FOLDER")]
-    folder: PathBuf,
-    /// The program that builds it, where it is not in PATH: cargo, componentize-py or componentize-js.
+    pub(super) folder: PathBuf,
+    /// The program that builds it, where it is not in PATH: cargo, componentize-py, componentize-js or clang.
     #[arg(long, value_name = "PROGRAM")]
     tool: Option<PathBuf>,
 }
@@ -31,23 +33,27 @@ const DEBIAN: [&str; 3] = ["/usr/bin/rustc", "/usr/bin/cargo", "/usr/lib/rustlib
 pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
     let text = std::fs::read_to_string(args.folder.join("plugin.json")).map_err(|error| {
         let failure = Failure::not_found(format!("cannot read {}: {error}", args.folder.join("plugin.json").display()));
-        failure.fix("name the folder of a plugin, or begin one: aqueduct plugin new --lang rust|python|js NAME")
+        failure.fix("name the folder of a plugin, or begin one: aqueduct plugin new --lang rust|python|js|c NAME")
     })?;
     let metadata = Metadata::parse(text.as_bytes())?;
     let Some(first) = metadata.plugins.first() else { return Err(Failure::failed("plugin.json names no plugin")) };
     let out = args.folder.join(format!("{}.wasm", first.name));
+    let world = || world(&metadata);
+    let write =
+        |component: Vec<u8>| std::fs::write(&out, embed(component, text.as_bytes())).map_err(|error| unwritable(&out, &error));
     if args.folder.join("Cargo.toml").is_file() {
         let built = rust(args)?;
         std::fs::copy(&built, &out).map_err(|error| unwritable(&out, &error))?;
+    } else if args.folder.join(c::MAIN).is_file() {
+        write(c::module(args, world()?)?)?;
     } else if let Some(language) =
         [Componentize::Python, Componentize::Js].into_iter().find(|one| args.folder.join(one.app()).is_file())
     {
-        let kinds: Vec<Kind> = metadata.plugins.iter().map(|plugin| plugin.kind).collect();
-        let component = language.component(args, &kinds)?;
-        std::fs::write(&out, embed(component, text.as_bytes())).map_err(|error| unwritable(&out, &error))?;
+        write(language.component(args, world()?)?)?;
     } else {
-        let failure = Failure::failed(format!("{} has none of Cargo.toml, app.py and app.js", args.folder.display()));
-        return Err(failure.fix("name the folder of a plugin in Rust, Python or JavaScript"));
+        let failure =
+            Failure::failed(format!("{} has none of Cargo.toml, app.py, app.js and {}", args.folder.display(), c::MAIN));
+        return Err(failure.fix("name the folder of a plugin in Rust, Python, JavaScript or C"));
     }
     let found = inspected(&out)?;
     let size = std::fs::metadata(&out).map_or(0, |file| file.len());
@@ -56,7 +62,21 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
     })
 }
 
-fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
+/// The one of its component, where the tools of its language know only one.
+fn world(metadata: &Metadata) -> Outcome<&'static str> {
+    let [plugin] = &metadata.plugins[..] else {
+        let failure =
+            Failure::failed("a component in Python, JavaScript or C has one world, and plugin.json names more than one plugin");
+        return Err(failure.fix("make a folder of each"));
+    };
+    Ok(match plugin.kind {
+        Kind::Source => "source-plugin",
+        Kind::Sink => "sink-plugin",
+        Kind::Transform => "transform-plugin",
+    })
+}
+
+pub(super) fn unwritable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("cannot write {}: {error}", path.display()))
 }
 
@@ -106,7 +126,7 @@ fn libdir(of: &[&str]) -> Option<PathBuf> {
 }
 
 /// The tool of the command line: a path is meant from here, and not from the plugin's folder, where it is started.
-fn named(args: &Args) -> Option<PathBuf> {
+pub(super) fn named(args: &Args) -> Option<PathBuf> {
     let tool = args.tool.as_ref()?;
     let is_path = tool.components().nth(1).is_some();
     Some(if is_path { std::path::absolute(tool).unwrap_or_else(|_| tool.clone()) } else { tool.clone() })
@@ -142,17 +162,7 @@ impl Componentize {
         named(args).or_else(own).unwrap_or_else(|| name.into())
     }
 
-    fn component(self, args: &Args, kinds: &[Kind]) -> Outcome<Vec<u8>> {
-        let [kind] = kinds else {
-            let failure =
-                Failure::failed("a component in Python or JavaScript has one world, and plugin.json names more than one plugin");
-            return Err(failure.fix("make a folder of each"));
-        };
-        let world = match kind {
-            Kind::Source => "source-plugin",
-            Kind::Sink => "sink-plugin",
-            Kind::Transform => "transform-plugin",
-        };
+    fn component(self, args: &Args, world: &str) -> Outcome<Vec<u8>> {
         let mut command = Command::new(self.tool(args));
         match self {
             Self::Python => command.args(["-q", "-d", "wit", "-w", world, "componentize", "app", "-o", COMPONENT]),
@@ -169,7 +179,7 @@ impl Componentize {
 }
 
 /// What it wrote to its standard output.
-fn finished(command: &mut Command) -> Outcome<String> {
+pub(super) fn finished(command: &mut Command) -> Outcome<String> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().map_err(|error| {
         let failure = Failure::failed(format!("cannot run {program}: {error}"));
@@ -177,8 +187,10 @@ fn finished(command: &mut Command) -> Outcome<String> {
             "install Rust (https://rustup.rs), or name cargo by --tool"
         } else if program.ends_with("componentize-js") {
             "npm install in the plugin's folder (Node.js 20 or newer), or name it by --tool"
-        } else {
+        } else if program.ends_with("componentize-py") {
             "pip install componentize-py==0.25.0 (in a virtual environment), or name it by --tool"
+        } else {
+            c::FIX
         };
         failure.fix(fix)
     })?;

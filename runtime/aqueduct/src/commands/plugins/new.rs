@@ -11,9 +11,9 @@ pub(crate) struct Args {
     /// The language.
     #[arg(long, value_enum)]
     lang: Language,
-    /// What it is.
-    #[arg(long, value_enum, default_value_t)]
-    kind: Kind,
+    /// What it is [default: source; in C, which has only that: transform].
+    #[arg(long, value_enum)]
+    kind: Option<Kind>,
     /// The plugin's name, which is the folder's too: 1 to 64 of a-z, 0-9 and -, beginning with a letter.
     name: String,
 }
@@ -23,11 +23,11 @@ pub(crate) enum Language {
     Rust,
     Python,
     Js,
+    C,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
-    #[default]
     Source,
     Transform,
 }
@@ -62,7 +62,7 @@ const SDK: &[(&str, &str)] = &[
     ("aqueduct/wit/connector.wit", WIT),
 ];
 
-const IGNORED: (&str, &str) = (".gitignore", "target\n*.wasm\n__pycache__\nnode_modules\n");
+const IGNORED: (&str, &str) = (".gitignore", "target\n*.wasm\n__pycache__\nnode_modules\nbindings\n");
 
 fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
     let mut files = vec![IGNORED];
@@ -76,6 +76,7 @@ fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
             files.extend([("aqueduct.js", file!("javascript/aqueduct.js")), ("package.json", file!("templates/package.json"))]);
             files.push(("wit/connector.wit", WIT));
         }
+        Language::C => files.extend([("aqueduct.h", file!("c/aqueduct.h")), ("wit/connector.wit", WIT)]),
     }
     files.extend(match (language, kind) {
         (Language::Rust, Kind::Source) => {
@@ -98,6 +99,10 @@ fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
         (Language::Js, Kind::Transform) => {
             [("app.js", file!("templates/js-transform/app.js")), ("plugin.json", file!("templates/js-transform/plugin.json"))]
         }
+        // No source: its options and offsets are JSON, for which there is no library that every C compiler has.
+        (Language::C, _) => {
+            [("plugin.c", file!("templates/c-transform/plugin.c")), ("plugin.json", file!("templates/c-transform/plugin.json"))]
+        }
     });
     files
 }
@@ -109,11 +114,15 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
         let failure = Failure::usage(format!("{:?} is no name of a plugin", args.name));
         return Err(failure.fix("take 1 to 64 of a-z, 0-9 and -, beginning with a letter"));
     }
+    if args.lang == Language::C && args.kind == Some(Kind::Source) {
+        let failure = Failure::usage("there is no source to begin with in C");
+        return Err(failure.fix("take --kind transform, or --lang rust, python or js"));
+    }
     let folder = PathBuf::from(&args.name);
     if folder.exists() {
         return Err(Failure::failed(format!("{} is there already", folder.display())).fix("take another name, or remove it"));
     }
-    for (path, text) in files(args.lang, args.kind) {
+    for (path, text) in files(args.lang, args.kind.unwrap_or(Kind::Source)) {
         write(&folder.join(path), &text.replace("@NAME@", &args.name))?;
     }
     let name = &args.name;
