@@ -54,14 +54,16 @@ fn build(from: RecordRef<'_>, partition: Option<i32>, to: &TargetTopic) -> Resul
 }
 
 fn bytes(payload: Payload, what: &'static str) -> Result<Option<Bytes>, &'static str> {
-    match payload {
-        Payload::Null => Ok(None),
-        Payload::Bytes(bytes) => Ok(Some(bytes)),
-        Payload::Data(structured) => match structured.data {
-            Data::Null => Ok(None),
-            Data::String(text) => Ok(Some(text.into())),
-            Data::Bytes(bytes) => Ok(Some(bytes)),
-            _ => Err(what),
-        },
+    let structured = match payload {
+        Payload::Null => return Ok(None),
+        Payload::Bytes(bytes) => return Ok(Some(bytes)),
+        Payload::Data(structured) => structured,
+        Payload::Packed(packed) => packed.into_tree(),
+    };
+    match structured.data {
+        Data::Null => Ok(None),
+        Data::String(text) => Ok(Some(text.into())),
+        Data::Bytes(bytes) => Ok(Some(bytes)),
+        _ => Err(what),
     }
 }
