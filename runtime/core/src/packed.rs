@@ -192,7 +192,8 @@ impl<'a> Parts<'a> {
     }
 
     fn bytes(&mut self) -> &'a [u8] {
-        let (bytes, rest) = self.0.split_at(u32::from_ne_bytes(self.take()) as usize);
+        let len = self.count();
+        let (bytes, rest) = self.0.split_at(len);
         self.0 = rest;
         bytes
     }
