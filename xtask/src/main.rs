@@ -76,6 +76,8 @@ fn main() -> Result<()> {
 fn bench(sh: &Sh, profile: &str, args: &[String]) -> Result<()> {
     let build = ["build", "--profile", profile, "-p", "aqueduct", "-p", "aqueduct-tests", "--bin", "aqueduct", "--bin", "bench"];
     sh.cargo(&build)?;
+    // What measures transforms, in a process of its own.
+    sh.cargo(&["build", "--profile", profile, "-p", "aqueduct-plugin-host", "--example", "transforms"])?;
     let bin = sh.bin_dir(profile);
     let mut command = sh.command(bin.join("bench"));
     sh.run(command.args(args).env("AQUEDUCT_BIN", bin.join("aqueduct")))
