@@ -1,8 +1,9 @@
-//! What a transform costs a record: `transforms mask_transform.wasm zoo.wasm RECORDS RUNS`. Prints, as JSON, the CPU-seconds of each run: of the mask as a
-//! plugin, as a trusted plugin, and as the same code built in, and of a plugin that passes everything through.
+//! What a transform costs a record: `transforms mask_transform.wasm zoo.wasm RECORDS RUNS`. Prints, as JSON, the CPU-seconds of each run: of the
+//! mask as a plugin, as a trusted plugin, and as the same code built in, and of a plugin that passes everything through.
 //!
-//! All are given the same batches, as a sink's task is given them by the log: one chunk of about 1 MiB, with offsets and timestamps and without keys or
-//! headers. What is built in does what the built-in transforms of runtime/transforms do: an owned record for each, a new value, and a batch of those.
+//! All are given the same batches, as a sink's task is given them by the log: one chunk of about 1 MiB, with offsets and timestamps and without
+//! keys or headers. What is built in does what the built-in transforms of runtime/transforms do: an owned record for each, a new value, and a batch
+//! of those.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for people who measure")]
 
 use aqueduct_config::worker_config::PluginGrant;
