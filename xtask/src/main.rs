@@ -74,8 +74,10 @@ fn main() -> Result<()> {
 }
 
 fn bench(sh: &Sh, profile: &str, args: &[String]) -> Result<()> {
-    let build = ["build", "--profile", profile, "-p", "aqueduct", "-p", "aqueduct-tests", "--bin", "aqueduct", "--bin", "bench"];
-    sh.cargo(&build)?;
+    // The example measures transforms, in a process of its own.
+    let packages = ["-p", "aqueduct", "-p", "aqueduct-tests", "-p", "aqueduct-plugin-host"];
+    let targets = ["--bin", "aqueduct", "--bin", "bench", "--example", "transforms"];
+    sh.cargo(&[&["build", "--profile", profile][..], &packages, &targets].concat())?;
     let bin = sh.bin_dir(profile);
     let mut command = sh.command(bin.join("bench"));
     sh.run(command.args(args).env("AQUEDUCT_BIN", bin.join("aqueduct")))

@@ -222,17 +222,18 @@ impl<'a> Cursor<'a> {
             .take(RECORD_BYTES, "a record that ends after the frame")?
             .try_into()
             .map_err(|_| FrameError { at: start, what: "a record that ends after the frame" })?;
-        let long = |at: usize| i64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| fixed[at + i]));
-        let int = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|i| fixed[at + i]));
-        let (timestamp, offset, topic) = (long(0), long(8), int(16));
+        let (longs, ints) = (fixed.as_chunks::<8>().0, fixed.as_chunks::<4>().0);
+        let (timestamp, offset) = (i64::from_le_bytes(longs[0]), i64::from_le_bytes(longs[1]));
+        let int = |at: usize| u32::from_le_bytes(ints[at]);
+        let (topic, key, value, headers) = (int(4), int(5), int(6), int(7));
         if topic >= topics && topic != SAME {
             return Err(FrameError { at: start + 16, what: "a topic that is not in the list" });
         }
         let key_at = self.at;
-        let key = self.part(int(20))?;
+        let key = self.part(key)?;
         let value_at = self.at;
-        let value = self.part(int(24))?;
-        let headers = match int(28) {
+        let value = self.part(value)?;
+        let headers = match headers {
             NULL => return Err(FrameError { at: start + 28, what: "headers that are null" }),
             length => self.part(length)?,
         };

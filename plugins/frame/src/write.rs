@@ -1,14 +1,24 @@
 use crate::{HEADER_BYTES, MAGIC, NO_TIMESTAMP, NULL, Part, SAME, VERSION};
+use std::ops::Range;
 
-/// Writes a frame record by record. Topics are numbered as they come.
-#[derive(Clone, Debug, Default)]
+/// Writes a frame record by record. Topics are numbered as they come: those named before the first record cost no copy of the records.
+#[derive(Clone, Debug)]
 pub struct Writer {
-    topics: Vec<u8>,
-    topic_count: u32,
-    /// Partition, and where its name lies in `topics`: batches have few topics, so a scan from the last is cheapest.
-    known: Vec<(i32, std::ops::Range<usize>)>,
-    records: Vec<u8>,
+    /// The frame: room for its header, topics, records.
+    frame: Vec<u8>,
+    /// Where the records begin in it.
+    records_at: usize,
+    /// Topics that came after the first record.
+    late: Vec<u8>,
+    /// Partition, and where its name lies, as if the late topics followed the others: batches have few topics, so a scan from the last is cheapest.
+    known: Vec<(i32, Range<usize>)>,
     count: u32,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Self::with_capacity(0)
+    }
 }
 
 impl Writer {
@@ -18,7 +28,19 @@ impl Writer {
 
     /// With room for records of so many bytes together.
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { records: Vec::with_capacity(bytes), ..Self::default() }
+        Self::in_buffer(Vec::with_capacity(HEADER_BYTES + bytes))
+    }
+
+    /// Writes into memory that is there already; what is in it is forgotten.
+    pub fn in_buffer(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
+        buffer.resize(HEADER_BYTES, 0);
+        Self { frame: buffer, records_at: HEADER_BYTES, late: Vec::new(), known: Vec::new(), count: 0 }
+    }
+
+    /// Makes room for records of so many bytes more.
+    pub fn reserve(&mut self, bytes: usize) {
+        self.frame.reserve(bytes);
     }
 
     /// In records.
@@ -32,24 +54,34 @@ impl Writer {
 
     /// Of the frame so far.
     pub fn bytes(&self) -> usize {
-        HEADER_BYTES + self.topics.len() + self.records.len()
+        self.frame.len() + self.late.len()
     }
 
     /// The index of a topic, for [`Writer::record`]. A name is cut at 65,535 bytes, which no topic has.
     pub fn topic(&mut self, name: &str, partition: Option<i32>) -> u32 {
         let partition = partition.unwrap_or(-1);
-        let same = |(of, at): &(i32, std::ops::Range<usize>)| *of == partition && self.topics[at.clone()] == *name.as_bytes();
+        let same = |(of, at): &(i32, Range<usize>)| *of == partition && self.name(at) == name.as_bytes();
         if let Some(index) = self.known.iter().rposition(same) {
             return index as u32;
         }
         let name = &name.as_bytes()[..name.len().min(usize::from(u16::MAX))];
-        self.topics.extend_from_slice(&partition.to_le_bytes());
-        self.topics.extend_from_slice(&(name.len() as u16).to_le_bytes());
-        let start = self.topics.len();
-        self.topics.extend_from_slice(name);
-        self.known.push((partition, start..self.topics.len()));
-        self.topic_count += 1;
-        self.topic_count - 1
+        let into = if self.count == 0 { &mut self.frame } else { &mut self.late };
+        into.extend_from_slice(&partition.to_le_bytes());
+        into.extend_from_slice(&(name.len() as u16).to_le_bytes());
+        into.extend_from_slice(name);
+        if self.count == 0 {
+            self.records_at = self.frame.len();
+        }
+        let end = self.records_at + self.late.len();
+        self.known.push((partition, end - name.len()..end));
+        self.known.len() as u32 - 1
+    }
+
+    fn name(&self, at: &Range<usize>) -> &[u8] {
+        match at.start.checked_sub(self.records_at) {
+            Some(start) => &self.late[start..][..at.len()],
+            None => &self.frame[at.clone()],
+        }
     }
 
     /// A record without headers; `offset` as FRAME.md says.
@@ -69,22 +101,26 @@ impl Writer {
         timestamp: Option<i64>,
         offset: i64,
     ) {
-        let mut encoded = vec![0, 0];
+        let record = self.frame.len();
+        self.begin(topic, key, value, 0, timestamp, offset);
+        let start = self.frame.len();
         let mut count = 0u16;
         for (name, value) in headers.into_iter().take(usize::from(u16::MAX)) {
+            if count == 0 {
+                self.frame.extend_from_slice(&[0; 2]);
+            }
             let name = &name.as_bytes()[..name.len().min(usize::from(u16::MAX))];
-            encoded.extend_from_slice(&(name.len() as u16).to_le_bytes());
-            encoded.extend_from_slice(name);
-            encoded.extend_from_slice(&value.map_or(NULL, |value| value.len() as u32).to_le_bytes());
-            encoded.extend_from_slice(value.unwrap_or_default());
+            self.frame.extend_from_slice(&(name.len() as u16).to_le_bytes());
+            self.frame.extend_from_slice(name);
+            self.frame.extend_from_slice(&value.map_or(NULL, |value| value.len() as u32).to_le_bytes());
+            self.frame.extend_from_slice(value.unwrap_or_default());
             count += 1;
         }
-        if count == 0 {
-            return self.record(topic, key, value, timestamp, offset);
+        if count > 0 {
+            self.frame[start..start + 2].copy_from_slice(&count.to_le_bytes());
+            let length = (self.frame.len() - start) as u32;
+            self.frame[record + 28..record + 32].copy_from_slice(&length.to_le_bytes());
         }
-        encoded[..2].copy_from_slice(&count.to_le_bytes());
-        self.begin(topic, key, value, encoded.len() as u32, timestamp, offset);
-        self.records.extend_from_slice(&encoded);
     }
 
     /// What a transform returns for the record `index` of the frame it was given: the topic and the headers stay.
@@ -94,18 +130,23 @@ impl Writer {
     }
 
     /// The frame.
-    pub fn finish(self) -> Vec<u8> {
-        let mut frame = Vec::with_capacity(self.bytes());
-        frame.extend_from_slice(&MAGIC);
-        frame.extend_from_slice(&VERSION.to_le_bytes());
-        frame.extend_from_slice(&0u16.to_le_bytes());
-        frame.extend_from_slice(&self.topic_count.to_le_bytes());
-        frame.extend_from_slice(&self.count.to_le_bytes());
-        frame.extend_from_slice(&self.topics);
-        frame.extend_from_slice(&self.records);
-        frame
+    pub fn finish(mut self) -> Vec<u8> {
+        let mut header = [0; HEADER_BYTES];
+        header[..4].copy_from_slice(&MAGIC);
+        header[4..6].copy_from_slice(&VERSION.to_le_bytes());
+        header[8..12].copy_from_slice(&(self.known.len() as u32).to_le_bytes());
+        header[12..].copy_from_slice(&self.count.to_le_bytes());
+        self.frame[..HEADER_BYTES].copy_from_slice(&header);
+        if !self.late.is_empty() {
+            let (from, end) = (self.records_at, self.frame.len());
+            self.frame.extend_from_slice(&self.late);
+            self.frame.copy_within(from..end, from + self.late.len());
+            self.frame[from..from + self.late.len()].copy_from_slice(&self.late);
+        }
+        self.frame
     }
 
+    #[inline]
     fn begin(&mut self, topic: u32, key: Part<'_>, value: Part<'_>, headers: u32, timestamp: Option<i64>, offset: i64) {
         let length = |part: Part<'_>| match part {
             Part::Null => NULL,
@@ -118,9 +159,13 @@ impl Writer {
         for (at, number) in [(16, topic), (20, length(key)), (24, length(value)), (28, headers)] {
             fixed[at..at + 4].copy_from_slice(&number.to_le_bytes());
         }
-        self.records.extend_from_slice(&fixed);
-        self.records.extend_from_slice(key.bytes().unwrap_or_default());
-        self.records.extend_from_slice(value.bytes().unwrap_or_default());
+        self.frame.extend_from_slice(&fixed);
+        // Most records have no key, and what is as it was has no bytes: nothing is called for them.
+        for part in [key, value] {
+            if let Part::Bytes(bytes) = part {
+                self.frame.extend_from_slice(bytes);
+            }
+        }
         self.count += 1;
     }
 }

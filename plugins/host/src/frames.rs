@@ -1,33 +1,50 @@
 //! A batch as a frame, and back: every topic, length and index is judged before it is used.
 
+mod merge;
+
+pub(crate) use merge::merge;
+
 use crate::json;
 use aqueduct_core::offset::is_valid_topic_name;
-use aqueduct_core::{Batch, BatchBuilder, Bytes, Chunk, ChunkBuilder, Header, Payload, PayloadRef, Record, Span};
+use aqueduct_core::{Batch, Bytes, Chunk, ChunkBuilder, Header, Payload, PayloadRef, RecordRef, Span};
 use aqueduct_plugin_frame::{Frame, Part, RECORD_BYTES, Record as Framed, Writer};
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 /// The frame for a sink or a transform.
 pub(crate) fn write(batch: &Batch) -> Vec<u8> {
     let mut writer = Writer::with_capacity(batch.bytes() + batch.len() * RECORD_BYTES);
-    for chunk in batch.chunks() {
-        let partition = chunk.origin.as_ref().map(|origin| origin.partition).or(chunk.partition);
-        let topic = writer.topic(&chunk.topic, partition);
-        for record in chunk.iter() {
-            let (key, value) = (text(record.key()), text(record.value()));
-            let offset = record.origin().map_or(-1, |(_, offset)| offset);
-            let (key, value) = (key.as_deref().into(), value.as_deref().into());
-            if record.headers().is_empty() {
-                writer.record(topic, key, value, record.timestamp(), offset);
-            } else {
-                let headers: Vec<_> =
-                    record.headers().iter().map(|header| (&*header.name, text(header.value.as_ref()))).collect();
-                let headers = headers.iter().map(|(name, value)| (*name, value.as_deref()));
-                writer.record_with_headers(topic, key, value, headers, record.timestamp(), offset);
-            }
-        }
+    // All of them first: what comes after the first record makes the writer move the records.
+    let topics: Vec<u32> = batch
+        .chunks()
+        .iter()
+        .map(|chunk| writer.topic(&chunk.topic, chunk.origin.as_ref().map(|origin| origin.partition).or(chunk.partition)))
+        .collect();
+    for (chunk, topic) in batch.chunks().iter().zip(topics) {
+        chunk.iter().for_each(|record| write_record(&mut writer, topic, record));
     }
     writer.finish()
+}
+
+fn write_record(writer: &mut Writer, topic: u32, record: RecordRef<'_>) {
+    let (key, value) = (text(record.key()), text(record.value()));
+    let offset = record.origin().map_or(-1, |(_, offset)| offset);
+    let (key, value, timestamp) = (key.as_deref().into(), value.as_deref().into(), record.timestamp());
+    let headers = record.headers();
+    if headers.is_empty() {
+        writer.record(topic, key, value, timestamp, offset);
+    } else if headers.iter().any(|header| matches!(header.value, Payload::Data(_))) {
+        let headers: Vec<_> = headers.iter().map(|header| (&*header.name, text(header.value.as_ref()))).collect();
+        let headers = headers.iter().map(|(name, value)| (*name, value.as_deref()));
+        writer.record_with_headers(topic, key, value, headers, timestamp, offset);
+    } else {
+        let headers = headers.iter().map(|header| match header.value.as_ref() {
+            PayloadRef::Bytes(bytes) => (&*header.name, Some(bytes)),
+            PayloadRef::Null | PayloadRef::Data(_) => (&*header.name, None),
+        });
+        writer.record_with_headers(topic, key, value, headers, timestamp, offset);
+    }
 }
 
 fn text(payload: PayloadRef<'_>) -> Option<Cow<'_, [u8]>> {
@@ -81,26 +98,18 @@ pub(crate) fn read(frame: Vec<u8>, records_max: usize) -> Result<Batch, String> 
 struct Run {
     topic: u32,
     builder: ChunkBuilder,
-    /// The part of the frame that they fill.
-    from: usize,
-    to: usize,
+    stretch: Stretch,
 }
 
 impl Run {
     fn new(topic: u32, builder: ChunkBuilder) -> Self {
-        Self { topic, builder, from: usize::MAX, to: 0 }
+        Self { topic, builder, stretch: Stretch::default() }
     }
 
     fn push(&mut self, record: &Framed<'_>, bytes: &Bytes, headers_left: &mut usize) -> Result<(), String> {
-        let (key, value) = (record.key_range(), record.value_range());
-        for range in [&key, &value].into_iter().flatten() {
-            self.from = self.from.min(range.start);
-            self.to = self.to.max(range.end);
-        }
-        // The first payload begins the part; a run without any has no part.
-        let from = if self.from == usize::MAX { 0 } else { self.from };
-        let span = |range: std::ops::Range<usize>| Span { start: (range.start - from) as u32, len: range.len() as u32 };
-        self.builder.push_span(key.map(span), value.map(span), record.timestamp, -1);
+        let key = record.key_range().map(|range| self.stretch.span(range));
+        let value = record.value_range().map(|range| self.stretch.span(range));
+        self.builder.push_span(key, value, record.timestamp, -1);
         if record.has_headers() {
             for header in headers(record, bytes, headers_left)?.unwrap_or_default() {
                 self.builder.header(header.name, header.value);
@@ -110,8 +119,25 @@ impl Run {
     }
 
     fn chunk(self, bytes: &Bytes) -> Chunk {
-        let part = if self.from == usize::MAX { Bytes::new() } else { bytes.slice(self.from..self.to) };
-        self.builder.finish(part)
+        self.builder.finish(self.stretch.of(bytes))
+    }
+}
+
+/// The part of a frame that the payloads of a chunk fill.
+#[derive(Default)]
+struct Stretch(Option<Range<usize>>);
+
+impl Stretch {
+    /// Payloads come as they lie: the first one begins it.
+    fn span(&mut self, range: Range<usize>) -> Span {
+        let whole = self.0.get_or_insert(range.start..range.end);
+        whole.end = whole.end.max(range.end);
+        Span { start: (range.start - whole.start) as u32, len: range.len() as u32 }
+    }
+
+    /// Empty without any payload.
+    fn of(self, frame: &Bytes) -> Bytes {
+        self.0.map_or_else(Bytes::new, |range| frame.slice(range))
     }
 }
 
@@ -123,101 +149,10 @@ fn headers(record: &Framed<'_>, bytes: &Bytes, left: &mut usize) -> Result<Optio
     Ok(Some(headers.iter().map(|(name, text)| Header { name: name.into(), value: value(text) }).collect()))
 }
 
-/// What a transform may make beyond what it was given: records that say `same` cost it nothing, and us their bytes (invariant 6).
-const MADE_BYTES_MAX: usize = 64 << 20;
-
-/// What a transform made of `input`.
-///
-/// # Errors
-/// What is wrong with it.
-pub(crate) fn merge(input: &Batch, frame: Vec<u8>) -> Result<Batch, String> {
-    let bytes = Bytes::from(frame);
-    let frame = Frame::read(&bytes).map_err(|error| error.to_string())?;
-    let count = input.len();
-    // As many again for each record: more is a bomb, not a transform.
-    if frame.len() > count.saturating_mul(1000) {
-        return Err(format!("{} records of {count}", frame.len()));
-    }
-    if let Some(batch) = untouched(input, &frame) {
-        return batch;
-    }
-    let topics: Vec<Arc<str>> = frame.topics().iter().map(|(name, _)| Arc::from(*name)).collect();
-    let refs: Vec<_> = input.iter().collect();
-    let (mut out, mut room, mut headers_left) = (BatchBuilder::new(), input.bytes() + MADE_BYTES_MAX, HEADERS_MAX);
-    for record in frame.records() {
-        let record = record.map_err(|error| error.to_string())?;
-        let origin = usize::try_from(record.offset).ok().and_then(|index| refs.get(index));
-        let Some(origin) = origin else {
-            return Err(format!("a record that came of record {}, where there are {count}", record.offset));
-        };
-        let mut made: Record = origin.to_record();
-        if let Some(index) = record.topic {
-            let (name, partition) = frame.topics()[index as usize];
-            if !is_valid_topic_name(name) {
-                return Err(format!("{:?} is no name of a topic", crate::error::clean(name, 300)));
-            }
-            made.topic = topics[index as usize].clone();
-            made.partition = partition;
-        }
-        made.key = part(&bytes, record.key, record.key_range(), made.key)?;
-        made.value = part(&bytes, record.value, record.value_range(), made.value)?;
-        made.timestamp = record.timestamp;
-        if let Some(headers) = headers(&record, &bytes, &mut headers_left)? {
-            made.headers = headers;
-        }
-        // Names and values of headers are shared with the record they came of.
-        let size = size_of::<Record>() + made.key.size() + made.value.size() + made.headers.len() * size_of::<Header>();
-        room = room.checked_sub(size).ok_or_else(|| format!("more than {MADE_BYTES_MAX} bytes beyond what it was given"))?;
-        out.push(made);
-    }
-    Ok(out.finish())
-}
-
-fn part(frame: &Bytes, part: Part<'_>, range: Option<std::ops::Range<usize>>, before: Payload) -> Result<Payload, String> {
-    match (part, range) {
-        (Part::Same, _) => Ok(before),
-        (Part::Bytes(text), Some(_)) if matches!(before, Payload::Data(_)) => {
-            json::from_json(text).map_err(|error| format!("a value in place of a structured one that is no JSON: {error}"))
-        }
-        (Part::Bytes(_), Some(range)) => Ok(Payload::Bytes(frame.slice(range))),
-        _ => Ok(Payload::Null),
-    }
-}
-
-/// When all that the transform did is drop records (or nothing), the buffers stay as they are.
-fn untouched(input: &Batch, frame: &Frame<'_>) -> Option<Result<Batch, String>> {
-    let mut kept = Vec::with_capacity(frame.len());
-    let mut refs = input.iter().enumerate();
-    for record in frame.records() {
-        let record = record.ok()?;
-        let same = record.topic.is_none()
-            && record.key == Part::Same
-            && record.value == Part::Same
-            && matches!(record.headers(), Ok(None));
-        let index = usize::try_from(record.offset).ok()?;
-        // In order, each at most once.
-        let (_, origin) = refs.find(|(at, _)| *at == index)?;
-        if !same || origin.timestamp() != record.timestamp {
-            return None;
-        }
-        kept.push(index);
-    }
-    let mut batch = input.clone();
-    if kept.len() < batch.len() {
-        let mut kept = kept.into_iter().peekable();
-        let mut at = 0;
-        batch.retain(|_| {
-            let keep = kept.next_if_eq(&at).is_some();
-            at += 1;
-            keep
-        });
-    }
-    Some(Ok(batch))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aqueduct_core::Record;
 
     fn record(topic: &str, value: &str) -> Record {
         let mut record = Record::new(topic, value.to_owned());
@@ -250,13 +185,13 @@ mod tests {
         for index in [0, 3] {
             kept.changed(index, Part::Same, Part::Same, Some(5));
         }
-        assert_eq!(values(merge(&batch(), kept.finish()).unwrap()), [Payload::from("0"), "3".into()]);
+        assert_eq!(values(merge(&batch(), kept.finish()).unwrap().unwrap()), [Payload::from("0"), "3".into()]);
         let mut changed = Writer::new();
         let topic = changed.topic("c", None);
         changed.changed(3, Part::Same, Part::Bytes(b"x"), None);
         changed.record(topic, Part::Null, Part::Same, None, 0);
         changed.record(topic, Part::Null, Part::Null, None, 0);
-        let made: Vec<Record> = merge(&batch(), changed.finish()).unwrap().into_records().collect();
+        let made: Vec<Record> = merge(&batch(), changed.finish()).unwrap().unwrap().into_records().collect();
         assert_eq!(
             made.iter().map(|record| (&*record.topic, record.value.clone())).collect::<Vec<_>>(),
             [("a", "x".into()), ("c", "0".into()), ("c", Payload::Null)]
@@ -285,7 +220,7 @@ mod tests {
         assert_eq!(framed.value, Part::Bytes(br#"{"n":1}"#));
         let mut changed = Writer::new();
         changed.changed(0, Part::Same, Part::Bytes(br#"{"n":2}"#), None);
-        let made = merge(&batch, changed.finish()).unwrap().into_records().next().unwrap();
+        let made = merge(&batch, changed.finish()).unwrap().unwrap().into_records().next().unwrap();
         assert_eq!(made.value, Payload::data(None, aqueduct_core::Data::object([("n", 2i64.into())])));
         let mut wrong = Writer::new();
         wrong.changed(0, Part::Same, Part::Bytes(b"{"), None);

@@ -49,7 +49,8 @@ impl Task {
         Ok(guest)
     }
 
-    async fn apply_once(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<Batch> {
+    /// `None`: the batch is as it was.
+    async fn apply_once(&mut self, batch: &Batch, rejects: &mut Rejects) -> Result<Option<Batch>> {
         // An instance that trapped is replaced, and so is one that has grown.
         let mut guest = match self.guest.take().filter(|guest| !guest.has_grown()) {
             Some(guest) => guest,
@@ -77,7 +78,7 @@ impl Task {
         while let Some(range) = parts.next() {
             let part = batch.slice(range.clone());
             match self.apply_once(&part, rejects).await {
-                Ok(done) => made.append(done),
+                Ok(done) => made.append(done.unwrap_or(part)),
                 Err(error) if !is_crash(&error) || parts.is_late() => return Err(error),
                 Err(_) if parts.halve(range) => {}
                 Err(error) => {
@@ -106,7 +107,7 @@ impl Transform for Task {
             }
             match self.apply_once(&batch, rejects).await {
                 Err(error) if is_crash(&error) => tracing::debug!(plugin = &*self.common.name, "it is tried again: {error}"),
-                done => return done,
+                done => return done.map(|made| made.unwrap_or(batch)),
             }
         }
         self.apply_in_parts(&batch, rejects).await

@@ -1,6 +1,8 @@
 //! Between the WIT and the traits. An instance is one task, so what `open` made stands in a static.
 
-use crate::{Ack, Applied, Class, Error, Frame, JsonMap, Limits, Polled, Rejects, Result, Sink, Source, SourceOffset, Transform};
+use crate::{
+    Ack, Applied, Class, Error, Frame, JsonMap, Limits, Polled, Rejects, Result, Sink, Source, SourceOffset, Transform, Writer,
+};
 use serde::de::DeserializeOwned;
 use std::cell::RefCell;
 use std::time::Duration;
@@ -203,7 +205,8 @@ pub mod of_transform {
     }
 
     pub fn apply<T: Transform>(slot: &Slot<T>, batch: Vec<u8>) -> Result<wire::Applied, wire::Error> {
-        let mut out = Applied::default();
+        // What comes back is mostly about as large as what came.
+        let mut out = Applied { batch: Writer::with_capacity(batch.len()), ..Applied::default() };
         slot.with(|task| task.apply(Frame::read(&batch)?, &mut out)).map_err(error)?;
         let rejected = out.rejects.0.into_iter().map(|(record_index, message)| wire::Reject { record_index, message });
         Ok(wire::Applied { batch: out.batch.finish(), rejected: rejected.collect() })

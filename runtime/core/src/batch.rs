@@ -58,7 +58,17 @@ enum Cell {
 
 const NO_TIMESTAMP: i64 = i64::MIN;
 /// Payloads above this stay in their own buffer: the copy would cost more than the reference count.
-const INLINE_MAX_BYTES: usize = 4096;
+pub const INLINE_MAX_BYTES: usize = 4096;
+
+/// Where a key or a value lies, for [`ChunkBuilder::push`].
+#[derive(Clone, Debug)]
+pub enum Place {
+    Null,
+    /// In the chunk's buffer.
+    Span(Span),
+    /// In memory of its own: structured data, and what is above [`INLINE_MAX_BYTES`].
+    Own(Payload),
+}
 
 impl Batch {
     pub fn new() -> Self {
@@ -241,6 +251,16 @@ impl<'a> RecordRef<'a> {
         &self.chunk.headers[self.entry.headers_start as usize..][..self.entry.headers_len as usize]
     }
 
+    /// Owned: what is bytes stays a slice of the buffer.
+    pub fn key_payload(self) -> Payload {
+        self.to_payload(self.entry.key)
+    }
+
+    /// As [`RecordRef::key_payload`].
+    pub fn value_payload(self) -> Payload {
+        self.to_payload(self.entry.value)
+    }
+
     /// Milliseconds since the epoch.
     pub fn timestamp(self) -> Option<i64> {
         (self.entry.timestamp != NO_TIMESTAMP).then_some(self.entry.timestamp)
@@ -350,6 +370,26 @@ impl ChunkBuilder {
         self.push_entry(key, value, timestamp, offset);
     }
 
+    /// A record of which each half is where it lies. `offset` counts only with an origin.
+    pub fn push(&mut self, key: Place, value: Place, timestamp: Option<i64>, offset: i64) {
+        let key = self.cell(key);
+        let value = self.cell(value);
+        self.push_entry(key, value, timestamp, offset);
+    }
+
+    /// Gives the record pushed last, which has none, the headers of `other`: the very ones of the record before it are kept once.
+    pub fn headers_of(&mut self, other: RecordRef<'_>) {
+        let headers = other.headers();
+        if headers.is_empty() {
+            return;
+        }
+        let before = self.entries.len().checked_sub(2).map(|at| self.entries[at]);
+        if before.is_some_and(|before| self.are_headers_of(before, headers)) {
+            return self.headers_as_before();
+        }
+        headers.iter().for_each(|header| self.header(header.name.clone(), header.value.clone()));
+    }
+
     /// Adds a header to the record pushed last.
     pub fn header(&mut self, name: Arc<str>, value: Payload) {
         if let Some(entry) = self.entries.last_mut() {
@@ -366,8 +406,8 @@ impl ChunkBuilder {
         }
     }
 
-    /// Whether these are the very headers of the record pushed last; equal ones in other memory are not looked at.
-    fn has_headers(&self, headers: &[Header]) -> bool {
+    /// Whether these are the very headers of that record; equal ones in other memory are not looked at.
+    fn are_headers_of(&self, entry: Entry, headers: &[Header]) -> bool {
         let same = |a: &Header, b: &Header| {
             Arc::ptr_eq(&a.name, &b.name)
                 && match (&a.value, &b.value) {
@@ -375,10 +415,8 @@ impl ChunkBuilder {
                     _ => false,
                 }
         };
-        self.entries.last().is_some_and(|last| {
-            let before = &self.headers[last.headers_start as usize..][..last.headers_len as usize];
-            before.len() == headers.len() && before.iter().zip(headers).all(|(a, b)| same(a, b))
-        })
+        let before = &self.headers[entry.headers_start as usize..][..entry.headers_len as usize];
+        before.len() == headers.len() && before.iter().zip(headers).all(|(a, b)| same(a, b))
     }
 
     /// # Panics
@@ -395,6 +433,14 @@ impl ChunkBuilder {
             headers: self.headers,
             outline: self.outline,
             bytes,
+        }
+    }
+
+    fn cell(&mut self, place: Place) -> Cell {
+        match place {
+            Place::Null | Place::Own(Payload::Null) => Cell::Null,
+            Place::Span(span) => self.inline(Some(span)),
+            Place::Own(payload) => self.outline(payload),
         }
     }
 
@@ -473,7 +519,8 @@ impl BatchBuilder {
         };
         let key = cell(run, record.key);
         let value = cell(run, record.value);
-        let as_before = !record.headers.is_empty() && run.has_headers(&record.headers);
+        let last = run.entries.last().copied();
+        let as_before = !record.headers.is_empty() && last.is_some_and(|last| run.are_headers_of(last, &record.headers));
         run.push_entry(key, value, record.timestamp, record.origin.map_or(-1, |origin| origin.offset));
         if as_before {
             return run.headers_as_before();
@@ -501,71 +548,4 @@ impl BatchBuilder {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Data;
-
-    fn record(topic: &str, value: &str) -> Record {
-        Record::new(topic, value.to_owned())
-    }
-
-    #[test]
-    fn records_come_out_as_they_went_in() {
-        let mut large = record("b", &"x".repeat(5000));
-        large.headers.push(Header { name: "h".into(), value: "1".into() });
-        large.timestamp = Some(7);
-        let mut structured = record("b", "");
-        structured.value = Payload::data(None, Data::Int64(5));
-        structured.key = "k".into();
-        let records = vec![record("a", "1"), record("a", "2"), large, structured, record("a", "3")];
-        let batch: Batch = records.iter().cloned().collect();
-        assert_eq!((batch.len(), batch.chunks().len()), (5, 3));
-        assert!(batch.chunks()[1].has_data());
-        assert!(batch.bytes() > 5000);
-        assert_eq!(batch.into_records().collect::<Vec<_>>(), records);
-    }
-
-    /// What a source says of every record is kept once, and each record has its own of what differs.
-    #[test]
-    fn headers_that_are_the_same_are_kept_once() {
-        let common = [Header { name: "run".into(), value: "7".into() }, Header { name: "task".into(), value: "0".into() }];
-        let with = |headers: &[Header]| Record { headers: headers.to_vec(), ..record("a", "v") };
-        let other = [Header { name: "run".into(), value: "8".to_owned().into() }];
-        let records =
-            [with(&common), with(&common), with(&[]), with(&[]), with(&other), with(&common), with(&common[..1]), with(&common)];
-        let batch: Batch = records.iter().cloned().collect();
-        assert_eq!(batch.chunks()[0].headers.len(), 2 + 1 + 2 + 1 + 2);
-        assert_eq!(batch.slice(1..4).into_records().collect::<Vec<_>>(), records[1..4]);
-        assert_eq!(batch.into_records().collect::<Vec<_>>(), records);
-    }
-
-    #[test]
-    fn retain_and_slice_keep_order_and_counts() {
-        let mut batch: Batch = (0..10).map(|i| record(if i < 4 { "a" } else { "b" }, &i.to_string())).collect();
-        let values = |batch: &Batch| -> Vec<String> {
-            batch
-                .iter()
-                .map(|r| match r.value() {
-                    PayloadRef::Bytes(b) => String::from_utf8(b.to_vec()).unwrap(),
-                    other => panic!("{other:?}"),
-                })
-                .collect()
-        };
-        assert_eq!(values(&batch.slice(3..6)), ["3", "4", "5"]);
-        let mut index = 0;
-        batch.retain(|_| {
-            index += 1;
-            index % 2 == 0
-        });
-        assert_eq!(values(&batch), ["1", "3", "5", "7", "9"]);
-        assert_eq!(batch.len(), 5);
-    }
-
-    #[test]
-    #[should_panic(expected = "a span ends at 5")]
-    fn a_span_outside_the_buffer_is_a_bug() {
-        let mut builder = ChunkBuilder::new("t".into());
-        builder.push_span(None, Some(Span { start: 1, len: 4 }), None, 0);
-        builder.finish(Bytes::from_static(b"abcd"));
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ pub mod source;
 pub mod trace_context;
 pub mod transform;
 
-pub use batch::{Batch, BatchBuilder, Chunk, ChunkBuilder, RecordRef, Span};
+pub use batch::{Batch, BatchBuilder, Chunk, ChunkBuilder, Place, RecordRef, Span};
 pub use data::Data;
 pub use error::{Class, Error, Result};
 pub use issue::{Issue, Severity};
