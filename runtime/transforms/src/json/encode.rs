@@ -17,11 +17,14 @@ pub(crate) const UNAVAILABLE: &str = "__debezium_unavailable_value";
 /// The names in a schema's structs as they are written: quoted, with what stands around them.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
-    /// `,"name":` and what is below, for each field.
-    fields: Vec<(Box<[u8]>, Layout)>,
+    /// For each field.
+    fields: Vec<Name>,
     /// Of an array's or a map's values.
     values: Option<Box<Layout>>,
 }
+
+/// `,"name":` of a field, and what is below it.
+type Name = (Box<[u8]>, Layout);
 
 impl Layout {
     /// Deeper than [`DEPTH_MAX`] nothing is written.
@@ -275,17 +278,12 @@ fn fields(schema: Option<&Schema>, values: usize) -> Result<&[Field]> {
 }
 
 /// Those of the layout, if it is these fields'.
-fn names<'a>(layout: Option<&'a Layout>, fields: &[Field]) -> Option<&'a [(Box<[u8]>, Layout)]> {
+fn names<'a>(layout: Option<&'a Layout>, fields: &[Field]) -> Option<&'a [Name]> {
     layout.map(|layout| &layout.fields[..]).filter(|names| names.len() == fields.len())
 }
 
 /// The name of a struct's field and what stands around it; the layout of its value.
-fn write_name<'a>(
-    out: &mut Vec<u8>,
-    field: &Field,
-    names: Option<&'a [(Box<[u8]>, Layout)]>,
-    index: usize,
-) -> Option<&'a Layout> {
+fn write_name<'a>(out: &mut Vec<u8>, field: &Field, names: Option<&'a [Name]>, index: usize) -> Option<&'a Layout> {
     if let Some(names) = names {
         let (name, below) = &names[index];
         out.extend_from_slice(&name[usize::from(index == 0)..]);
