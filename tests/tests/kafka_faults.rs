@@ -9,10 +9,10 @@ use aqueduct_tests::kafka_site::{self, FlowPlan};
 use aqueduct_tests::wait::pause;
 use aqueduct_tests::{Kind, RestWatch, Run, Site, check, env_number, outputs, wait_until};
 use kafka_services::wire::{END_TXN, OFFSET_COMMIT, Operation, PRODUCE, Resource};
-use kafka_services::{Action, Broker, Cluster, Options, Side, free_port};
+use kafka_services::{Action, Broker, Cluster, Options, Side, abort_hanging, free_port};
 use reqwest::Method;
 use rustix::process::Signal;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 const LEDGER: &str = env!("CARGO_BIN_EXE_ledger");
@@ -36,38 +36,13 @@ fn a_broker_that_is_killed_again_and_again() {
         let begin = Instant::now();
         // On a loaded machine a broker alone takes half a minute until it leads its partitions again.
         if !flow.goes_on_within(Duration::from_secs(60)) {
-            println!("kill {kill}: {} hanging transactions of the broker aborted", abort_hanging(&broker));
+            println!("kill {kill}: {} hanging transactions of the broker aborted", abort_hanging(&bootstrap));
         }
         flow.goes_on();
         println!("kill {kill}: lines flow again after {:?}", begin.elapsed());
     }
     rest.finish();
     flow.exact();
-}
-
-/// Apache Kafka 4.3.1 that is alone and dies between the decision to commit (`PrepareCommit`) and its markers says `CompleteCommit` when it starts
-/// again, and never writes them: about once in 30 kills. Readers wait for that transaction for ever, ours too; an operator aborts it, and since the
-/// source's offset was in it, its lines come again. How many.
-///
-/// Only what is open for long: to abort a transaction that a task is in the middle of would lose its records, since its offset is committed after all.
-fn abort_hanging(broker: &Broker) -> usize {
-    // Topic, partition, producer id and epoch, the coordinator's epoch, first offset; then times.
-    let open = || -> BTreeSet<Vec<String>> {
-        let found = broker.transactions(&["find-hanging", "--broker-id", "1", "--max-transaction-timeout", "0"]);
-        found.lines().skip(1).map(|row| row.split_whitespace().take(6).map(str::to_owned).collect()).collect()
-    };
-    let before = open();
-    // Ours end within a second.
-    pause(Duration::from_secs(15));
-    let mut hanging: Vec<_> = open().intersection(&before).cloned().collect();
-    // The task waits for its offsets. Freed before the lines, it would begin the next transaction inside the one that still hangs on their
-    // partition, and the second abort would lose what it commits.
-    hanging.sort_by_key(|row| row[0].contains("offsets"));
-    for row in &hanging {
-        let [topic, partition, _, _, _, start] = &row[..] else { panic!("{row:?}") };
-        broker.transactions(&["abort", "--topic", topic, "--partition", partition, "--start-offset", start]);
-    }
-    hanging.len()
 }
 
 #[test]

@@ -20,5 +20,5 @@ pub use home::{debezium_home, free_port, kafka_home};
 pub use kcat::{Record, consume, kcat};
 pub use options::{Options, PASSWORD_SUFFIX, USERS};
 pub use proxy::{Action, Proxy, Rule, Side};
-pub use tools::java_tool;
+pub use tools::{abort_hanging, java_tool};
 pub use wait_services::{poll_for, wait_until};

@@ -4,9 +4,9 @@
 use aqueduct_core::{Batch, JsonMap, Record, SourceOffset, TaskId};
 use aqueduct_log::{Appended, Commit, EncodedBatch, Log, LogWriter, TopicSpec};
 use aqueduct_log_kafka::{KafkaLog, KafkaOptions};
-use kafka_services::{Action, Broker, Options, Side, java_tool, shared, wire};
+use kafka_services::{Action, Broker, Options, Side, abort_hanging, java_tool, shared, wire};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(90);
@@ -202,7 +202,7 @@ async fn what_trickles_is_visible_soon() {
 
 /// What a worker does with a writer that failed: open another, and go on from the stored offset.
 async fn write_until(log: &dyn Log, topic: &str, last: i64, mut each: impl FnMut(i64)) {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_secs(300);
     let stored = async || -> Option<i64> {
         let offsets = log.source_offsets("c").await.ok()?;
         Some(offsets.first().map_or(0, |offset| offset.offset.as_ref().unwrap()["position"].as_i64().unwrap()))
@@ -239,13 +239,16 @@ async fn write_until(log: &dyn Log, topic: &str, last: i64, mut each: impl FnMut
 async fn a_broker_that_is_killed_neither_loses_nor_repeats() {
     let mut broker = Broker::start(Options::default());
     let timeouts = [("request.timeout.ms", "3000"), ("socket.connection.setup.timeout.ms", "1000")];
-    let log = open_with(&broker.bootstrap(), &timeouts).await;
+    let bootstrap = broker.bootstrap();
+    let log = open_with(&bootstrap, &timeouts).await;
     let topic = topic(&*log, 1, &[]).await;
     let (ask, mut asked) = tokio::sync::mpsc::channel(1);
     let last = 30_000;
+    let moved = Mutex::new(Instant::now());
     let writing = async {
         let (mut next_kill, ask) = (3000, ask);
         write_until(&*log, &topic, last, |at| {
+            *moved.lock().unwrap() = Instant::now();
             if at >= next_kill && ask.try_send(()).is_ok() {
                 next_kill += 8000;
             }
@@ -266,7 +269,22 @@ async fn a_broker_that_is_killed_neither_loses_nor_repeats() {
         }
         (kills, broker)
     };
-    let ((), (kills, broker)) = tokio::join!(writing, killing);
+    // A broker that starts takes seconds; one that hangs on a transaction of its own, for ever.
+    let unsticking = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if moved.lock().unwrap().elapsed() > Duration::from_secs(45) {
+                let bootstrap = bootstrap.clone();
+                let aborted = tokio::task::spawn_blocking(move || abort_hanging(&bootstrap)).await.unwrap();
+                println!("{aborted} hanging transactions of the broker aborted");
+                *moved.lock().unwrap() = Instant::now();
+            }
+        }
+    };
+    let ((), (kills, broker)) = tokio::select! {
+        done = async { tokio::join!(writing, killing) } => done,
+        () = unsticking => unreachable!("it has no end"),
+    };
     let numbers: Vec<i64> = lines(&broker, &topic).iter().map(|line| line.parse().unwrap()).collect();
     assert_eq!(numbers.len() as i64, last, "{kills} kills");
     assert!(numbers.iter().copied().eq(0..last), "in order");
