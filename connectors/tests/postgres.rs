@@ -10,7 +10,6 @@ use postgres_services::{USER, shared};
 
 /// `before, after, source, transaction, op, ts_…`: the source block and the times say when it was read.
 fn row_and_operation(record: &mut Record) {
-    *record = record.clone().unpacked();
     if let Payload::Data(value) = &mut record.value
         && let Data::Struct(fields) = &mut value.data
     {

@@ -67,13 +67,3 @@ pub enum Cell<'a> {
     Unchanged,
     Text(&'a [u8]),
 }
-
-impl Cell<'_> {
-    /// Bytes of its text.
-    pub fn len(&self) -> usize {
-        match self {
-            Cell::Text(text) => text.len(),
-            Cell::Null | Cell::Unchanged => 0,
-        }
-    }
-}

@@ -3,7 +3,7 @@
 //! A batch is a list of chunks; a chunk is one buffer and a table of spans into it, for records of one topic. A source that reads lines, and
 //! the log that reads record batches, hand over the buffer they read: no object, no copy and no reference count for each record.
 
-use crate::{Header, Origin, Packed, Payload, PayloadRef, Record, Topic, TopicPartition};
+use crate::{Header, Origin, Payload, PayloadRef, Record, Topic, TopicPartition};
 use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 
@@ -191,15 +191,8 @@ impl Chunk {
 
     /// True when any key, value or header is structured: such a chunk needs a converter before it can be appended to the log.
     pub fn has_data(&self) -> bool {
-        self.payloads().any(|payload| matches!(payload, Payload::Data(_) | Payload::Packed(_)))
-    }
-
-    pub(crate) fn has_packed(&self) -> bool {
-        self.payloads().any(|payload| matches!(payload, Payload::Packed(_)))
-    }
-
-    fn payloads(&self) -> impl Iterator<Item = &Payload> {
-        self.outline.iter().chain(self.headers.iter().map(|header| &header.value))
+        self.outline.iter().any(|payload| matches!(payload, Payload::Data(_)))
+            || self.headers.iter().any(|header| matches!(header.value, Payload::Data(_)))
     }
 
     pub fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> {
@@ -235,16 +228,6 @@ impl<'a> RecordRef<'a> {
 
     pub fn value(self) -> PayloadRef<'a> {
         self.payload(self.entry.value)
-    }
-
-    /// The key, where it is packed: for converters, who need no tree of it.
-    pub fn packed_key(self) -> Option<&'a Packed> {
-        self.packed(self.entry.key)
-    }
-
-    /// As [`RecordRef::packed_key`].
-    pub fn packed_value(self) -> Option<&'a Packed> {
-        self.packed(self.entry.value)
     }
 
     pub fn headers(self) -> &'a [Header] {
@@ -288,16 +271,6 @@ impl<'a> RecordRef<'a> {
             Cell::Null => PayloadRef::Null,
             Cell::Inline(span) => PayloadRef::Bytes(&self.chunk.buffer[span.start as usize..][..span.len as usize]),
             Cell::Outline(index) => self.chunk.outline[index as usize].as_ref(),
-        }
-    }
-
-    fn packed(self, cell: Cell) -> Option<&'a Packed> {
-        match cell {
-            Cell::Outline(index) => match &self.chunk.outline[index as usize] {
-                Payload::Packed(packed) => Some(packed),
-                _ => None,
-            },
-            Cell::Null | Cell::Inline(_) => None,
         }
     }
 

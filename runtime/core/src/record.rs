@@ -1,6 +1,6 @@
 //! One record, owned ([`Record`]) — for structured sources and transforms. Batches hold records in chunks, not as these objects.
 
-use crate::{Data, Packed, Schema, Topic, TopicPartition};
+use crate::{Data, Schema, Topic, TopicPartition};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -12,8 +12,6 @@ pub enum Payload {
     /// Encoded; usually a slice of the buffer that was read.
     Bytes(Bytes),
     Data(Box<Structured>),
-    /// As `Data`, written flat: from a source to its converters. Borrowed, it is a tree like any other.
-    Packed(Box<Packed>),
 }
 
 /// A structured value, with its schema where it has one.
@@ -41,20 +39,11 @@ impl Payload {
             Payload::Null => PayloadRef::Null,
             Payload::Bytes(bytes) => PayloadRef::Bytes(bytes),
             Payload::Data(data) => PayloadRef::Data(data),
-            Payload::Packed(packed) => PayloadRef::Data(packed.tree()),
         }
     }
 
     pub fn is_null(&self) -> bool {
         matches!(self, Payload::Null)
-    }
-
-    /// The tree of a structured value, packed or not.
-    pub fn structured(&self) -> Option<&Structured> {
-        match self.as_ref() {
-            PayloadRef::Data(structured) => Some(structured),
-            PayloadRef::Null | PayloadRef::Bytes(_) => None,
-        }
     }
 
     /// An estimate in bytes, for budgets: exact for bytes, rough for structured data.
@@ -63,7 +52,6 @@ impl Payload {
             Payload::Null => 0,
             Payload::Bytes(bytes) => bytes.len(),
             Payload::Data(structured) => size_of_data(&structured.data),
-            Payload::Packed(packed) => packed.size(),
         }
     }
 }

@@ -5,8 +5,8 @@ use crate::parts::{PartKind, find};
 use crate::text::{Dress, class_of, write_text};
 use aqueduct_config::parse;
 use aqueduct_core::{
-    Batch, BatchBuilder, Bytes, Chunk, ChunkBuilder, Data, Error, Header, Issue, Options, Packed, Payload, PayloadRef,
-    Projection, RecordRef, Rejects, Result, Schema, Span, Stage, schema::Kind,
+    Batch, BatchBuilder, Bytes, Chunk, ChunkBuilder, Data, Error, Header, Issue, Options, Payload, PayloadRef, Projection,
+    RecordRef, Rejects, Result, Schema, Span, Stage, schema::Kind,
 };
 use parking_lot::Mutex;
 use schemars::JsonSchema;
@@ -251,7 +251,7 @@ impl Converters {
                 }
                 Err((converter, error)) => {
                     buffer.truncate(start);
-                    rejects.push(record.to_record().unpacked(), converter.stage, converter.class, error);
+                    rejects.push(record.to_record(), converter.stage, converter.class, error);
                 }
             }
         }
@@ -265,9 +265,8 @@ impl Converters {
         as_before: bool,
         buffer: &mut Vec<u8>,
     ) -> Result<(Option<Span>, Option<Span>, Vec<Header>), (&Converter, Error)> {
-        let key = self.key.encode_span(record.packed_key(), || record.key(), buffer).map_err(|error| (&self.key, error))?;
-        let value =
-            self.value.encode_span(record.packed_value(), || record.value(), buffer).map_err(|error| (&self.value, error))?;
+        let key = self.key.encode_span(record.key(), buffer).map_err(|error| (&self.key, error))?;
+        let value = self.value.encode_span(record.value(), buffer).map_err(|error| (&self.value, error))?;
         let headers = if as_before { &[] } else { record.headers() };
         let headers = headers.iter().map(|header| {
             let value = self.header.encode_header(&header.value)?;
@@ -296,18 +295,10 @@ impl Converter {
         matches!(self.format, Format::Text | Format::Bytes | Format::Plain | Format::Simple)
     }
 
-    /// `payload` makes a tree of what is packed: it is asked only where this converter cannot do without.
-    fn encode_span<'a>(
-        &self,
-        packed: Option<&Packed>,
-        payload: impl FnOnce() -> PayloadRef<'a>,
-        buffer: &mut Vec<u8>,
-    ) -> Result<Option<Span>> {
+    fn encode_span(&self, payload: PayloadRef<'_>, buffer: &mut Vec<u8>) -> Result<Option<Span>> {
         let start = buffer.len();
-        match (&self.format, packed) {
-            (Format::Json(json), Some(packed)) => json.lock().encode_packed(packed, buffer)?,
-            _ if !self.encode(payload(), buffer)? => return Ok(None),
-            _ => {}
+        if !self.encode(payload, buffer)? {
+            return Ok(None);
         }
         match (u32::try_from(start), u32::try_from(buffer.len() - start)) {
             (Ok(start), Ok(len)) if start.checked_add(len).is_some() => Ok(Some(Span { start, len })),
@@ -316,7 +307,7 @@ impl Converter {
     }
 
     fn encode_header(&self, payload: &Payload) -> Result<Payload> {
-        if self.takes_bytes() && !matches!(payload, Payload::Data(_) | Payload::Packed(_)) {
+        if self.takes_bytes() && !matches!(payload, Payload::Data(_)) {
             return Ok(payload.clone());
         }
         let mut buffer = Vec::new();

@@ -9,7 +9,7 @@ pub(crate) use encode::UNAVAILABLE;
 use self::encode::{Layout, Writer};
 use crate::cache::SchemaCache;
 use crate::text::{Dress, utf8, write_text};
-use aqueduct_core::{Data, Error, Packed, Payload, PayloadRef, Projection, Result, Schema, Structured};
+use aqueduct_core::{Data, Error, Payload, PayloadRef, Projection, Result, Schema, Structured};
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -134,9 +134,15 @@ impl Json {
         match payload {
             PayloadRef::Null => return Ok(false),
             PayloadRef::Data(structured) if structured.schema.is_none() && structured.data.is_null() => return Ok(false),
-            PayloadRef::Data(Structured { schema, data }) => {
+            PayloadRef::Data(structured) => {
+                let Structured { schema, data } = structured;
                 let shape = match schema {
-                    Some(schema) => Some(Self::shape(&mut self.shapes, self.schemas, self.style, schema)?),
+                    Some(schema) => {
+                        let (schemas, style) = (self.schemas, self.style);
+                        let head = |schema: &Schema| if schemas { schema::head(schema, style) } else { Ok(Vec::new()) };
+                        let shape = |schema: &Schema| Ok(Shape { head: head(schema)?, layout: Layout::of(schema, 0) });
+                        Some(self.shapes.get::<Error>(schema, shape)?)
+                    }
                     None => None,
                 };
                 match shape {
@@ -164,17 +170,6 @@ impl Json {
         Ok(true)
     }
 
-    /// As [`Json::encode`], without a tree.
-    pub(crate) fn encode_packed(&mut self, packed: &Packed, out: &mut Vec<u8>) -> Result<()> {
-        let shape = Self::shape(&mut self.shapes, self.schemas, self.style, packed.schema())?;
-        out.extend_from_slice(&shape.head);
-        self.writer.write_packed(out, packed.schema(), Some(&shape.layout), &mut packed.parts(), 0)?;
-        if self.schemas {
-            out.push(b'}');
-        }
-        Ok(())
-    }
-
     /// # Errors
     /// `converter.json` (not JSON, or not the envelope), `converter.schema`, `converter.type`, `converter.depth`, …
     pub(crate) fn decode(&mut self, message: &[u8]) -> Result<Payload> {
@@ -189,11 +184,6 @@ impl Json {
         let schema = self.schema(envelope.schema.get())?;
         let data = self.value(envelope.payload.get().as_bytes(), schema.as_ref())?;
         Ok(structured(schema, data))
-    }
-
-    fn shape<'a>(shapes: &'a mut SchemaCache<Shape>, schemas: bool, style: Style, schema: &Arc<Schema>) -> Result<&'a Shape> {
-        let head = |schema: &Schema| if schemas { schema::head(schema, style) } else { Ok(Vec::new()) };
-        shapes.get::<Error>(schema, |schema: &Schema| Ok(Shape { head: head(schema)?, layout: Layout::of(schema, 0) }))
     }
 
     fn value(&self, message: &[u8], schema: Option<&Arc<Schema>>) -> Result<Data> {

@@ -2,7 +2,7 @@
 
 use crate::stats::TaskStats;
 use aqueduct_config::providers::Resolved;
-use aqueduct_core::{Batch, Chunk, Error, Header, LogPosition, Record, Reject, Result, TaskId, Topic};
+use aqueduct_core::{Batch, Chunk, Error, Header, LogPosition, Payload, Record, Reject, Result, TaskId, Topic};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -94,8 +94,8 @@ impl Policy {
         for payload in
             [&mut letter.key, &mut letter.value].into_iter().chain(letter.headers.iter_mut().map(|header| &mut header.value))
         {
-            if let Some(structured) = payload.structured() {
-                *payload = aqueduct_transforms::json::text(structured).into();
+            if let Payload::Data(data) = payload {
+                *payload = aqueduct_transforms::json::text(data).into();
             }
         }
         // The origin is for errors about the letter; the log ignores it.
@@ -222,7 +222,6 @@ pub fn position_after(position: &LogPosition, next: i64, metadata: Option<String
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aqueduct_core::Payload;
     use aqueduct_core::{Origin, Stage, TopicPartition};
     use std::sync::Arc;
 

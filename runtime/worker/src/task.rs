@@ -115,7 +115,7 @@ impl TaskRun {
         if self.chain.is_empty() {
             return Ok(batch);
         }
-        self.stats.time(Call::Transform, self.chain.apply(batch.unpacked(), rejects)).await
+        self.stats.time(Call::Transform, self.chain.apply(batch, rejects)).await
     }
 }
 

@@ -54,16 +54,14 @@ fn build(from: RecordRef<'_>, partition: Option<i32>, to: &TargetTopic) -> Resul
 }
 
 fn bytes(payload: Payload, what: &'static str) -> Result<Option<Bytes>, &'static str> {
-    let structured = match payload {
-        Payload::Null => return Ok(None),
-        Payload::Bytes(bytes) => return Ok(Some(bytes)),
-        Payload::Data(structured) => structured,
-        Payload::Packed(packed) => packed.into_tree(),
-    };
-    match structured.data {
-        Data::Null => Ok(None),
-        Data::String(text) => Ok(Some(text.into())),
-        Data::Bytes(bytes) => Ok(Some(bytes)),
-        _ => Err(what),
+    match payload {
+        Payload::Null => Ok(None),
+        Payload::Bytes(bytes) => Ok(Some(bytes)),
+        Payload::Data(structured) => match structured.data {
+            Data::Null => Ok(None),
+            Data::String(text) => Ok(Some(text.into())),
+            Data::Bytes(bytes) => Ok(Some(bytes)),
+            _ => Err(what),
+        },
     }
 }

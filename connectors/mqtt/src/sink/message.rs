@@ -33,16 +33,15 @@ impl Message<'_> {
     }
 
     fn payload(&self) -> Result<Bytes> {
-        let value = self.record.to_record().value;
-        match value.structured().map(|structured| &structured.data) {
-            Some(Data::String(text)) => Ok(Bytes::copy_from_slice(text.as_bytes())),
-            Some(Data::Bytes(bytes)) => Ok(bytes.clone()),
-            Some(_) => Err(Error::fatal("mqtt_sink.structured", "the value is structured").fix("set value.converter: plain")),
-            None => Ok(match value {
-                Payload::Bytes(bytes) => bytes,
-                // A tombstone: an empty message deletes a retained one.
-                _ => Bytes::new(),
-            }),
+        match self.record.to_record().value {
+            // A tombstone: an empty message deletes a retained one.
+            Payload::Null => Ok(Bytes::new()),
+            Payload::Bytes(bytes) => Ok(bytes),
+            Payload::Data(structured) => match structured.data {
+                Data::String(text) => Ok(text.into()),
+                Data::Bytes(bytes) => Ok(bytes),
+                _ => Err(Error::fatal("mqtt_sink.structured", "the value is structured").fix("set value.converter: plain")),
+            },
         }
     }
 

@@ -3,7 +3,6 @@
 use super::transaction::Transaction;
 use super::{Model, schemas, text};
 use crate::source::options::modes::BinaryMode;
-use aqueduct_core::packed::{Common, Leaf, Packer};
 use aqueduct_core::record::Header;
 use aqueduct_core::{Data, Payload, Record, Schema};
 use bytes::Bytes;
@@ -39,9 +38,6 @@ impl Snapshot {
     }
 }
 
-/// What an event takes beside its row, packed: the names in the block `source` are the most of it.
-pub(super) const PACKED_BYTES: usize = 384;
-
 /// Where a change was made first, if it came to the database by logical replication: the origin's name, and the LSN of the commit there.
 #[derive(Debug)]
 pub(crate) struct Origin {
@@ -65,7 +61,7 @@ pub(crate) struct SourceInfo {
     /// The clock: nanoseconds since the epoch.
     pub(crate) now_ns: i64,
     /// What was made of the rest before, for this table.
-    pub(crate) block: Option<Arc<Common>>,
+    pub(crate) block: Option<Arc<Data>>,
 }
 
 /// What is the same in every event of a task.
@@ -98,27 +94,29 @@ impl Context {
 
 impl SourceInfo {
     /// The block `source`.
-    pub(super) fn pack(&self, context: &Context, schema: &str, table: &str, out: &mut Packer) {
-        let number = |out: &mut Packer, number: Option<i64>| out.leaf(number.map_or(Leaf::Null, Leaf::Int64));
+    pub(super) fn block(&self, context: &Context, schema: &str, table: &str) -> Data {
+        let text = |text: &str| Data::String(text.to_owned());
+        let number = |number: Option<i64>| number.map_or(Data::Null, Data::Int64);
         // Debezium knows of no transaction where rows are read in between.
         let streamed = self.snapshot != Snapshot::Incremental;
-        out.begin_struct(16);
-        out.string(env!("CARGO_PKG_VERSION"));
-        out.string("postgresql");
-        out.string(&context.name);
-        out.int64(self.commit_us.div_euclid(1000));
-        out.leaf(self.snapshot.name().map_or(Leaf::Null, Leaf::String));
-        out.string(&context.database);
-        out.string(&self.sequence());
-        out.int64(self.commit_us);
-        out.int64(self.commit_us.saturating_mul(1000));
-        out.string(schema);
-        out.string(table);
-        number(out, self.tx_id.filter(|_| streamed).map(i64::from));
-        number(out, self.lsn.filter(|_| streamed).map(|lsn| lsn as i64));
-        number(out, self.xmin.filter(|_| streamed));
-        out.leaf(self.origin.as_ref().map_or(Leaf::Null, |origin| Leaf::String(&origin.name)));
-        number(out, self.origin.as_ref().map(|origin| origin.lsn as i64));
+        Data::Struct(vec![
+            text(env!("CARGO_PKG_VERSION")),
+            text("postgresql"),
+            text(&context.name),
+            Data::Int64(self.commit_us.div_euclid(1000)),
+            self.snapshot.name().map_or(Data::Null, text),
+            text(&context.database),
+            Data::String(self.sequence()),
+            Data::Int64(self.commit_us),
+            Data::Int64(self.commit_us.saturating_mul(1000)),
+            text(schema),
+            text(table),
+            number(self.tx_id.filter(|_| streamed).map(i64::from)),
+            number(self.lsn.filter(|_| streamed).map(|lsn| lsn as i64)),
+            number(self.xmin.filter(|_| streamed)),
+            self.origin.as_ref().map_or(Data::Null, |origin| text(&origin.name)),
+            number(self.origin.as_ref().map(|origin| origin.lsn as i64)),
+        ])
     }
 
     /// `["24023128","24023136"]`
@@ -189,25 +187,22 @@ impl Model {
         if !self.filters.message(message.prefix) {
             return None;
         }
+        let prefix = || Data::String(message.prefix.to_owned());
+        let content = match self.modes.binary() {
+            BinaryMode::Bytes => Data::Bytes(Bytes::copy_from_slice(message.content)),
+            mode => Data::String(text::encode_binary(message.content, mode)),
+        };
         let transaction = transaction.filter(|_| info.tx_id.is_some());
         let place = transaction.map(|transaction| transaction.place(&self.message_collection, info.lsn));
-        let mut value = Packer::with_capacity(PACKED_BYTES + message.content.len());
-        value.begin_struct(5);
-        value.string("m");
-        value.int64(Clock::at(info.now_ns).millis());
-        info.pack(&self.context, "", "", &mut value);
-        value.data(&place.map_or(Data::Null, |place| place.block()));
-        value.begin_struct(2);
-        value.string(message.prefix);
-        match self.modes.binary() {
-            BinaryMode::Bytes => value.leaf(Leaf::Bytes(message.content)),
-            mode => value.string(&text::encode_binary(message.content, mode)),
-        }
-        let mut record = Record::new(self.message_topic.clone(), value.finish(self.message_value.clone()));
-        let mut key = Packer::default();
-        key.begin_struct(1);
-        key.string(message.prefix);
-        record.key = key.finish(self.message_key.clone());
+        let value = Data::Struct(vec![
+            Data::String("m".to_owned()),
+            Data::Int64(Clock::at(info.now_ns).millis()),
+            info.block(&self.context, "", ""),
+            place.map_or(Data::Null, |place| place.block()),
+            Data::Struct(vec![prefix(), content]),
+        ]);
+        let mut record = Record::new(self.message_topic.clone(), Payload::data(Some(self.message_value.clone()), value));
+        record.key = Payload::data(Some(self.message_key.clone()), Data::Struct(vec![prefix()]));
         Some(record)
     }
 

@@ -2,14 +2,13 @@
 
 use super::Types;
 use super::columns::{Hash, Mapper};
-use super::event::{Clock, Context, PACKED_BYTES, SourceInfo};
+use super::event::{Clock, Context, SourceInfo};
 use super::kind::Typed;
 use super::transaction::{Place, Transaction};
 use super::value::{Decoder, Unfit};
 use super::{Model, Operations, default, kind, schemas};
 use crate::source::options::modes::{ConvertFailureMode, Operation};
 use crate::table::{Cell, Column, Table};
-use aqueduct_core::packed::{Common, Packer};
 use aqueduct_core::record::Header;
 use aqueduct_core::schema::Kind;
 use aqueduct_core::{Data, Error, Payload, Record, Result, Schema, Topic};
@@ -151,10 +150,8 @@ impl TableModel {
     }
 
     /// The block `source` of the events that are at this place.
-    pub(crate) fn source_block(&self, info: &SourceInfo) -> Common {
-        let mut block = Packer::default();
-        info.pack(&self.context, &self.schema, &self.table, &mut block);
-        block.into_common()
+    pub(crate) fn source_block(&self, info: &SourceInfo) -> Data {
+        info.block(&self.context, &self.schema, &self.table)
     }
 
     /// Whether changes of this kind are sent at all; an update of a key is a delete and an insert, which are asked for by themselves.
@@ -276,24 +273,18 @@ impl TableModel {
             Some(row) => self.key(row)?,
             None => Payload::Null,
         };
-        let bytes = |cells: Option<&[Cell<'_>]>| cells.into_iter().flatten().map(|cell| cell.len() + 8).sum::<usize>();
-        let mut value = Packer::with_capacity(PACKED_BYTES + bytes(before) + bytes(after));
-        value.begin_struct(8);
-        for cells in [before, after] {
-            match cells {
-                Some(cells) => self.fields(&self.row, cells, &mut value, &mut unfit)?,
-                None => value.null(),
-            }
-        }
-        match &info.block {
-            Some(block) => value.common(block),
-            None => info.pack(&self.context, &self.schema, &self.table, &mut value),
-        }
-        value.data(&place.map_or(Data::Null, Place::block));
-        value.string(op.encode_utf8(&mut [0; 4]));
-        value.int64(clock.millis());
-        value.int64(clock.micros());
-        value.int64(clock.nanos());
+        let mut row = |cells: Option<&[Cell<'_>]>| cells.map_or(Ok(Data::Null), |cells| self.row(cells, &mut unfit));
+        let (before, after) = (row(before)?, row(after)?);
+        let value = Data::Struct(vec![
+            before,
+            after,
+            info.block.clone().map_or_else(|| self.source_block(info), Data::Shared),
+            place.map_or(Data::Null, Place::block),
+            Data::String(op.into()),
+            Data::Int64(clock.millis()),
+            Data::Int64(clock.micros()),
+            Data::Int64(clock.nanos()),
+        ]);
         let mut headers = Vec::with_capacity(usize::from(header.is_some()) + self.context.headers.len());
         headers.extend(header.map(|(name, value)| Header { name: name.into(), value }));
         headers.extend(self.context.headers.iter().cloned());
@@ -304,7 +295,7 @@ impl TableModel {
             topic: self.topic.clone(),
             partition: None,
             key,
-            value: value.finish(self.envelope.clone()),
+            value: Payload::data(Some(self.envelope.clone()), value),
             headers,
             timestamp: None,
             origin: None,
@@ -330,42 +321,36 @@ impl TableModel {
 
     fn key(&self, cells: &[Cell<'_>]) -> Result<Payload> {
         let Some(schema) = &self.key_schema else { return Ok(Payload::Null) };
-        let (mut key, mut unfit) = (Packer::default(), String::new());
-        self.fields(&self.key, cells, &mut key, &mut unfit)?;
-        Ok(key.finish(schema.clone()))
+        let mut unfit = String::new();
+        let key = self.fields(&self.key, cells, &mut unfit)?;
+        Ok(Payload::data(Some(schema.clone()), key))
     }
 
-    /// The struct of a row.
-    fn fields(&self, fields: &[Field], cells: &[Cell<'_>], out: &mut Packer, unfit: &mut String) -> Result<()> {
+    fn row(&self, cells: &[Cell<'_>], unfit: &mut String) -> Result<Data> {
+        self.fields(&self.row, cells, unfit)
+    }
+
+    fn fields(&self, fields: &[Field], cells: &[Cell<'_>], unfit: &mut String) -> Result<Data> {
         if cells.len() != self.columns {
             let why = format!("a row of {} has {} columns, the table has {}", self.name, cells.len(), self.columns);
             return Err(Error::retriable("postgres.row", why));
         }
-        out.begin_struct(fields.len());
+        let mut values = Vec::with_capacity(fields.len());
         for field in fields {
-            let text = match cells[field.index] {
-                Cell::Text(text) => text,
-                cell => {
-                    let value = if cell == Cell::Null { &field.null } else { &field.unchanged };
-                    match &field.mapper {
-                        None => out.data(value),
-                        Some(mapper) => out.data(&mapper.apply(value.clone())),
-                    }
-                    continue;
-                }
-            };
-            match &field.mapper {
-                None => match field.decoder.pack(text, out) {
-                    Ok(()) => {}
-                    Err(Unfit) => out.data(&self.unfit(field, text, unfit)?),
+            let value = match cells[field.index] {
+                Cell::Null => field.null.clone(),
+                Cell::Unchanged => field.unchanged.clone(),
+                Cell::Text(text) => match field.decoder.decode(text) {
+                    Ok(value) => value,
+                    Err(Unfit) => self.unfit(field, text, unfit)?,
                 },
-                Some(mapper) => {
-                    let value = field.decoder.decode(text).or_else(|Unfit| self.unfit(field, text, unfit))?;
-                    out.data(&mapper.apply(value));
-                }
-            }
+            };
+            values.push(match &field.mapper {
+                None => value,
+                Some(mapper) => mapper.apply(value),
+            });
         }
-        Ok(())
+        Ok(Data::Struct(values))
     }
 
     /// What its schema cannot say becomes null, and a header tells; never in silence.

@@ -140,8 +140,10 @@ const INFO: SourceInfo = SourceInfo {
 };
 
 fn data(payload: &Payload) -> (&Schema, &Data) {
-    let structured = payload.structured().unwrap();
-    (structured.schema.as_deref().unwrap(), &structured.data)
+    match payload {
+        Payload::Data(structured) => (structured.schema.as_deref().unwrap(), &structured.data),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn part<'a>(record: &'a Record, name: &str) -> &'a Data {
@@ -158,9 +160,10 @@ fn one(model: &Model, type_name: &str, modifier: i32, cell: Cell<'_>) -> Option<
     let row = &schema.fields[1].schema;
     let field = row.fields.first()?;
     let Data::Struct(values) = part(&records[0], "after") else { panic!() };
-    let header = records[0]
-        .header("__aqueduct.unconverted")
-        .map(|payload| payload.structured().unwrap().data.as_str().unwrap().to_owned());
+    let header = records[0].header("__aqueduct.unconverted").map(|payload| match payload {
+        Payload::Data(structured) => structured.data.as_str().unwrap().to_owned(),
+        other => panic!("{other:?}"),
+    });
     Some(((*field.schema).clone(), values[0].clone(), header))
 }
 

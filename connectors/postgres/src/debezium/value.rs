@@ -5,7 +5,6 @@ use super::number::{self, Decimal};
 use super::text::{encode_binary, unhex};
 use super::time::{self, Bound, Interval, Stamp};
 use crate::source::options::modes::{BinaryMode, DecimalMode};
-use aqueduct_core::packed::{Leaf, Packer};
 use aqueduct_core::{Bytes, Data};
 
 /// How the text of one column becomes data.
@@ -89,22 +88,6 @@ const INFINITY_DAYS: i32 = 2_146_033_979;
 const MINUS_INFINITY_DAYS: i32 = -2_147_472_691;
 
 impl Decoder {
-    /// As [`Decoder::decode`], into a packed value: what most columns are made of, without a text of their own in between. Packs nothing where the
-    /// value is unfit.
-    pub(crate) fn pack(&self, text: &[u8], out: &mut Packer) -> Result<(), Unfit> {
-        let utf8 = || std::str::from_utf8(text).map_err(|_| Unfit);
-        match self {
-            Decoder::Boolean => out.leaf(Leaf::Boolean(text == b"t")),
-            Decoder::Int16 => out.leaf(Leaf::Int16(integer(text)?.try_into().map_err(|_| Unfit)?)),
-            Decoder::Int32 => out.leaf(Leaf::Int32(integer(text)?.try_into().map_err(|_| Unfit)?)),
-            Decoder::Int64 => out.int64(integer(text)?),
-            Decoder::Text => out.string(utf8()?),
-            Decoder::DecimalText(Some(scale)) if number::is_plain(text, *scale) => out.string(utf8()?),
-            other => out.data(&other.decode(text)?),
-        }
-        Ok(())
-    }
-
     pub(crate) fn decode(&self, text: &[u8]) -> Result<Data, Unfit> {
         Ok(match self {
             Decoder::Boolean => Data::Boolean(text == b"t"),

@@ -8,8 +8,7 @@ use crate::connection::{Connect, qualified};
 use crate::debezium::{Change, Message, Model, Origin, Snapshot, SourceInfo, TableModel, Transaction};
 use crate::snapshot::{Encode, Mark, ReadRow};
 use crate::table::{Cell, Table};
-use aqueduct_core::packed::Common;
-use aqueduct_core::{JsonMap, Record, Result};
+use aqueduct_core::{Data, JsonMap, Record, Result};
 use async_trait::async_trait;
 use rustc_hash::FxHashMap;
 use sqlx::postgres::PgConnection;
@@ -58,7 +57,7 @@ struct Reading {
     table: Arc<Table>,
     model: Arc<TableModel>,
     /// The block `source` of the last row, and what it was made of: it is that of nearly all rows of a chunk.
-    block: Option<(ReadRow, Option<u64>, Arc<Common>)>,
+    block: Option<(ReadRow, Option<u64>, Arc<Data>)>,
 }
 
 pub struct Shape {

@@ -271,8 +271,9 @@ async fn a_broker_that_is_killed_neither_loses_nor_repeats() {
     };
     // A broker that starts takes seconds; one that hangs on a transaction of its own, for ever.
     let unsticking = async {
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
         loop {
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            tick.tick().await;
             if moved.lock().unwrap().elapsed() > Duration::from_secs(45) {
                 let bootstrap = bootstrap.clone();
                 let aborted = tokio::task::spawn_blocking(move || abort_hanging(&bootstrap)).await.unwrap();

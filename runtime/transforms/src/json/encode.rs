@@ -4,7 +4,6 @@ use super::{DEPTH_MAX, Style, too_deep};
 use crate::decimal::{is_decimal, scale, to_text};
 use crate::numbers::{write_float, write_int, write_integer};
 use crate::text::class_of;
-use aqueduct_core::packed::{Leaf, Part, Parts};
 use aqueduct_core::schema::{Field, Kind};
 use aqueduct_core::{Data, Error, Result, Schema};
 use base64::Engine;
@@ -17,14 +16,11 @@ pub(crate) const UNAVAILABLE: &str = "__debezium_unavailable_value";
 /// The names in a schema's structs as they are written: quoted, with what stands around them.
 #[derive(Debug, Default)]
 pub(super) struct Layout {
-    /// For each field.
-    fields: Vec<Name>,
+    /// `,"name":` and what is below, for each field.
+    fields: Vec<(Box<[u8]>, Layout)>,
     /// Of an array's or a map's values.
     values: Option<Box<Layout>>,
 }
-
-/// `,"name":` of a field, and what is below it.
-type Name = (Box<[u8]>, Layout);
 
 impl Layout {
     /// Deeper than [`DEPTH_MAX`] nothing is written.
@@ -50,16 +46,8 @@ impl Layout {
 #[derive(Debug)]
 pub(super) struct Writer {
     style: Style,
-    /// With its schema, which is kept so that its address means it alone.
-    shared: Option<(Shared, Arc<Schema>, Vec<u8>)>,
-}
-
-/// What records share.
-#[derive(Debug)]
-enum Shared {
-    /// Kept, so that its address means it alone.
-    Tree(Arc<Data>),
-    Packed(u64),
+    /// Both are kept, so that their addresses mean them alone.
+    shared: Option<(Arc<Data>, Arc<Schema>, Vec<u8>)>,
 }
 
 impl Writer {
@@ -80,100 +68,42 @@ impl Writer {
             return Err(too_deep());
         }
         let of = |kind: Kind| schema.is_none_or(|schema| schema.kind == kind);
-        let leaf = match data {
-            Data::Array(items) if of(Kind::Array) => {
-                let values = schema.and_then(|schema| schema.values.as_deref());
-                let layout = layout.and_then(|layout| layout.values.as_deref());
-                return list(out, b"[]", items, |out, item| self.write(out, values, layout, item, depth + 1));
-            }
-            Data::Map(entries) if of(Kind::Map) => return self.write_map(out, schema, layout, entries, depth),
-            Data::Struct(values) => {
-                let fields = fields(schema, values.len())?;
-                return self.write_struct(out, fields, layout, values, depth);
-            }
-            Data::Array(_) | Data::Map(_) => return Err(invalid(schema, data)),
-            Data::Shared(shared) => return self.write(out, schema, layout, shared, depth),
-            Data::Null => Leaf::Null,
-            Data::Boolean(value) => Leaf::Boolean(*value),
-            Data::Int8(value) => Leaf::Int8(*value),
-            Data::Int16(value) => Leaf::Int16(*value),
-            Data::Int32(value) => Leaf::Int32(*value),
-            Data::Int64(value) => Leaf::Int64(*value),
-            Data::Float32(value) => Leaf::Float32(*value),
-            Data::Float64(value) => Leaf::Float64(*value),
-            Data::String(text) => Leaf::String(text),
-            Data::Bytes(bytes) => Leaf::Bytes(bytes),
-            Data::Unavailable => Leaf::Unavailable,
-        };
-        self.write_leaf(out, schema, leaf, depth)
-    }
-
-    fn write_leaf(&mut self, out: &mut Vec<u8>, schema: Option<&Schema>, leaf: Leaf<'_>, depth: usize) -> Result<()> {
-        let of = |kind: Kind| schema.is_none_or(|schema| schema.kind == kind);
-        match leaf {
-            Leaf::Null => self.write_null(out, schema, depth)?,
-            Leaf::Boolean(value) if of(Kind::Boolean) => out.extend_from_slice(if value { b"true" } else { b"false" }),
-            Leaf::Int8(value) if of(Kind::Int8) => write_integer(out, value.into()),
-            Leaf::Int16(value) if of(Kind::Int16) => write_integer(out, value.into()),
-            Leaf::Int32(value) if of(Kind::Int32) => write_integer(out, value.into()),
-            Leaf::Int64(value) if of(Kind::Int64) => write_integer(out, value),
-            Leaf::Float32(value) if of(Kind::Float32) => quoted_unless(out, value.is_finite(), |out| write_float(out, value)),
-            Leaf::Float64(value) if of(Kind::Float64) => quoted_unless(out, value.is_finite(), |out| write_float(out, value)),
-            Leaf::String(text) if of(Kind::String) => write_string(out, text),
-            Leaf::Bytes(bytes) if of(Kind::Bytes) => match schema {
+        match data {
+            Data::Null => self.write_null(out, schema, depth)?,
+            Data::Boolean(value) if of(Kind::Boolean) => out.extend_from_slice(if *value { b"true" } else { b"false" }),
+            Data::Int8(value) if of(Kind::Int8) => write_integer(out, (*value).into()),
+            Data::Int16(value) if of(Kind::Int16) => write_integer(out, (*value).into()),
+            Data::Int32(value) if of(Kind::Int32) => write_integer(out, (*value).into()),
+            Data::Int64(value) if of(Kind::Int64) => write_integer(out, *value),
+            Data::Float32(value) if of(Kind::Float32) => quoted_unless(out, value.is_finite(), |out| write_float(out, *value)),
+            Data::Float64(value) if of(Kind::Float64) => quoted_unless(out, value.is_finite(), |out| write_float(out, *value)),
+            Data::String(text) if of(Kind::String) => write_string(out, text),
+            Data::Bytes(bytes) if of(Kind::Bytes) => match schema {
                 Some(schema) if self.style.numeric && is_decimal(schema) => {
                     out.extend_from_slice(to_text(bytes, scale(schema)?)?.as_bytes())
                 }
                 _ => write_base64(out, bytes),
             },
-            Leaf::Unavailable => write_unavailable(out, schema)?,
-            other => return Err(invalid(schema, &other.to_data())),
+            Data::Array(items) if of(Kind::Array) => {
+                let values = schema.and_then(|schema| schema.values.as_deref());
+                let layout = layout.and_then(|layout| layout.values.as_deref());
+                list(out, b"[]", items, |out, item| self.write(out, values, layout, item, depth + 1))?;
+            }
+            Data::Map(entries) if of(Kind::Map) => self.write_map(out, schema, layout, entries, depth)?,
+            Data::Struct(values) => match schema {
+                Some(schema) if schema.kind == Kind::Struct && schema.fields.len() == values.len() => {
+                    self.write_struct(out, &schema.fields, layout, values, depth)?;
+                }
+                _ => return Err(Error::fatal("converter.type", "Mismatching schema.")),
+            },
+            Data::Unavailable => write_unavailable(out, schema)?,
+            Data::Shared(shared) => self.write(out, schema, layout, shared, depth)?,
+            other => {
+                let kind = schema.map_or("unknown schema".to_owned(), |schema| format!("{:?}", schema.kind).to_uppercase());
+                return Err(Error::fatal("converter.type", format!("Invalid type for {kind}: class {}", class_of(other))));
+            }
         }
         Ok(())
-    }
-
-    /// As [`Writer::write`], of the next value in `parts`.
-    pub(super) fn write_packed(
-        &mut self,
-        out: &mut Vec<u8>,
-        schema: &Arc<Schema>,
-        layout: Option<&Layout>,
-        parts: &mut Parts<'_>,
-        depth: usize,
-    ) -> Result<()> {
-        if depth > DEPTH_MAX {
-            return Err(too_deep());
-        }
-        let before = *parts;
-        match parts.next() {
-            Part::Leaf(leaf) => self.write_leaf(out, Some(schema), leaf, depth),
-            Part::Struct(count) => {
-                let fields = fields(Some(schema), count)?;
-                let names = names(layout, fields);
-                out.push(b'{');
-                for (index, field) in fields.iter().enumerate() {
-                    let below = write_name(out, field, names, index);
-                    self.write_packed(out, &field.schema, below, parts, depth + 1)?;
-                }
-                out.push(b'}');
-                Ok(())
-            }
-            Part::Common { id, mut content } => {
-                let known = |shared: &Shared| matches!(shared, Shared::Packed(known) if *known == id);
-                if self.write_known(out, schema, known) {
-                    return Ok(());
-                }
-                let start = out.len();
-                self.write_packed(out, schema, layout, &mut content, depth)?;
-                self.shared = Some((Shared::Packed(id), schema.clone(), out[start..].to_vec()));
-                Ok(())
-            }
-            // Seldom, and not worth the same code for both forms.
-            Part::Array(_) | Part::Map(_) => {
-                *parts = before;
-                self.write(out, Some(schema), layout, &parts.data(), depth)
-            }
-        }
     }
 
     fn write_struct(
@@ -184,10 +114,24 @@ impl Writer {
         values: &[Data],
         depth: usize,
     ) -> Result<()> {
-        let names = names(layout, fields);
+        let names = layout.map(|layout| &layout.fields[..]).filter(|names| names.len() == fields.len());
         out.push(b'{');
         for (index, (field, value)) in fields.iter().zip(values).enumerate() {
-            let below = write_name(out, field, names, index);
+            let below = match names {
+                Some(names) => {
+                    let (name, below) = &names[index];
+                    out.extend_from_slice(&name[usize::from(index == 0)..]);
+                    Some(below)
+                }
+                None => {
+                    if index > 0 {
+                        out.push(b',');
+                    }
+                    write_string(out, &field.name);
+                    out.push(b':');
+                    None
+                }
+            };
             match value {
                 Data::Shared(shared) if matches!(**shared, Data::Struct(_)) => {
                     self.write_shared(out, &field.schema, below, shared, depth + 1)?;
@@ -207,19 +151,15 @@ impl Writer {
         shared: &Arc<Data>,
         depth: usize,
     ) -> Result<()> {
-        let known = |known: &Shared| matches!(known, Shared::Tree(known) if Arc::ptr_eq(known, shared));
-        if !self.write_known(out, schema, known) {
-            let start = out.len();
-            self.write(out, Some(schema), layout, shared, depth)?;
-            self.shared = Some((Shared::Tree(shared.clone()), schema.clone(), out[start..].to_vec()));
+        match &self.shared {
+            Some((data, of, text)) if Arc::ptr_eq(data, shared) && Arc::ptr_eq(of, schema) => out.extend_from_slice(text),
+            _ => {
+                let start = out.len();
+                self.write(out, Some(schema), layout, shared, depth)?;
+                self.shared = Some((shared.clone(), schema.clone(), out[start..].to_vec()));
+            }
         }
         Ok(())
-    }
-
-    /// The text of what was shared last, if it is this.
-    fn write_known(&self, out: &mut Vec<u8>, schema: &Arc<Schema>, is: impl FnOnce(&Shared) -> bool) -> bool {
-        let known = self.shared.as_ref().filter(|(shared, of, _)| Arc::ptr_eq(of, schema) && is(shared));
-        known.inspect(|(_, _, text)| out.extend_from_slice(text)).is_some()
     }
 
     fn write_null(&mut self, out: &mut Vec<u8>, schema: Option<&Schema>, depth: usize) -> Result<()> {
@@ -267,39 +207,6 @@ impl Writer {
             Ok(())
         })
     }
-}
-
-/// The fields of a struct with so many values.
-fn fields(schema: Option<&Schema>, values: usize) -> Result<&[Field]> {
-    match schema {
-        Some(schema) if schema.kind == Kind::Struct && schema.fields.len() == values => Ok(&schema.fields),
-        _ => Err(Error::fatal("converter.type", "Mismatching schema.")),
-    }
-}
-
-/// Those of the layout, if it is these fields'.
-fn names<'a>(layout: Option<&'a Layout>, fields: &[Field]) -> Option<&'a [Name]> {
-    layout.map(|layout| &layout.fields[..]).filter(|names| names.len() == fields.len())
-}
-
-/// The name of a struct's field and what stands around it; the layout of its value.
-fn write_name<'a>(out: &mut Vec<u8>, field: &Field, names: Option<&'a [Name]>, index: usize) -> Option<&'a Layout> {
-    if let Some(names) = names {
-        let (name, below) = &names[index];
-        out.extend_from_slice(&name[usize::from(index == 0)..]);
-        return Some(below);
-    }
-    if index > 0 {
-        out.push(b',');
-    }
-    write_string(out, &field.name);
-    out.push(b':');
-    None
-}
-
-fn invalid(schema: Option<&Schema>, data: &Data) -> Error {
-    let kind = schema.map_or("unknown schema".to_owned(), |schema| format!("{:?}", schema.kind).to_uppercase());
-    Error::fatal("converter.type", format!("Invalid type for {kind}: class {}", class_of(data)))
 }
 
 /// As Debezium does: the placeholder in the shape that the schema wants.

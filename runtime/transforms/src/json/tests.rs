@@ -1,5 +1,4 @@
 use super::*;
-use aqueduct_core::Packer;
 use aqueduct_core::schema::{Kind, logical};
 use proptest::prelude::*;
 
@@ -12,29 +11,10 @@ fn plain() -> Json {
     json(&[("schemas.enable", "false")])
 }
 
-/// What has a schema, packed too: with the same outcome.
 fn encode(json: &mut Json, payload: &Payload) -> Result<String> {
     let mut out = Vec::new();
-    let tree = json.encode(payload.as_ref(), &mut out).map(|_| String::from_utf8(out).unwrap());
-    if let Payload::Data(value) = payload
-        && let Some(schema) = &value.schema
-    {
-        let mut packer = Packer::default();
-        packer.data(&value.data);
-        let packed = encode_packed(json, packer.finish(schema.clone()));
-        match (&tree, packed) {
-            (Ok(tree), Ok(packed)) => assert_eq!(*tree, packed),
-            (Err(tree), Err(packed)) => assert_eq!((tree.code(), tree.message()), (packed.code(), packed.message())),
-            (tree, packed) => panic!("{tree:?}, packed {packed:?}"),
-        }
-    }
-    tree
-}
-
-fn encode_packed(json: &mut Json, payload: Payload) -> Result<String> {
-    let Payload::Packed(packed) = payload else { panic!("it is packed") };
-    let mut out = Vec::new();
-    json.encode_packed(&packed, &mut out).map(|()| String::from_utf8(out).unwrap())
+    json.encode(payload.as_ref(), &mut out)?;
+    Ok(String::from_utf8(out).unwrap())
 }
 
 fn decimal(scale: &str) -> Schema {
@@ -221,35 +201,6 @@ fn a_part_that_records_share_is_written_as_if_each_had_its_own() {
             let expected = encode(&mut own, &Payload::data(Some(schema.clone()), record(id, (**shared).clone()))).unwrap();
             assert_eq!(written, expected);
         }
-        let pack = |data: &Data| {
-            let mut packer = Packer::default();
-            packer.data(data);
-            packer.into_common()
-        };
-        let (one, two, bad) = (pack(&first), pack(&second), pack(&wrong));
-        let record = |id: i32, common| {
-            let mut packer = Packer::default();
-            packer.begin_struct(2);
-            packer.data(&id.into());
-            packer.common(common);
-            packer
-        };
-        for (id, schema, common, data) in [
-            (1, &schema, &one, &first),
-            (2, &schema, &one, &first),
-            (3, &renamed, &one, &first),
-            (4, &schema, &two, &second),
-            (5, &schema, &one, &first),
-        ] {
-            let written = encode_packed(&mut json, record(id, common).finish(schema.clone())).unwrap();
-            let tree = Data::Struct(vec![id.into(), (**data).clone()]);
-            assert_eq!(written, encode(&mut own, &Payload::data(Some(schema.clone()), tree)).unwrap());
-        }
-        for _ in 0..2 {
-            let error = encode_packed(&mut json, record(6, &bad).finish(schema.clone())).unwrap_err();
-            assert_eq!(error.code(), "converter.type");
-        }
-        let record = |id: i32, source: Data| Data::Struct(vec![id.into(), source]);
         for _ in 0..2 {
             let error =
                 encode(&mut json, &Payload::data(Some(schema.clone()), record(6, Data::Shared(wrong.clone())))).unwrap_err();

@@ -50,7 +50,6 @@ impl HoistField {
                 Some(text) => Payload::data(Some(self.text.clone()), Data::Struct(vec![text.into()])),
                 None => Payload::data(Some(self.bytes.clone()), Data::Struct(vec![bytes.into()])),
             },
-            Payload::Packed(packed) => self.hoisted(Payload::Data(packed.into_tree())),
             Payload::Data(value) => match value.schema {
                 None => Payload::data(None, Data::object([(self.field.as_str(), value.data)])),
                 Some(schema) => {

@@ -114,10 +114,6 @@ impl InsertField {
         let half = if self.side == Side::Key { &mut record.key } else { &mut record.value };
         let (schema, data) = match std::mem::take(half) {
             Payload::Data(value) => (value.schema, value.data),
-            Payload::Packed(packed) => {
-                let value = packed.into_tree();
-                (value.schema, value.data)
-            }
             Payload::Null => return Err(unsupported("Map objects supported in absence of schema", PURPOSE, "null")),
             Payload::Bytes(_) => {
                 let error = unsupported("Struct objects supported", PURPOSE, "java.lang.String");
@@ -216,7 +212,11 @@ fn updated(schema: &Schema, insertions: &[Insertion]) -> Result<Arc<Schema>> {
 }
 
 fn is_null(payload: &Payload) -> bool {
-    payload.is_null() || payload.structured().is_some_and(|value| value.data.is_null())
+    match payload {
+        Payload::Null => true,
+        Payload::Data(value) => value.data.is_null(),
+        Payload::Bytes(_) => false,
+    }
 }
 
 impl Apply for InsertField {

@@ -1,7 +1,7 @@
 //! Records as lines of JSON: what `plugins run` prints and reads, as `topics read --format json` has them.
 
 use crate::failure::{Failure, Outcome};
-use aqueduct_core::{Bytes, Header, Payload, PayloadRef, Record};
+use aqueduct_core::{Bytes, Header, Payload, Record};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value, json};
@@ -31,13 +31,13 @@ pub(super) fn line(record: &Record) -> String {
 
 /// Text as it is, other bytes in base64 under another name.
 fn put(line: &mut Map<String, Value>, name: &str, payload: &Payload) {
-    match payload.as_ref() {
-        PayloadRef::Bytes(bytes) => match std::str::from_utf8(bytes) {
+    match payload {
+        Payload::Bytes(bytes) => match std::str::from_utf8(bytes) {
             Ok(text) => drop(line.insert(name.to_owned(), json!(text))),
             Err(_) => drop(line.insert(format!("{name}_base64"), json!(BASE64.encode(bytes)))),
         },
-        PayloadRef::Null => drop(line.insert(name.to_owned(), Value::Null)),
-        PayloadRef::Data(data) => drop(line.insert(name.to_owned(), json!(format!("{data:?}")))),
+        Payload::Null => drop(line.insert(name.to_owned(), Value::Null)),
+        Payload::Data(data) => drop(line.insert(name.to_owned(), json!(format!("{data:?}")))),
     }
 }
 
