@@ -1,10 +1,10 @@
 // What an Aqueduct plugin in JavaScript is written with. `aqueduct plugin new --lang js` copies this file beside `app.js`.
 //
-// Write a class with the methods of `Source` or `Transform`, and export it at the end of `app.js`:
+// Write a class with the methods of `Source`, `Sink` or `Transform`, and export it at the end of `app.js`:
 //
 //     export const transform = aqueduct.transform(MyTransform);
 //
-// componentize-js looks for the name `source` or `transform`. Nothing here calls the host, so that a unit test runs it in Node as it is; what a plugin
+// componentize-js looks for the name `source`, `sink` or `transform`. Nothing here calls the host, so that a unit test runs it in Node as it is; what a plugin
 // may ask of the host is imported where it is used: `import { log } from "aqueduct:connector/runtime@0.1.0"`.
 
 const encoder = new TextEncoder();
@@ -31,7 +31,7 @@ const RECORD_BYTES = 32;
 /** A part of a record that stays as it is. */
 const AS_IT_IS = Symbol("as it is");
 
-/** What a transform is given. `key` and `value` are Uint8Array or null, `headers` pairs of a string and such a value; `timestamp` is milliseconds since
+/** What a sink or a transform is given. `key` and `value` are Uint8Array or null, `headers` pairs of a string and such a value; `timestamp` is milliseconds since
  * the epoch, or null. `text` and `json` read the value. */
 export class Record {
   constructor(index, topic, partition, key, value, timestamp, offset, headers) {
@@ -159,10 +159,19 @@ export class Batch {
   }
 }
 
-/** What a transform makes of a batch. A record that nothing is said of is dropped. */
-export class Applied {
-  batch = new Batch();
+/** Records that cannot be taken. */
+export class Rejects {
   rejected = [];
+
+  /** It goes to the dead letter queue; each record once. */
+  reject(record, message) {
+    this.rejected.push({ recordIndex: record.index, message });
+  }
+}
+
+/** What a transform makes of a batch. A record that nothing is said of is dropped. */
+export class Applied extends Rejects {
+  batch = new Batch();
 
   /** As it is. */
   keep(record) {
@@ -175,11 +184,30 @@ export class Applied {
     const written = headers === AS_IT_IS ? headers : writtenHeaders(headers);
     this.batch.add(named, bytes(key), bytes(value), timestamp, record.index, written);
   }
+}
 
-  /** It goes to the dead letter queue. */
-  reject(record, message) {
-    this.rejected.push({ recordIndex: record.index, message });
+/** One object for each task. Override `put`. */
+export class Sink {
+  /** `config` is an object of the options. */
+  constructor(config) {
+    this.config = config;
   }
+
+  /** What types alone cannot say: a list of `{path, message, fix}`. */
+  static validate(config) {
+    return [];
+  }
+
+  /** Writes a batch in its order. True: it and all before it is durable in the target; false: only `flush` makes it so. Records that the target cannot
+   * take go to `rejects` (a `Rejects`). */
+  put(records, rejects) {
+    throw new Error("a sink needs the method put");
+  }
+
+  /** Makes all that was put durable. */
+  flush() {}
+
+  close() {}
 }
 
 /** One object for each task and place in `transforms`. Override `apply`. */
@@ -239,6 +267,28 @@ const written = (offsets) =>
     partition: JSON.stringify(partition),
     position: position === null ? undefined : JSON.stringify(position),
   }));
+
+/** What componentize-js looks for under the name `sink`. */
+export function sink(kind) {
+  let task;
+  return {
+    validate: (config) => issues(kind.validate(JSON.parse(config))),
+    open(config) {
+      task = new kind(JSON.parse(config));
+    },
+    put(frame) {
+      const rejects = new Rejects();
+      const durable = Boolean(task.put(readFrame(frame), rejects));
+      return { durable, rejected: rejects.rejected };
+    },
+    flush() {
+      task.flush();
+    },
+    close() {
+      task.close();
+    },
+  };
+}
 
 /** What componentize-js looks for under the name `transform`. */
 export function transform(kind) {

@@ -4,7 +4,7 @@ Write a class with the methods of `Source`, `Sink` or `Transform`, and export it
 
     Source = aqueduct.source(MySource)
 
-componentize-py finds the name `Source` (or `Sink`, `Transform`). Everything here but `log`, `sleep`, `http`, `secret`, `env` and `state` also
+componentize-py finds the name `Source` (or `Sink`, `Transform`). Everything here but `http`, `secret`, `env` and `state` also
 works outside of WebAssembly, for unit tests.
 """
 
@@ -15,10 +15,11 @@ import time
 try:
     from componentize_py_types import Err
     from wit_world.imports import environment as _environment
+    from wit_world.imports import metrics as _metrics
     from wit_world.imports import runtime as _runtime
     from wit_world.imports import types as _types
 except ImportError:  # in a unit test
-    _environment = _runtime = _types = None
+    _environment = _metrics = _runtime = _types = None
 
     class Err(Exception):
         def __init__(self, value):
@@ -397,6 +398,24 @@ def log(message, level="info"):
     """A line for the worker's log; `level` is trace, debug, info, warn or error. `print` writes at info, standard error at warn."""
     if _runtime:
         _runtime.log(_runtime.Level[level.upper()], str(message))
+
+
+class metrics:
+    """Numbers of the task: /metrics shows them as aqueduct_plugin_<name>, with the labels connector, task and plugin besides. Names have 1 to 64 of
+    a-z, 0-9 and _, and so have labels, of which there are at most 8; a task has at most 100 series. What breaks a bound is left out, and the log
+    says so."""
+
+    @staticmethod
+    def set(name, value, **labels):
+        """A gauge: what it is now."""
+        if _metrics:
+            _metrics.set(name, [(label, str(of)) for label, of in labels.items()], float(value))
+
+    @staticmethod
+    def add(name, delta=1, **labels):
+        """A counter: what is added to it, nothing below 0. It begins at 0 when the task starts, and _total is appended to its name."""
+        if _metrics:
+            _metrics.add(name, [(label, str(of)) for label, of in labels.items()], float(delta))
 
 
 def sleep(ms):

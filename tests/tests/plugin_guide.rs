@@ -5,6 +5,7 @@
 use aqueduct_tests::site::{aqueduct, free_port};
 use aqueduct_tests::wait::poll_for;
 use aqueduct_tests::{Run, Site, javascript, python, wait_until};
+use http_services::{Answer, Api};
 use serde_json::Value;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -223,6 +224,60 @@ fn a_stranger_comes_to_a_running_transform_in_c() {
     let folder = tempfile::TempDir::new().unwrap();
     let said = typed(folder.path(), &listing("c"));
     judged(&said, r#"{"topic":"stdin","key":null,"value":"{\"GREETING\":\"HELLO\"}"#);
+}
+
+/// The sinks that `plugin new` begins with: refused until worker.yaml grants what they need, then each line arrives and the kit passes.
+fn a_sink_posts(language: &str, tool: impl FnOnce(&Path)) {
+    let site = Site::new();
+    let cache = cache().display().to_string();
+    let said = |args: &[&str], code: i32| -> String {
+        let script = format!("exec \"$0\" {} < lines.json", args.join(" "));
+        let mut command = Command::new("bash");
+        let path = format!("{}:{}", site.path("bin").display(), std::env::var("PATH").unwrap());
+        command.args(["-c", &script]).arg(aqueduct()).current_dir(site.path("")).env("XDG_CACHE_HOME", &cache).env("PATH", path);
+        let output = command.env("CARGO_TARGET_DIR", format!("{cache}/target")).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|part| String::from_utf8_lossy(&part).into_owned()).concat();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {text}");
+        text
+    };
+    let api = Api::start(|request| Answer::status(if request.method == "POST" { 204 } else { 405 }));
+    fs::write(site.path("lines.json"), "{\"n\": 1}\nno JSON\n{\"n\": 2}\n").unwrap();
+    fs::write(site.path("post.yaml"), format!("name: post\nconnector.class: post\ntopics: t\nurl: {}\n", api.url("/lines")))
+        .unwrap();
+    said(&["plugin", "new", "--lang", language, "--kind", "sink", "post"], 0);
+    tool(&site.path("post"));
+    said(&["plugin", "build", "post"], 0);
+    let refused = said(&["plugin", "run", "post/post.wasm", "--config", "post.yaml"], 1);
+    assert!(refused.contains("plugin.capability") && refused.contains("plugins.post.allow.http"), "{refused}");
+    fs::create_dir_all(site.path("config")).unwrap();
+    let grant = "plugins.post.allow.http: localhost\nplugins.post.allow.private.networks: true\n";
+    fs::write(site.path("config/worker.yaml"), grant).unwrap();
+    let ran = said(&["plugin", "run", "post/post.wasm", "--config", "post.yaml"], 0);
+    assert!(ran.contains("it is no JSON"), "{ran}");
+    let bodies: Vec<String> = api.requests().iter().map(|request| request.text()).collect();
+    let lines: Vec<Value> = bodies.concat().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines, [serde_json::json!({"n": 1}), serde_json::json!({"n": 2})]);
+    let tested = said(&["plugin", "test", "post/post.wasm", "--config", "post.yaml"], 0);
+    assert!(tested.contains(" 0 failed, 0 skipped"), "{tested}");
+}
+
+#[test]
+fn a_sink_begins_in_rust() {
+    a_sink_posts("rust", |_| {});
+}
+
+#[test]
+fn a_sink_begins_in_python() {
+    let list = fs::read_to_string(checkout().join("tests/python/componentize.txt")).unwrap();
+    let tool = python::program("componentize", "componentize-py");
+    // Where --tool is not said, it is in PATH; the folder's own is only npm's.
+    a_sink_posts("python", |folder| keeping(&folder.join("../bin/componentize-py"), &tool, list.lines().last().unwrap()));
+}
+
+#[test]
+fn a_sink_begins_in_javascript() {
+    let tool = javascript::program("componentize-js");
+    a_sink_posts("js", |folder| keeping(&folder.join("node_modules/.bin/componentize-js"), &tool, "sink"));
 }
 
 /// A promise that is broken is named, with what happened instead; what cannot be a plugin is refused before anything of it runs.

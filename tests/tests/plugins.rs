@@ -226,6 +226,10 @@ fn a_wasm_transform_stands_in_a_chain() {
         let value = value.as_str().map_or(value.clone(), |text| serde_json::from_str(text).unwrap());
         assert!(value["site"] == "****" && value.as_object().unwrap().len() > 2, "{line}");
     }
+    let metrics = site.client().get("/metrics").text;
+    let counted =
+        r#"aqueduct_plugin_records_masked_total{connector="orders",task="0",plugin="mask-transform",transform="mask"} 50"#;
+    assert!(metrics.contains(counted) && metrics.contains("# TYPE aqueduct_plugin_records_masked counter"), "{metrics}");
     let wrong = json!({"connector.class": "datagen-source", "template": "orders", "topic": "t", "transforms": "mask",
         "transforms.mask.type": "mask-transform"});
     let refused = site.client().put("/connectors/wrong/config", Some(&wrong)).error(400);

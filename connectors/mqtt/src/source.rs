@@ -288,7 +288,7 @@ impl SourceTask for MqttSourceTask {
         ] {
             detail.insert(name.to_owned(), value);
         }
-        let gauges = vec![
+        let measures = vec![
             Measure::new("mqtt_unacknowledged_messages", "Messages that the broker waits for an answer to.", unsettled as f64),
             Measure::new("mqtt_sessions_lost", "How often the broker had no session where there was one.", lost as f64),
             Measure::new(
@@ -302,7 +302,7 @@ impl SourceTask for MqttSourceTask {
                 self.counts.again as f64,
             ),
         ];
-        Report { summary, detail, gauges }
+        Report { summary, detail, measures }
     }
 
     async fn close(&mut self) -> Result<()> {

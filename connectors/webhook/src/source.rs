@@ -127,7 +127,7 @@ impl SourceTask for WebhookSourceTask {
         Report {
             summary: format!("{}: {stored} requests stored, {repeats} repeats, {refused} refused", self.url),
             detail: detail.as_object().cloned().unwrap_or_default(),
-            gauges: vec![
+            measures: vec![
                 gauge("webhook_refused", "Requests that were not answered with 2xx, since the task started", refused as f64),
                 gauge("webhook_repeats", "Records that were known already, since the task started", repeats as f64),
                 gauge("webhook_queue_bytes", "Bytes of requests that wait in memory", used as f64),

@@ -4,15 +4,17 @@ use crate::kept::Kept;
 use crate::metadata::{BYTES_MAX, Metadata, SECTION};
 use aqueduct_core::{Error, Result};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use wasm_encoder::{ComponentSection, CustomSection};
 use wasmparser::{Encoding, Parser, Payload};
 
 /// The guests of all languages known have 50 KiB to 20 MB.
 pub(crate) const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// What every component may import of ours, and the version of Aqueduct that first had it.
-const IMPORTS: [(&str, &str); 6] = [
+const IMPORTS: [(&str, &str); 7] = [
     ("types", "0.1.0"),
     ("runtime", "0.1.0"),
+    ("metrics", "0.1.0"),
     ("environment", "0.1.0"),
     ("secrets", "0.1.0"),
     ("state", "0.1.0"),
@@ -34,22 +36,7 @@ pub(crate) struct Parsed {
 
 /// A component with its metadata in it: for tools that cannot put it there themselves.
 pub fn embed(mut component: Vec<u8>, metadata: &[u8]) -> Vec<u8> {
-    let leb = |mut number: usize| {
-        let mut out = Vec::new();
-        loop {
-            let low = (number & 0x7f) as u8;
-            number >>= 7;
-            out.push(if number == 0 { low } else { low | 0x80 });
-            if number == 0 {
-                return out;
-            }
-        }
-    };
-    let name = [leb(SECTION.len()), SECTION.into()].concat();
-    component.push(0);
-    component.extend(leb(name.len() + metadata.len()));
-    component.extend(name);
-    component.extend(metadata);
+    CustomSection { name: SECTION.into(), data: metadata.into() }.append_to_component(&mut component);
     component
 }
 

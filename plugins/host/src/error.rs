@@ -11,6 +11,8 @@ use wasmtime::Trap;
 pub(crate) enum Interrupted {
     /// Its time is over.
     Timeout(Duration),
+    /// For the outside, too long.
+    Waited(Duration),
     /// Nobody waits for the answer any more.
     Abandoned,
 }
@@ -19,6 +21,7 @@ impl fmt::Display for Interrupted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Interrupted::Timeout(after) => write!(f, "it ran for {after:?}"),
+            Interrupted::Waited(after) => write!(f, "it waited for files or sockets, more than {after:?} in one call"),
             Interrupted::Abandoned => f.write_str("the worker no longer waits for it"),
         }
     }
@@ -39,8 +42,12 @@ pub(crate) fn clean(text: &str, chars_max: usize) -> String {
 /// given the same again.
 pub(crate) fn trapped(plugin: &str, call: &str, error: &wasmtime::Error, memory_refused: Option<usize>) -> Error {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
-        return Error::retriable("plugin.timeout", format!("{plugin}: {call} was interrupted: {interrupted}"))
-            .fix(format!("raise plugins.{plugin}.limits.call.timeout in worker.yaml, or report it to the plugin's author"));
+        let report = "report it to the plugin's author";
+        let fix = match interrupted {
+            Interrupted::Waited(_) => format!("see whether what it speaks to answers, or {report}: its sockets need timeouts"),
+            _ => format!("raise plugins.{plugin}.limits.call.timeout in worker.yaml, or {report}"),
+        };
+        return Error::retriable("plugin.timeout", format!("{plugin}: {call} was interrupted: {interrupted}")).fix(fix);
     }
     if let Some(wanted) = memory_refused {
         return Error::retriable(

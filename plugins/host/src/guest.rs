@@ -2,10 +2,11 @@
 //! time is over, the running call is interrupted by the epoch.
 
 use crate::bindings::types;
-use crate::engine::runtime;
+use crate::engine::{TICK, runtime};
 use crate::error::{Interrupted, returned, trapped};
-use crate::imports::{Call, Imports, Reach, World};
+use crate::imports::{Call, Imports, Reach, Tick, World};
 use crate::lines::Lines;
+use crate::measures::Measures;
 use aqueduct_config::providers::Resolved;
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Error, Result};
@@ -15,6 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use wasmtime::{Store, UpdateDeadline};
+
+/// What `limits.cpu` has at least: the pause is then a second.
+const CPU_MIN: f64 = 0.01;
 
 pub(crate) type Called<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
@@ -57,8 +61,14 @@ pub(crate) fn store(
         if imports.abandoned.is_cancelled() {
             return Err(Interrupted::Abandoned.into());
         }
-        if imports.call.tick() {
+        let tick = imports.call.tick();
+        if tick == Tick::Over {
             return Err(Interrupted::Timeout(imports.grant.call_timeout.into()).into());
+        }
+        if let Some(pause) = imports.pause.filter(|_| tick == Tick::Ran) {
+            let abandoned = imports.abandoned.clone();
+            let rest = async move { drop(tokio::time::timeout(pause, abandoned.cancelled()).await) };
+            return Ok(UpdateDeadline::YieldCustom(1, Box::pin(rest)));
         }
         // Others on this thread have their turn (invariant 10).
         Ok(UpdateDeadline::Yield(1))
@@ -73,6 +83,7 @@ impl<B: Send + 'static> Guest<B> {
         plugin: Arc<str>,
         grant: Arc<PluginGrant>,
         world: World,
+        measures: Arc<Measures>,
         instantiate: impl for<'a> FnOnce(&'a mut Store<Imports>) -> Called<'a, B> + Send + 'static,
     ) -> Result<Self> {
         let abandoned = CancellationToken::new();
@@ -82,7 +93,8 @@ impl<B: Send + 'static> Guest<B> {
         if world == World::Task && !grant.secrets.is_empty() {
             lines.give(secrets(&grant).await?);
         }
-        store.data_mut().call = Call::new(limit, Reach::Nothing);
+        let imports = store.data_mut();
+        (imports.call, imports.measures, imports.pause) = (Call::new(limit, Reach::Nothing), measures, pause(grant.cpu));
         let (jobs, mut queue) = mpsc::channel::<Job<B>>(1);
         let (started, ready) = oneshot::channel();
         let guest = Self { plugin: plugin.clone(), grant, lines, memory: (0, 0), limit, jobs, abandoned, dead: false };
@@ -186,6 +198,12 @@ impl<B: Send + 'static> Guest<B> {
     pub(crate) fn plugin(&self) -> &str {
         &self.plugin
     }
+}
+
+/// After each tick that a guest ran, so that it has the share of a core that it is granted. A call shorter than a tick is found by every so many
+/// ticks, which comes to the same. None: it has all of one.
+fn pause(cpu: f64) -> Option<Duration> {
+    (cpu < 1.0).then(|| TICK.mul_f64(1.0 / cpu.max(CPU_MIN) - 1.0))
 }
 
 /// Files may be read for it.

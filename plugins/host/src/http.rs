@@ -1,8 +1,8 @@
 //! `aqueduct:connector/http`: only to granted hosts. The address that is dialled is the one that is judged (reliability.md, 23).
 
 use crate::bindings::http::{Error, Request, Response};
+use crate::hosts::{Denied, granted, judge};
 use aqueduct_config::worker_config::PluginGrant;
-use aqueduct_core::egress::{Reach, reach};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::{Method, Url};
 use std::net::{IpAddr, SocketAddr};
@@ -97,7 +97,7 @@ fn allowed(plugin: &str, grant: &PluginGrant, url: &str) -> Result<Url, Error> {
     }
     let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
     let port = url.port_or_known_default().unwrap_or_default();
-    if !grant.http.iter().any(|rule| matches(rule, &host, port)) {
+    if !granted(&grant.http, &host, port) {
         let host = crate::error::clean(&host, 200);
         return Err(Error::Denied(format!("{host} is not granted: add it to plugins.{plugin}.allow.http in worker.yaml")));
     }
@@ -105,47 +105,6 @@ fn allowed(plugin: &str, grant: &PluginGrant, url: &str) -> Result<Url, Error> {
         judge(address, grant.private_networks, plugin).map_err(|denied| Error::Denied(denied.0))?;
     }
     Ok(url)
-}
-
-/// `example.com`, `example.com:8080`, `*.example.com`, `*`.
-fn matches(rule: &str, host: &str, port: u16) -> bool {
-    let rule = rule.trim().to_ascii_lowercase();
-    let (name, wanted) = match rule.rsplit_once(':') {
-        Some((name, wanted)) if !name.contains(':') => match wanted.parse::<u16>() {
-            Ok(wanted) => (name, Some(wanted)),
-            Err(_) => return false,
-        },
-        _ => (rule.as_str(), None),
-    };
-    let is_host = match name.strip_prefix("*.") {
-        Some(below) => host.strip_suffix(below).is_some_and(|front| front.ends_with('.') && front.len() > 1),
-        None => name == "*" || name == host,
-    };
-    is_host && wanted.is_none_or(|wanted| wanted == port)
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Denied(String);
-
-impl std::fmt::Display for Denied {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Denied {}
-
-/// Link-local addresses and metadata servers are never called, private ones by grant.
-fn judge(address: IpAddr, private: bool, plugin: &str) -> Result<(), Denied> {
-    match reach(address) {
-        Reach::Public => Ok(()),
-        Reach::Private if private => Ok(()),
-        Reach::Private => {
-            let fix = format!("grant it by plugins.{plugin}.allow.private.networks in worker.yaml");
-            Err(Denied(format!("{address} is in a private network: {fix}")))
-        }
-        Reach::Forbidden => Err(Denied(format!("{address} is link-local, multicast or a metadata server: it is never called"))),
-    }
 }
 
 struct Resolver {

@@ -1,13 +1,19 @@
 //! What a guest may call, and the bounds of its instance.
 
-use crate::bindings::{environment, http, runtime, secrets, state, types};
+use crate::bindings::{environment, http, metrics, runtime, secrets, state, types};
 use crate::engine::TICK;
-use crate::error::clean;
+use crate::error::{Interrupted, clean};
 use crate::lines::Lines;
+use crate::measures::Measures;
+use crate::sockets::Dialled;
 use crate::state::State;
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Result as Done};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
@@ -17,8 +23,8 @@ const RANDOM_BYTES: u32 = 64 << 10;
 /// A component of a language with a runtime has a few of each.
 const INSTANCES: usize = 64;
 const TABLE_ELEMENTS: usize = 100_000;
-/// Of all requests of one call together.
-const HTTP_A_CALL: Duration = Duration::from_secs(60);
+/// Of all requests, and all waits for files and sockets, of one call together.
+const OUTSIDE_A_CALL: Duration = Duration::from_secs(60);
 
 /// The data of one instance's store.
 pub(crate) struct Imports {
@@ -27,14 +33,21 @@ pub(crate) struct Imports {
     /// Cancelled when nobody waits for the call any more.
     pub(crate) abandoned: CancellationToken,
     pub(crate) call: Call,
+    /// After each tick that it ran (`limits.cpu`).
+    pub(crate) pause: Option<Duration>,
     /// What memory it last asked for and was refused: a trap does not say so.
     pub(crate) memory_refused: Option<usize>,
     /// Linear memory, all together.
     pub(crate) memory_bytes: usize,
     pub(crate) lines: Arc<Lines>,
+    /// Those of the task; of `validate` and `plan`, which nobody looks at.
+    pub(crate) measures: Arc<Measures>,
     /// A source's, once it is opened.
     pub(crate) state: Option<State>,
     pub(crate) wasi: WasiCtx,
+    pub(crate) dialled: Arc<Dialled>,
+    /// The names of lookups under way, by their resource.
+    pub(crate) lookups: HashMap<u32, String>,
     pub(crate) table: ResourceTable,
     client: Option<reqwest::Client>,
     started: Instant,
@@ -57,7 +70,7 @@ pub(crate) struct Call {
     waited: bool,
     /// Until when it may sleep, and what ends that.
     waiting: Option<(Instant, CancellationToken)>,
-    http_left: Duration,
+    outside_left: Duration,
     pure: bool,
 }
 
@@ -70,6 +83,16 @@ pub(crate) enum Reach {
     Sleep(Duration, CancellationToken),
 }
 
+/// What the clock found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tick {
+    /// Its time is over.
+    Over,
+    Ran,
+    /// It waited, all that time or some of it.
+    Waited,
+}
+
 impl Call {
     /// `limit` is of its own time.
     pub(crate) fn new(limit: Duration, reach: Reach) -> Self {
@@ -79,18 +102,47 @@ impl Call {
             Reach::Sleep(wait, until) => Some((Instant::now() + wait, until)),
             Reach::Nothing | Reach::World => None,
         };
-        Self { ticks_left, waited: false, waiting, http_left: HTTP_A_CALL, pure }
+        Self { ticks_left, waited: false, waiting, outside_left: OUTSIDE_A_CALL, pure }
     }
 
-    /// The clock found it running. True: its time is over.
-    pub(crate) fn tick(&mut self) -> bool {
-        if !std::mem::take(&mut self.waited) {
-            self.ticks_left = self.ticks_left.saturating_sub(1);
+    /// The clock found it running.
+    pub(crate) fn tick(&mut self) -> Tick {
+        if std::mem::take(&mut self.waited) {
+            return Tick::Waited;
         }
-        self.ticks_left == 0
+        self.ticks_left = self.ticks_left.saturating_sub(1);
+        if self.ticks_left == 0 { Tick::Over } else { Tick::Ran }
     }
 
-    /// What the guest waited for is bounded of itself (`waiting`, `http_left`). Less than a tick counts as its own time: else a loop of short
+    /// What WASI waits for.
+    ///
+    /// # Errors
+    /// It waited too long, or nobody waits for it any more.
+    pub(crate) async fn outside<T>(
+        &mut self,
+        abandoned: &CancellationToken,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, Interrupted> {
+        let mut wait = pin!(wait);
+        // Most are ready; and `validate`, in which nothing else is, has no clock to wait by.
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(wait.as_mut().poll(cx))).await {
+            return Ok(done);
+        }
+        if self.pure {
+            return Err(Interrupted::Waited(Duration::ZERO));
+        }
+        let begun = Instant::now();
+        let done = tokio::select! {
+            done = wait => Ok(done),
+            () = abandoned.cancelled() => Err(Interrupted::Abandoned),
+            () = tokio::time::sleep(self.outside_left) => Err(Interrupted::Waited(OUTSIDE_A_CALL)),
+        };
+        self.waited(begun);
+        self.outside_left = self.outside_left.saturating_sub(begun.elapsed());
+        done
+    }
+
+    /// What the guest waited for is bounded of itself (`waiting`, `outside_left`). Less than a tick counts as its own time: else a loop of short
     /// waits would never end.
     fn waited(&mut self, since: Instant) {
         self.waited |= since.elapsed() >= TICK;
@@ -102,11 +154,25 @@ impl Imports {
     /// `plugin.files`: a folder of `allow.files` cannot be opened.
     pub(crate) fn new(plugin: Arc<str>, grant: Arc<PluginGrant>, abandoned: CancellationToken, world: World) -> Done<Self> {
         let lines = Arc::new(Lines::new(plugin.clone()));
-        let wasi = crate::wasi::context(&plugin, &grant, &lines, world)?;
-        let (call, started) = (Call::new(Duration::ZERO, Reach::Nothing), Instant::now());
-        let (table, memory_bytes) = (ResourceTable::new(), 0);
-        let (memory_refused, state, client) = (None, None, None);
-        Ok(Self { plugin, grant, abandoned, call, memory_refused, memory_bytes, lines, state, wasi, table, client, started })
+        let dialled = Dialled::new(plugin.clone(), grant.clone(), lines.clone());
+        Ok(Self {
+            wasi: crate::wasi::context(&plugin, &grant, &lines, &dialled, world)?,
+            plugin,
+            grant,
+            abandoned,
+            call: Call::new(Duration::ZERO, Reach::Nothing),
+            pause: None,
+            memory_refused: None,
+            memory_bytes: 0,
+            lines,
+            measures: Arc::default(),
+            state: None,
+            dialled,
+            lookups: HashMap::new(),
+            table: ResourceTable::new(),
+            client: None,
+            started: Instant::now(),
+        })
     }
 
     /// Until when a wait of this call may go on, and what ends it. None: it may not wait.
@@ -154,6 +220,33 @@ impl runtime::Host for Imports {
 
     fn random(&mut self, n: u32) -> Vec<u8> {
         (0..n.min(RANDOM_BYTES)).map(|_| fastrand::u8(..)).collect()
+    }
+}
+
+impl metrics::Host for Imports {
+    fn set(&mut self, name: String, labels: metrics::Labels, value: f64) {
+        let labels = self.redacted(labels);
+        let set = self.measures.set(&name, labels, value);
+        self.measured(&name, set);
+    }
+
+    fn add(&mut self, name: String, labels: metrics::Labels, delta: f64) {
+        let labels = self.redacted(labels);
+        let added = self.measures.add(&name, labels, delta);
+        self.measured(&name, added);
+    }
+}
+
+impl Imports {
+    /// Invariant 9.
+    fn redacted(&self, labels: metrics::Labels) -> metrics::Labels {
+        labels.into_iter().map(|(name, value)| (name, self.lines.redact(value))).collect()
+    }
+
+    fn measured(&self, name: &str, result: Result<(), String>) {
+        if let Err(why) = result {
+            self.lines.write(runtime::Level::Warn, &format!("the metric {} is left out: {why}", clean(name, 100)));
+        }
     }
 }
 
@@ -211,11 +304,11 @@ impl http::Host for Imports {
         };
         let begun = Instant::now();
         let answer = tokio::select! {
-            answer = crate::http::send(&client, &self.plugin, &self.grant, request, self.call.http_left) => answer,
+            answer = crate::http::send(&client, &self.plugin, &self.grant, request, self.call.outside_left) => answer,
             () = self.abandoned.cancelled() => Err(http::Error::Failed("the task is stopping".to_owned())),
         };
         self.call.waited(begun);
-        self.call.http_left = self.call.http_left.saturating_sub(begun.elapsed());
+        self.call.outside_left = self.call.outside_left.saturating_sub(begun.elapsed());
         answer
     }
 }

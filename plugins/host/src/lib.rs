@@ -9,6 +9,7 @@ mod engine;
 mod error;
 mod frames;
 mod guest;
+mod hosts;
 mod http;
 mod imports;
 mod json;
@@ -16,18 +17,21 @@ mod kept;
 pub mod kit;
 mod lines;
 mod load;
+mod measures;
 mod metadata;
 mod parts;
 mod plugin;
 mod sink;
+mod sockets;
 mod source;
 mod state;
 mod transform;
+mod waits;
 mod wasi;
 
 pub use component::embed;
 pub use load::{Folders, Inspected, Loaded, inspect, load, load_bytes};
-pub use metadata::{Kind, Metadata, PluginMetadata, SECTION};
+pub use metadata::{Capabilities, Kind, Metadata, PluginMetadata, SECTION};
 
 /// The WIT, as the host sees it.
 mod bindings {
@@ -47,6 +51,7 @@ mod bindings {
             with: {
                 "aqueduct:connector/types": crate::bindings::source::aqueduct::connector::types,
                 "aqueduct:connector/runtime": crate::bindings::source::aqueduct::connector::runtime,
+                "aqueduct:connector/metrics": crate::bindings::source::aqueduct::connector::metrics,
                 "aqueduct:connector/environment": crate::bindings::source::aqueduct::connector::environment,
                 "aqueduct:connector/secrets": crate::bindings::source::aqueduct::connector::secrets,
                 "aqueduct:connector/http": crate::bindings::source::aqueduct::connector::http,
@@ -61,9 +66,10 @@ mod bindings {
             with: {
                 "aqueduct:connector/types": crate::bindings::source::aqueduct::connector::types,
                 "aqueduct:connector/runtime": crate::bindings::source::aqueduct::connector::runtime,
+                "aqueduct:connector/metrics": crate::bindings::source::aqueduct::connector::metrics,
                 "aqueduct:connector/environment": crate::bindings::source::aqueduct::connector::environment,
             },
         });
     }
-    pub(crate) use source::aqueduct::connector::{environment, http, runtime, secrets, state, types};
+    pub(crate) use source::aqueduct::connector::{environment, http, metrics, runtime, secrets, state, types};
 }

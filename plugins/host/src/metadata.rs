@@ -1,8 +1,10 @@
 //! What a component says of itself, in the custom section [`SECTION`]: JSON, read without running code.
 
-use aqueduct_core::{Error, PluginKind, Result};
+use aqueduct_config::worker_config::PluginGrant;
+use aqueduct_core::{Error, Issue, PluginKind, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// The name of the custom section.
 pub const SECTION: &str = "aqueduct:plugin";
@@ -10,6 +12,8 @@ pub const SECTION: &str = "aqueduct:plugin";
 pub(crate) const BYTES_MAX: usize = 1 << 20;
 /// A component exports each of the three interfaces at most once.
 const PLUGINS_MAX: usize = 3;
+
+const CAPABILITIES_MAX: usize = 50;
 
 /// The whole section.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -30,6 +34,74 @@ pub struct PluginMetadata {
     /// JSON Schema 2020-12 of its options: an object with `properties`.
     #[serde(default)]
     pub config: Value,
+    #[serde(default, skip_serializing_if = "Capabilities::is_empty")]
+    pub capabilities: Capabilities,
+}
+
+impl PluginMetadata {
+    /// What it needs and is not granted: errors of every config that uses it.
+    pub fn missing(&self, grant: &PluginGrant) -> Vec<Issue> {
+        self.capabilities.missing(&self.name, grant)
+    }
+}
+
+/// What it cannot work without, each with a text for the one who is to grant it: what for.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Capabilities {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sockets: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<String>,
+    /// By the variable's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// By the name that it asks for.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+}
+
+impl Capabilities {
+    pub fn is_empty(&self) -> bool {
+        self.wanted().next().is_none()
+    }
+
+    /// Each as `(http, the name or none, what for)`, in the order of worker.yaml's documentation.
+    pub fn wanted(&self) -> impl Iterator<Item = (&'static str, Option<&str>, &str)> {
+        let whole = [("http", &self.http), ("sockets", &self.sockets), ("files", &self.files)];
+        let whole = whole.into_iter().filter_map(|(kind, reason)| Some((kind, None, reason.as_deref()?)));
+        let named = [("env", &self.env), ("secrets", &self.secrets)];
+        let named = named
+            .into_iter()
+            .flat_map(|(kind, names)| names.iter().map(move |(name, reason)| (kind, Some(name.as_str()), reason.as_str())));
+        whole.chain(named)
+    }
+
+    /// Errors: without these the plugin would only fail later.
+    pub(crate) fn missing(&self, plugin: &str, grant: &PluginGrant) -> Vec<Issue> {
+        let lacks = |(kind, name, _): &(&str, Option<&str>, &str)| match (*kind, *name) {
+            ("http", _) => grant.http.is_empty(),
+            ("sockets", _) => grant.sockets.is_empty(),
+            ("files", _) => grant.files.is_empty(),
+            ("env", Some(name)) => !grant.env.iter().any(|granted| granted == name),
+            (_, Some(name)) => !grant.secrets.has(name),
+            _ => false,
+        };
+        let issue = |(kind, name, reason): (&str, Option<&str>, &str)| {
+            let what = name.map_or_else(|| kind.to_owned(), |name| format!("{kind} {name}"));
+            let line = match (kind, name) {
+                ("env", Some(name)) => format!("plugins.{plugin}.allow.env: [{name}]"),
+                (_, Some(name)) => format!("plugins.{plugin}.allow.secrets.{name}"),
+                ("files", _) => format!("plugins.{plugin}.allow.files: [/a/folder]"),
+                _ => format!("plugins.{plugin}.allow.{kind}: [its.host]"),
+            };
+            let message = format!("{plugin} needs {what}, which worker.yaml does not grant it: {reason}");
+            Issue::error("", "plugin.capability", message).fix(format!("add {line} to worker.yaml, and start the worker again"))
+        };
+        self.wanted().filter(lacks).map(issue).collect()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -59,8 +131,9 @@ impl Metadata {
     /// `plugin.metadata`.
     pub fn parse(section: &[u8]) -> Result<Self> {
         let wrong = |what: String| {
-            Error::fatal("plugin.metadata", format!("the section {SECTION}: {what}"))
-                .fix("write it as plugins/README.md shows: {\"plugins\": [{name, kind, version, description, config}]}")
+            Error::fatal("plugin.metadata", format!("the section {SECTION}: {what}")).fix(
+                "write it as plugins/README.md shows: {\"plugins\": [{name, kind, version, description, config, capabilities}]}",
+            )
         };
         if section.len() > BYTES_MAX {
             return Err(wrong(format!("has {} bytes, more than {BYTES_MAX}", section.len())));
@@ -81,6 +154,17 @@ impl Metadata {
                 || !is_plain_json(&plugin.config)
             {
                 return Err(wrong(format!("{} has control characters", plugin.name)));
+            }
+            let wanted: Vec<_> = plugin.capabilities.wanted().collect();
+            let names = wanted.iter().filter_map(|(_, name, _)| *name);
+            if wanted.len() > CAPABILITIES_MAX || !names.clone().all(is_option) {
+                return Err(wrong(format!(
+                    "{} names more than {CAPABILITIES_MAX} capabilities, or one that is none",
+                    plugin.name
+                )));
+            }
+            if wanted.iter().any(|(_, _, reason)| reason.is_empty() || reason.len() > 300 || !is_plain(reason)) {
+                return Err(wrong(format!("{} must say of each capability what for, in at most 300 bytes", plugin.name)));
             }
             let options = plugin.config.get("properties").and_then(Value::as_object);
             if let Some(name) = options.into_iter().flat_map(|options| options.keys()).find(|name| !is_option(name)) {
@@ -124,6 +208,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_needed_and_not_granted_is_named() {
+        let texts = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), "why".to_owned())).collect();
+        let why = || Some("why".to_owned());
+        let (env, secrets) = (texts(&["A", "B"]), texts(&["token"]));
+        let needs = Capabilities { http: why(), sockets: why(), files: why(), env, secrets };
+        let found = needs.missing("p", &PluginGrant::default());
+        let fixes: Vec<&str> = found.iter().filter_map(|issue| issue.fix.as_deref()).collect();
+        let named = ["allow.http", "allow.sockets", "allow.files", "allow.env: [A]", "allow.env: [B]", "allow.secrets.token"];
+        assert!(fixes.len() == named.len() && fixes.iter().zip(named).all(|(fix, name)| fix.contains(name)), "{fixes:?}");
+        let list = |text: &str| [text.to_owned()].into_iter().collect();
+        let secrets = [("token".to_owned(), "x".to_owned())].into_iter().collect();
+        let (http, sockets, files, env) = (list("h"), list("h"), list("/f"), list("A"));
+        let grant = PluginGrant { http, sockets, files, env, secrets, ..PluginGrant::default() };
+        assert_eq!(needs.missing("p", &grant).len(), 1);
+        assert!(Capabilities::default().is_empty() && !needs.is_empty());
+    }
+
+    #[test]
     fn what_is_wrong_is_said() {
         let plugin = |name: &str, kind: &str| format!(r#"{{"name":"{name}","kind":"{kind}","version":"1","description":"A."}}"#);
         let read = |plugins: &[String]| Metadata::parse(format!(r#"{{"plugins":[{}]}}"#, plugins.join(",")).as_bytes());
@@ -138,6 +240,16 @@ mod tests {
             assert!(error.code() == "plugin.metadata" && error.message().contains(what), "{error}");
         }
         assert!(Metadata::parse(b"{").is_err());
+        let needs = |needs: &str| {
+            let text = format!(
+                r#"{{"plugins":[{{"name":"a","kind":"sink","version":"1","description":"A.","capabilities":{needs}}}]}}"#
+            );
+            Metadata::parse(text.as_bytes()).map_err(|error| error.message().to_owned())
+        };
+        assert!(needs(r#"{"http": "calls it", "env": {"A_B": "reads it"}}"#).is_ok());
+        assert!(needs(r#"{"http": ""}"#).unwrap_err().contains("what for"));
+        assert!(needs(r#"{"gpu": "fast"}"#).unwrap_err().contains("unknown field"));
+        assert!(needs(r#"{"env": {"A B": "x"}}"#).unwrap_err().contains("one that is none"));
         let config = |config: &str| {
             let text =
                 format!(r#"{{"plugins":[{{"name":"a","kind":"sink","version":"1","description":"A.","config":{config}}}]}}"#);

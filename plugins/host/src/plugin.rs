@@ -5,7 +5,8 @@ use crate::engine::runtime;
 use crate::error::{clean, trapped};
 use crate::guest::{Called, Guest, store};
 use crate::imports::{Call, Imports, Reach, World};
-use crate::metadata::{Kind, PluginMetadata};
+use crate::measures::Measures;
+use crate::metadata::{Capabilities, Kind, PluginMetadata};
 use crate::parts::Failures;
 use aqueduct_config::dynamic::Schema;
 use aqueduct_config::worker_config::PluginGrant;
@@ -54,6 +55,8 @@ pub(crate) struct Common {
     pub(crate) descriptor: Descriptor,
     pub(crate) grant: Arc<PluginGrant>,
     schema: Schema,
+    /// What worker.yaml must grant.
+    needs: Capabilities,
     kind: Kind,
     code: Arc<Code>,
     /// For `validate`, which REST waits for (invariant 10): of a trusted plugin too it is interrupted.
@@ -78,6 +81,7 @@ impl Common {
             descriptor,
             grant,
             schema,
+            needs: metadata.capabilities.clone(),
             kind: metadata.kind,
             code,
             judging,
@@ -96,10 +100,10 @@ impl Common {
         compiled.unwrap_or_else(|_| Err(Error::fatal("plugin.malformed", format!("{}: the compiler panicked", self.name))))
     }
 
-    /// A new instance.
-    pub(crate) async fn start<B: Bindings>(&self, world: World) -> Result<Guest<B>> {
+    /// A new instance, which adds to what is measured.
+    pub(crate) async fn start<B: Bindings>(&self, world: World, measures: &Arc<Measures>) -> Result<Guest<B>> {
         let code = self.code().await?;
-        Guest::start(self.name.clone(), self.grant.clone(), world, |store| B::of(code, store)).await
+        Guest::start(self.name.clone(), self.grant.clone(), world, measures.clone(), |store| B::of(code, store)).await
     }
 
     /// The plugin's own options as the JSON that it is given, once the plugin is content with them too.
@@ -116,11 +120,13 @@ impl Common {
         Ok(serde_json::Value::Object(config).to_string())
     }
 
-    /// What the schema says, and when that is content, what the plugin says: pure, and within the limit of a call.
+    /// What it needs and is not granted, what the schema says, and when these are content, what the plugin says: pure, and within the limit of a call.
     pub(crate) fn validate(&self, options: &Options) -> Vec<Issue> {
+        let missing = self.needs.missing(&self.name, &self.grant);
         let config = match self.schema.read(options) {
-            Ok(config) => serde_json::Value::Object(config).to_string(),
-            Err(issues) => return issues,
+            Ok(config) if missing.is_empty() => serde_json::Value::Object(config).to_string(),
+            Ok(_) => return missing,
+            Err(issues) => return [missing, issues].concat(),
         };
         let found = in_place(|| self.judging.compile(&self.name).and_then(|code| finish(self.ask(&code, config))));
         match found {

@@ -5,13 +5,15 @@ use crate::error::{clean, poisoned};
 use crate::frames;
 use crate::guest::Guest;
 use crate::imports::{Reach, World as Kind};
+use crate::measures::Measures;
 use crate::parts::{FAILURES, Parts, crashed, is_crash, keep};
 use crate::plugin::Common;
 use aqueduct_core::{
-    Ack, Batch, Descriptor, Error, Issue, Options, Rejects, Result, SinkPlugin, SinkTask, Stage, TaskContext, TaskSpec,
+    Ack, Batch, Descriptor, Error, Issue, Options, Rejects, Report, Result, SinkPlugin, SinkTask, Stage, TaskContext, TaskSpec,
 };
 use async_trait::async_trait;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 pub(crate) struct Sink(pub(crate) Arc<Common>);
 
@@ -32,14 +34,16 @@ impl SinkPlugin for Sink {
 
     async fn open(&self, options: &Options, _: TaskSpec) -> Result<Box<dyn SinkTask>> {
         let config = self.0.config(options)?;
-        let guest = open(&self.0, &config).await?;
-        Ok(Box::new(Task { common: self.0.clone(), config, guest, buffered: false }))
+        let measures = Arc::default();
+        let guest = open(&self.0, &config, &measures).await?;
+        let reports = watch::Sender::new(Report::default());
+        Ok(Box::new(Task { common: self.0.clone(), config, guest, measures, reports, buffered: false }))
     }
 }
 
-async fn open(common: &Common, config: &str) -> Result<Guest<World>> {
+async fn open(common: &Common, config: &str, measures: &Arc<Measures>) -> Result<Guest<World>> {
     let config = config.to_owned();
-    let mut guest = common.start::<World>(Kind::Task).await?;
+    let mut guest = common.start::<World>(Kind::Task, measures).await?;
     let opened = guest.call("open", Reach::World, move |live| {
         Box::pin(async move { live.bindings.aqueduct_connector_sink().call_open(&mut live.store, &config).await })
     });
@@ -53,6 +57,8 @@ struct Task {
     common: Arc<Common>,
     config: String,
     guest: Guest<World>,
+    measures: Arc<Measures>,
+    reports: watch::Sender<Report>,
     /// It holds what it has not made durable: an instance that took its place would not have it.
     buffered: bool,
 }
@@ -70,6 +76,14 @@ impl Task {
         refuse(batch, name, Stage::TaskPut, rejected, rejects).map_err(|what| poisoned(name, "put", what))?;
         self.buffered = !put.durable;
         Ok(if put.durable { Ack::Durable } else { Ack::Buffered })
+    }
+
+    /// After each call that may have measured something.
+    fn tell(&self) {
+        if self.measures.take_changed() {
+            let measures = self.measures.all(&self.common.name);
+            self.reports.send_replace(Report { measures, ..Report::default() });
+        }
     }
 
     /// One part, durable in the target.
@@ -95,7 +109,7 @@ impl Task {
             if !is_crash(&error) || parts.is_late() {
                 return Err(error);
             }
-            self.guest = open(&self.common, &self.config).await?;
+            self.guest = open(&self.common, &self.config, &self.measures).await?;
             self.buffered = false;
             if parts.halve(range) {
                 continue;
@@ -114,7 +128,7 @@ impl SinkTask for Task {
     async fn put(&mut self, batch: &Batch, rejects: &mut Rejects, cx: &TaskContext) -> Result<Ack> {
         if !self.buffered && self.guest.has_grown() {
             self.close().await?;
-            self.guest = open(&self.common, &self.config).await?;
+            self.guest = open(&self.common, &self.config, &self.measures).await?;
         }
         if self.common.failures.count(&cx.task, batch) >= FAILURES {
             self.put_in_parts(batch, rejects).await?;
@@ -122,6 +136,7 @@ impl SinkTask for Task {
             return Ok(Ack::Durable);
         }
         let put = self.put_once(batch, rejects).await;
+        self.tell();
         match &put {
             Ok(_) => self.common.failures.done(&cx.task, batch),
             // The task is opened again and given what is not committed, of which this batch is a part.
@@ -138,7 +153,12 @@ impl SinkTask for Task {
         let flushed = flushed.await?;
         self.guest.returned("flush", flushed)?;
         self.buffered = false;
+        self.tell();
         Ok(())
+    }
+
+    fn reports(&self) -> Option<watch::Receiver<Report>> {
+        Some(self.reports.subscribe())
     }
 
     async fn close(&mut self) -> Result<()> {

@@ -7,10 +7,11 @@ use crate::error::{clean, poisoned};
 use crate::frames;
 use crate::guest::Guest;
 use crate::imports::{Reach, World as Kind};
+use crate::measures::Measures;
 use crate::plugin::Common;
 use crate::state::{State, is_reserved};
 use aqueduct_core::{
-    Descriptor, Issue, JsonMap, Options, Polled, Result, SourceOffset, SourcePlugin, SourceTask, TaskContext, TaskSpec,
+    Descriptor, Issue, JsonMap, Options, Polled, Report, Result, SourceOffset, SourcePlugin, SourceTask, TaskContext, TaskSpec,
 };
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ impl SourcePlugin for Source {
 
     async fn plan(&self, options: &Options, tasks_max: u32) -> Result<Vec<TaskSpec>> {
         let (config, name) = (self.0.judged(options)?, &*self.0.name);
-        let mut guest = self.0.start::<World>(Kind::Pure).await?;
+        let mut guest = self.0.start::<World>(Kind::Pure, &Arc::default()).await?;
         let planned = guest.call("plan", Reach::Nothing, move |live| {
             Box::pin(
                 async move { live.bindings.aqueduct_connector_source().call_plan(&mut live.store, &config, tasks_max).await },
@@ -53,14 +54,22 @@ impl SourcePlugin for Source {
         let share = serde_json::to_string(&task).expect("a map of texts is JSON");
         let state = State::of(&share, &resume);
         let resume = Resume::new(resume);
-        let guest = open(&self.0, &config, &share, &resume, state).await?;
-        Ok(Box::new(Task { common: self.0.clone(), config, share, resume, guest }))
+        let measures = Arc::default();
+        let guest = open(&self.0, &config, &share, &resume, state, &measures).await?;
+        Ok(Box::new(Task { common: self.0.clone(), config, share, resume, guest, measures }))
     }
 }
 
-async fn open(common: &Common, config: &str, share: &str, resume: &Resume, state: State) -> Result<Guest<World>> {
+async fn open(
+    common: &Common,
+    config: &str,
+    share: &str,
+    resume: &Resume,
+    state: State,
+    measures: &Arc<Measures>,
+) -> Result<Guest<World>> {
     let (config, share, resume) = (config.to_owned(), share.to_owned(), resume.offsets());
-    let mut guest = common.start::<World>(Kind::Task).await?;
+    let mut guest = common.start::<World>(Kind::Task, measures).await?;
     let opened = guest.call("open", Reach::World, move |live| {
         Box::pin(async move {
             live.store.data_mut().state = Some(state);
@@ -80,6 +89,7 @@ struct Task {
     share: String,
     resume: Resume,
     guest: Guest<World>,
+    measures: Arc<Measures>,
 }
 
 impl Task {
@@ -95,7 +105,7 @@ impl Task {
         let (closed, state) = closed.await?;
         self.guest.returned("close", closed)?;
         let state = state.unwrap_or_else(|| State::of(&self.share, []));
-        self.guest = open(&self.common, &self.config, &self.share, &self.resume, state).await?;
+        self.guest = open(&self.common, &self.config, &self.share, &self.resume, state, &self.measures).await?;
         Ok(())
     }
 }
@@ -149,6 +159,10 @@ impl SourceTask for Task {
         });
         let committed = committed.await?;
         self.guest.returned("commit", committed)
+    }
+
+    fn report(&self) -> Report {
+        Report { measures: self.measures.all(&self.common.name), ..Report::default() }
     }
 
     async fn close(&mut self) -> Result<()> {

@@ -5,10 +5,11 @@ use crate::error::poisoned;
 use crate::frames;
 use crate::guest::Guest;
 use crate::imports::{Reach, World as Kind};
+use crate::measures::Measures;
 use crate::parts::{FAILURES, Parts, crashed, is_crash, keep};
 use crate::plugin::Common;
 use crate::sink::refuse;
-use aqueduct_core::{Batch, Descriptor, Issue, Options, Rejects, Result, Stage, Transform, TransformPlugin};
+use aqueduct_core::{Batch, Descriptor, Issue, Measure, Options, Rejects, Result, Stage, Transform, TransformPlugin};
 use async_trait::async_trait;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ impl TransformPlugin for Transforming {
             return Err(issues);
         }
         let config = self.0.config(options).map_err(|error| vec![Issue::error("", error.code(), error.message())])?;
-        Ok(Box::new(Task { common: self.0.clone(), config, guest: None }))
+        Ok(Box::new(Task { common: self.0.clone(), config, guest: None, measures: Arc::default() }))
     }
 }
 
@@ -34,11 +35,12 @@ struct Task {
     config: String,
     /// Opened with the first batch: a chain is also built only to be validated.
     guest: Option<Guest<World>>,
+    measures: Arc<Measures>,
 }
 
 impl Task {
     async fn open(&self) -> Result<Guest<World>> {
-        let mut guest = self.common.start::<World>(Kind::Pure).await?;
+        let mut guest = self.common.start::<World>(Kind::Pure, &self.measures).await?;
         let config = self.config.clone();
         let opened = guest.call("open", Reach::Nothing, move |live| {
             Box::pin(async move { live.bindings.aqueduct_connector_transform().call_open(&mut live.store, &config).await })
@@ -95,6 +97,10 @@ impl Task {
 
 #[async_trait]
 impl Transform for Task {
+    fn measures(&self) -> Vec<Measure> {
+        self.measures.all(&self.common.name)
+    }
+
     /// A transform only computes: it is tried again at once, with a new instance.
     async fn apply(&mut self, batch: Batch, rejects: &mut Rejects) -> Result<Batch> {
         if batch.is_empty() {

@@ -1,9 +1,10 @@
 //! WASI 0.2, which the runtimes of Python, JavaScript and Rust's `std` import whether they use it or not: clocks, random numbers, an environment of
-//! what is granted, standard output that goes to the log, files by grant, no sockets.
+//! what is granted, standard output that goes to the log, files and sockets by grant.
 
 use crate::bindings::runtime::Level;
 use crate::imports::{Imports, World};
 use crate::lines::Lines;
+use crate::sockets::Dialled;
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Error, Result};
 use async_trait::async_trait;
@@ -21,18 +22,26 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 /// A line without an end is told once it has so many bytes.
 const LINE_BYTES: usize = 8 << 10;
 
-/// All of it, with a clock of our own: the other one waits as long as it is told.
+/// All of it, but for what waits as long as it is told, and for names that anyone may look up.
 pub(crate) fn add_to_linker(linker: &mut Linker<Imports>) -> wasmtime::Result<()> {
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     linker.allow_shadowing(true);
     monotonic_clock::add_to_linker::<_, HasSelf<Imports>>(linker, |imports| imports)?;
+    crate::waits::add_to_linker(linker)?;
+    crate::sockets::add_to_linker(linker)?;
     linker.allow_shadowing(false);
     Ok(())
 }
 
 /// # Errors
 /// `plugin.files`: a folder that is granted cannot be opened.
-pub(crate) fn context(plugin: &str, grant: &PluginGrant, lines: &Arc<Lines>, world: World) -> Result<WasiCtx> {
+pub(crate) fn context(
+    plugin: &str,
+    grant: &PluginGrant,
+    lines: &Arc<Lines>,
+    dialled: &Arc<Dialled>,
+    world: World,
+) -> Result<WasiCtx> {
     let mut builder = WasiCtxBuilder::new();
     builder.allow_tcp(false).allow_udp(false).allow_ip_name_lookup(false);
     builder.stdout(Stdio { lines: lines.clone(), level: Level::Info });
@@ -45,6 +54,7 @@ pub(crate) fn context(plugin: &str, grant: &PluginGrant, lines: &Arc<Lines>, wor
     if world == World::Pure {
         return Ok(builder.build());
     }
+    dialled.open(&mut builder);
     for granted in grant.files.iter() {
         let (folder, writable) = folder(granted);
         let perms = if writable { FsPerms::ReadWrite } else { FsPerms::ReadOnly };

@@ -1,4 +1,4 @@
-//! What a plugin may ask of the host. Outside of WebAssembly (in unit tests) log goes to nowhere, time is the machine's, and nothing is granted.
+//! What a plugin may ask of the host. Outside of WebAssembly (in unit tests) log and metrics go to nowhere, time is the machine's, and nothing is granted.
 
 use std::time::Duration;
 
@@ -51,6 +51,23 @@ impl From<HttpError> for crate::Error {
             HttpError::Invalid(message) => Self::fatal("http_invalid", message),
             HttpError::Failed(message) => Self::retriable("http_failed", message),
         }
+    }
+}
+
+/// Numbers of the task: `/metrics` shows them as `aqueduct_plugin_<name>`, with the labels `connector`, `task` and `plugin` besides. Names have 1 to 64
+/// of a-z, 0-9 and _, and so have labels, of which there are at most 8; a task has at most 100 series. What breaks a bound is left out, and the
+/// worker's log says so.
+pub mod metrics {
+    use super::system;
+
+    /// A gauge: what it is now.
+    pub fn set(name: &str, labels: &[(&str, &str)], value: f64) {
+        system::metric_set(name, labels, value);
+    }
+
+    /// A counter: what is added to it, nothing below 0. It begins at 0 when the task starts, and `_total` is appended to its name.
+    pub fn add(name: &str, labels: &[(&str, &str)], delta: f64) {
+        system::metric_add(name, labels, delta);
     }
 }
 
@@ -133,7 +150,7 @@ pub fn http(request: HttpRequest) -> Result<HttpResponse, HttpError> {
 #[cfg(target_arch = "wasm32")]
 mod system {
     use super::{HttpError, HttpRequest, HttpResponse, Level};
-    use crate::calls::source::aqueduct::connector::{environment, http as wire, runtime, secrets, state};
+    use crate::calls::source::aqueduct::connector::{environment, http as wire, metrics, runtime, secrets, state};
 
     pub(super) fn log(level: Level, message: &str) {
         let level = match level {
@@ -144,6 +161,18 @@ mod system {
             Level::Error => runtime::Level::Error,
         };
         runtime::log(level, message);
+    }
+
+    pub(super) fn metric_set(name: &str, labels: &[(&str, &str)], value: f64) {
+        metrics::set(name, &owned(labels), value);
+    }
+
+    pub(super) fn metric_add(name: &str, labels: &[(&str, &str)], delta: f64) {
+        metrics::add(name, &owned(labels), delta);
+    }
+
+    fn owned(labels: &[(&str, &str)]) -> Vec<(String, String)> {
+        labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
     pub(super) use runtime::{now_ms, random, sleep};
@@ -204,6 +233,10 @@ mod system {
     }
 
     pub(super) fn log(_: Level, _: &str) {}
+
+    pub(super) fn metric_set(_: &str, _: &[(&str, &str)], _: f64) {}
+
+    pub(super) fn metric_add(_: &str, _: &[(&str, &str)], _: f64) {}
 
     pub(super) fn sleep(_: u32) -> bool {
         true

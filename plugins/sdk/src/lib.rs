@@ -33,7 +33,7 @@ mod transform;
 
 pub use aqueduct_plugin_frame::{Frame, FrameError, Headers, Part, Record, Writer};
 pub use error::{Class, Error, Result};
-pub use imports::{HttpError, HttpRequest, HttpResponse, Level, env, http, log, now_ms, random, secret, sleep, state};
+pub use imports::{HttpError, HttpRequest, HttpResponse, Level, env, http, log, metrics, now_ms, random, secret, sleep, state};
 pub use sink::{Ack, Rejects, Sink};
 pub use source::{JsonMap, Limits, Polled, Share, Source, SourceOffset};
 pub use transform::{Applied, Transform};

@@ -28,7 +28,7 @@ pub use plugin::{Descriptor, OptionKind, OptionSpec, Options, Plugin, PluginKind
 pub use record::{Header, Origin, Payload, PayloadRef, Record, Structured};
 pub use schema::Schema;
 pub use sink::{Ack, Delivery, Projection, SinkTask, Unfinished};
-pub use source::{Measure, Polled, Report, Signal, SourceTask, TaskSpec};
+pub use source::{Measure, MeasureKind, Polled, Report, Signal, SourceTask, TaskSpec};
 pub use transform::{Reject, Rejects, Stage, Transform};
 
 pub use bytes::Bytes;

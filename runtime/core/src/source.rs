@@ -27,22 +27,32 @@ pub struct Report {
     pub detail: JsonMap,
     /// Only in `/metrics`.
     #[serde(skip)]
-    pub gauges: Vec<Measure>,
+    pub measures: Vec<Measure>,
 }
 
-/// One gauge: `/metrics` shows it as `aqueduct_source_<name>{connector, task, …labels}`, of a sink as `aqueduct_sink_<name>`.
+/// One number: `/metrics` shows it as `aqueduct_source_<name>{connector, task, …labels}`, of a sink as `aqueduct_sink_<name>`, and as
+/// `aqueduct_<name>` when its name begins with `plugin_`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Measure {
     /// `[a-z0-9_]`, with the unit: `lag_bytes`.
     pub name: Cow<'static, str>,
     pub help: Cow<'static, str>,
     pub labels: Vec<(String, String)>,
+    pub kind: MeasureKind,
     pub value: f64,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MeasureKind {
+    Gauge,
+    /// What was counted since the task started; `_total` is appended to its name.
+    Counter,
+}
+
 impl Measure {
+    /// A gauge.
     pub fn new(name: impl Into<Cow<'static, str>>, help: impl Into<Cow<'static, str>>, value: f64) -> Self {
-        Self { name: name.into(), help: help.into(), labels: Vec::new(), value }
+        Self { name: name.into(), help: help.into(), labels: Vec::new(), kind: MeasureKind::Gauge, value }
     }
 
     #[must_use]

@@ -1,6 +1,6 @@
 //! Transforms, and where bad records go.
 
-use crate::{Batch, Error, Record, Result};
+use crate::{Batch, Error, Measure, Record, Result};
 use async_trait::async_trait;
 
 /// Zero to many records for each record, in order.
@@ -11,6 +11,11 @@ pub trait Transform: Send {
     /// # Errors
     /// Of the call as a whole, as in [`crate::SourceTask::poll`].
     async fn apply(&mut self, batch: Batch, rejects: &mut Rejects) -> Result<Batch>;
+
+    /// What it measures of itself. Asked after each batch.
+    fn measures(&self) -> Vec<Measure> {
+        Vec::new()
+    }
 }
 
 /// Where a record was refused. The names are Kafka Connect's, as they stand in the header `__connect.errors.stage`.

@@ -5,7 +5,7 @@ use crate::parts::{self, PartKind, find, find_version};
 use crate::predicates::{Predicate, When};
 use crate::transforms::{self, Apply};
 use aqueduct_config::{list::split_list, nearest};
-use aqueduct_core::{Batch, Issue, Options, Rejects, Result, Transform, TransformPlugin};
+use aqueduct_core::{Batch, Issue, Measure, Options, Rejects, Result, Transform, TransformPlugin};
 use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -17,6 +17,8 @@ use std::sync::Arc;
 pub struct Chain(Vec<Step>);
 
 struct Step {
+    /// As in `transforms`.
+    name: String,
     transform: Applied,
     when: When,
 }
@@ -77,7 +79,7 @@ impl Chain {
         for name in names(options, "transforms", &mut issues) {
             let path = format!("transforms.{name}");
             match step(&path, &below(options, &path), &predicates) {
-                Ok(step) => steps.extend(step),
+                Ok(step) => steps.extend(step.map(|(transform, when)| Step { name: name.to_owned(), transform, when })),
                 Err(found) => issues.extend(found),
             }
         }
@@ -104,6 +106,17 @@ impl Transform for Chain {
             };
         }
         Ok(batch)
+    }
+
+    /// Each with the name of its transform.
+    fn measures(&self) -> Vec<Measure> {
+        let of_step = |step: &Step| match &step.transform {
+            Applied::BuiltIn(_) => Vec::new(),
+            Applied::Plugin(plugin) => {
+                plugin.measures().into_iter().map(|measure| measure.label("transform", &step.name)).collect()
+            }
+        };
+        self.0.iter().flat_map(of_step).collect()
     }
 }
 
@@ -166,7 +179,11 @@ fn predicate(path: &str, own: &Options) -> Result<Predicate, Vec<Issue>> {
 }
 
 /// `None` when its predicate has issues of its own, already reported.
-fn step(path: &str, own: &Options, predicates: &BTreeMap<&str, Option<Predicate>>) -> Result<Option<Step>, Vec<Issue>> {
+fn step(
+    path: &str,
+    own: &Options,
+    predicates: &BTreeMap<&str, Option<Predicate>>,
+) -> Result<Option<(Applied, When)>, Vec<Issue>> {
     let config: StepConfig = typed(path, own)?;
     let mut issues = Vec::new();
     let mut take = |result: Result<Applied, Vec<Issue>>| result.map_err(|found| issues.extend(found)).ok();
@@ -203,7 +220,7 @@ fn step(path: &str, own: &Options, predicates: &BTreeMap<&str, Option<Predicate>
         },
     };
     match transform {
-        Some(transform) if issues.is_empty() => Ok(Some(Step { transform, when: When::new(predicate, config.negate) })),
+        Some(transform) if issues.is_empty() => Ok(Some((transform, When::new(predicate, config.negate)))),
         _ => Err(issues),
     }
 }

@@ -9,6 +9,7 @@ use crate::admin::{ConnectorType, ExactlyOnce, State};
 use crate::task::Startups;
 use crate::timing::ratio;
 use crate::worker::{Health, Worker};
+use aqueduct_core::MeasureKind;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -41,7 +42,6 @@ struct StatusLabels {
 
 type Counters<L> = Family<L, Counter>;
 type Gauges<L> = Family<L, Gauge>;
-type Measures = Family<Vec<(String, String)>, Gauge<f64, AtomicU64>>;
 
 pub(crate) fn render(worker: &Worker) -> String {
     let mut registry = Registry::with_prefix("kafka_connect");
@@ -154,22 +154,40 @@ fn rebalances(registry: &mut Registry) {
     register::<Counter>(registry, "connect_worker_rebalance_metrics_completed_rebalances", "None: there is one worker");
 }
 
-/// What tasks measure themselves: one family for each name.
+/// A family of what tasks measure themselves.
+enum Measured {
+    Gauges(Family<Vec<(String, String)>, Gauge<f64, AtomicU64>>),
+    Counters(Family<Vec<(String, String)>, Counter<f64, AtomicU64>>),
+}
+
+/// What tasks measure themselves: one family for each name, of the kind that it has first.
 fn reported_metrics(registry: &mut Registry, worker: &Worker) {
-    let mut families: BTreeMap<String, Measures> = BTreeMap::new();
+    let mut families: BTreeMap<String, Measured> = BTreeMap::new();
     for (connector, view, kind, ..) in worker.views() {
         let of = if kind == ConnectorType::Source { "source" } else { "sink" };
         for (task, view) in view.tasks.iter().enumerate() {
-            for measure in view.stats.report().map(|report| report.gauges).unwrap_or_default() {
+            for measure in view.stats.measures() {
                 if !measure.name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_') {
                     continue;
                 }
-                let family = families
-                    .entry(format!("{of}_{}", measure.name))
-                    .or_insert_with_key(|name| register(registry, name, &measure.help));
+                let of_plugin = measure.name.starts_with("plugin_");
+                let name = if of_plugin { measure.name.to_string() } else { format!("{of}_{}", measure.name) };
+                let family = families.entry(name).or_insert_with_key(|name| match measure.kind {
+                    MeasureKind::Gauge => Measured::Gauges(register(registry, name, &measure.help)),
+                    MeasureKind::Counter => Measured::Counters(register(registry, name, &measure.help)),
+                });
                 let own = [("connector".to_owned(), connector.clone()), ("task".to_owned(), task.to_string())];
                 let labels: Vec<_> = own.into_iter().chain(measure.labels).collect();
-                family.get_or_create(&labels).set(measure.value);
+                match (family, measure.kind) {
+                    (Measured::Gauges(family), MeasureKind::Gauge) => {
+                        family.get_or_create(&labels).set(measure.value);
+                    }
+                    (Measured::Counters(family), MeasureKind::Counter) => {
+                        family.get_or_create(&labels).inc_by(measure.value);
+                    }
+                    // Another task measures something else by this name.
+                    _ => {}
+                }
             }
         }
     }

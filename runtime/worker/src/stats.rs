@@ -3,7 +3,7 @@
 use crate::admin::{ExactlyOnce, TaskProgress};
 use crate::signals::SignalSender;
 use crate::timing::{Progress, Timing};
-use aqueduct_core::Report;
+use aqueduct_core::{Measure, Report};
 use parking_lot::Mutex;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering::Relaxed};
@@ -56,6 +56,8 @@ pub struct TaskStats {
     exactly_once: Mutex<Option<(ExactlyOnce, Option<String>)>>,
     /// Of a source that runs: an old one would be a lie.
     report: Mutex<Option<Report>>,
+    /// Of its transforms.
+    transforms: Mutex<Vec<Measure>>,
     /// Of a source that runs.
     signals: Mutex<Option<SignalSender>>,
 }
@@ -189,6 +191,7 @@ impl TaskStats {
         self.partitions.store(0, Relaxed);
         *self.lag.lock() = None;
         *self.report.lock() = None;
+        self.transforms.lock().clear();
         *self.signals.lock() = None;
     }
 
@@ -294,6 +297,20 @@ impl TaskStats {
     /// A report that says nothing counts as none.
     pub fn reports(&self, report: Report) {
         *self.report.lock() = Some(report).filter(|report| *report != Report::default());
+    }
+
+    pub fn transforms_measured(&self, measures: Vec<Measure>) {
+        let mut kept = self.transforms.lock();
+        if !(measures.is_empty() && kept.is_empty()) {
+            *kept = measures;
+        }
+    }
+
+    /// What the connector and its transforms measure of themselves.
+    pub fn measures(&self) -> Vec<Measure> {
+        let mut measures = self.report().map(|report| report.measures).unwrap_or_default();
+        measures.extend(self.transforms.lock().iter().cloned());
+        measures
     }
 
     pub fn report(&self) -> Option<Report> {

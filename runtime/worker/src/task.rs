@@ -115,7 +115,9 @@ impl TaskRun {
         if self.chain.is_empty() {
             return Ok(batch);
         }
-        self.stats.time(Call::Transform, self.chain.apply(batch, rejects)).await
+        let batch = self.stats.time(Call::Transform, self.chain.apply(batch, rejects)).await?;
+        self.stats.transforms_measured(self.chain.measures());
+        Ok(batch)
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use wait_services::poll_for;
 
-const PACKAGES: [&str; 5] = ["counter-source", "jsonl-sink", "mask-transform", "paged-api-source", "zoo"];
+const PACKAGES: [&str; 6] = ["counter-source", "jsonl-sink", "lines-source", "mask-transform", "paged-api-source", "zoo"];
 const TARGET: &str = "wasm32-unknown-unknown";
 const FIX: &str = "apt-get install rustc-web cargo-web rust-web-src (as `cargo xtask services install` does), or rustup target add wasm32-unknown-unknown";
 /// Ten times what two cores need; less than what a test program may take.

@@ -78,7 +78,7 @@ impl Status {
         let quiet = self.circuit == "closed" && self.opened + self.tried_again + self.refused == 0;
         let detail = detail.as_object().filter(|_| !quiet).cloned().unwrap_or_default();
         let open = if self.circuit == "closed" { 0.0 } else { 1.0 };
-        let gauges = vec![Measure::new("circuit_open", "1 while the circuit is open: the receiver fails", open)];
-        self.sender.send_replace(Report { summary, detail, gauges });
+        let measures = vec![Measure::new("circuit_open", "1 while the circuit is open: the receiver fails", open)];
+        self.sender.send_replace(Report { summary, detail, measures });
     }
 }

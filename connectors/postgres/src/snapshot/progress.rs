@@ -43,7 +43,7 @@ pub(super) fn report(snapshots: &Snapshots, report: &mut Report) {
         ("snapshot_rows_estimated", "Rows that this table has, about", figures.estimate as f64),
         ("snapshot_tables_left", "Tables that are not read to their end", (figures.tables - figures.tables_done) as f64),
     ];
-    report.gauges.extend(measures.map(|(name, help, value)| Measure::new(name, help, value)));
+    report.measures.extend(measures.map(|(name, help, value)| Measure::new(name, help, value)));
 }
 
 fn figures(snapshots: &Snapshots) -> Option<Figures> {

@@ -201,7 +201,7 @@ impl SourceTask for PostgresSourceTask {
         self.snapshots.report(&mut report);
         if let Phase::Streaming(stream) = &self.phase {
             let help = "Transactions that were too large for one batch, since the task began.";
-            report.gauges.push(Measure::new("split_transactions", help, stream.split() as f64));
+            report.measures.push(Measure::new("split_transactions", help, stream.split() as f64));
         }
         if let Some(slot) = self.monitor.slot() {
             let label = |measure: Measure| measure.label("slot", self.options.slot.clone());
@@ -209,7 +209,7 @@ impl SourceTask for PostgresSourceTask {
                 Measure::new("wal_retained_bytes", "WAL that the server keeps for the replication slot.", slot.retained as f64);
             let behind =
                 Measure::new("lag_bytes", "WAL that was written since what is confirmed to the server.", slot.behind as f64);
-            report.gauges.extend([label(retained), label(behind)]);
+            report.measures.extend([label(retained), label(behind)]);
             if report.summary.is_empty() {
                 report.summary =
                     format!("streaming; the slot {} is {} behind", self.options.slot, aqueduct_config::ByteSize(slot.behind));

@@ -229,8 +229,8 @@ async fn a_transaction_comes_whole() {
 }
 
 fn split(source: &Running) -> f64 {
-    let gauges = source.task.report().gauges;
-    gauges.iter().find(|gauge| gauge.name == "split_transactions").expect("of every stream").value
+    let measures = source.task.report().measures;
+    measures.iter().find(|measure| measure.name == "split_transactions").expect("of every stream").value
 }
 
 /// What the schema of each record's `after` allows in this field.

@@ -1,6 +1,6 @@
 //! JSON lines by HTTP (text that is no JSON becomes a JSON string): one request for each batch, so that an answer of 2xx makes the whole batch durable.
 
-use aqueduct_sdk::{Ack, Error, Frame, HttpRequest, Issue, Rejects, Result, Sink, export_plugin, http};
+use aqueduct_sdk::{Ack, Error, Frame, HttpRequest, Issue, Rejects, Result, Sink, export_plugin, http, metrics};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::time::Duration;
@@ -54,6 +54,7 @@ impl Sink for Lines {
             body,
             timeout: Duration::from_secs(10),
         })?;
+        metrics::add("requests", &[("status", &response.status.to_string())], 1.0);
         match response.status {
             200..=299 => Ok(Ack::Durable),
             status @ (408 | 429 | 500..) => Err(Error::retriable("status", format!("the server answered {status}"))),

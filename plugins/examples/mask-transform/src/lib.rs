@@ -1,6 +1,6 @@
 //! Masks fields of JSON objects. Values stay as they were written but for the masked fields.
 
-use aqueduct_sdk::{Applied, Frame, Result, Transform, export_plugin};
+use aqueduct_sdk::{Applied, Frame, Result, Transform, export_plugin, metrics};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeSet;
@@ -24,7 +24,7 @@ impl Transform for Mask {
     }
 
     fn apply(&mut self, batch: Frame<'_>, out: &mut Applied) -> Result<()> {
-        let mut masked = Vec::new();
+        let (mut masked, mut changed) = (Vec::new(), 0.0);
         for (index, record) in batch.records().enumerate() {
             let record = record?;
             let Some(value) = record.value.bytes() else {
@@ -32,11 +32,15 @@ impl Transform for Mask {
                 continue;
             };
             match self.mask(value, &mut masked) {
-                Ok(true) => out.value(index, &record, Some(&masked)),
+                Ok(true) => {
+                    changed += 1.0;
+                    out.value(index, &record, Some(&masked));
+                }
                 Ok(false) => out.keep(index, &record),
                 Err(error) => out.reject(index, format!("the value is no JSON object: {error}")),
             }
         }
+        metrics::add("records_masked", &[], changed);
         Ok(())
     }
 }

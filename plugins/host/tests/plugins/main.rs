@@ -4,6 +4,7 @@
 mod loading;
 mod memory;
 mod promises;
+mod wasi;
 mod zoo;
 
 use aqueduct_config::worker_config::PluginGrant;

@@ -28,6 +28,9 @@ pub struct PluginGrant {
     /// The hosts that it may call by HTTP: `api.example.com`, `api.example.com:8443`, `*.example.com`, or `*` for all public ones.
     #[serde(rename = "allow.http", default)]
     pub http: List<String>,
+    /// The hosts to which it may open TCP connections and send UDP datagrams, if it was built for WASI; as above. It can never listen.
+    #[serde(rename = "allow.sockets", default)]
+    pub sockets: List<String>,
     /// It may call private and loopback addresses too, of the hosts above. Link-local ones and the metadata servers of clouds are never called.
     #[serde(rename = "allow.private.networks", default)]
     pub private_networks: bool,
@@ -44,6 +47,10 @@ pub struct PluginGrant {
     #[serde(rename = "limits.memory", default = "memory")]
     #[schemars(range(min = 1_048_576, max = 4_294_967_296_u64))]
     pub memory: ByteSize,
+    /// How much of one core each of its tasks may use: 0.25 is a quarter. Not for what is `trusted`.
+    #[serde(rename = "limits.cpu", default = "cpu")]
+    #[schemars(range(min = 0.01, max = 1))]
+    pub cpu: f64,
     /// How long a call may run, without what it waits for: then it is interrupted, and the task starts again.
     #[serde(rename = "limits.call.timeout", default = "call_timeout")]
     #[schemars(range(min = 10, max = 3_600_000))]
@@ -54,8 +61,14 @@ fn memory() -> ByteSize {
     ByteSize::mib(64)
 }
 
+/// All of it.
+fn cpu() -> f64 {
+    1.0
+}
+
+/// A call that does not return is told within a second.
 fn call_timeout() -> Millis {
-    Millis::from_secs(1)
+    Millis::from_millis(800)
 }
 
 impl Default for PluginGrant {
@@ -133,6 +146,11 @@ pub(super) fn read(options: &Options, written: &IndexMap<String, String>) -> (BT
                     Issue::error(format!("{PREFIX}{name}.sha256"), "config.range", "is no SHA-256: 64 hexadecimal digits");
                 issues.push(issue.fix("`sha256sum FILE` prints that of a file; write several with commas between"));
             }
+            Ok(grant) if grant.trusted && grant.cpu < 1.0 => {
+                let what = "stands beside `trusted`, which leaves out what would hold the plugin back";
+                let issue = Issue::error(format!("{PREFIX}{name}.limits.cpu"), "config.conflict", what);
+                issues.push(issue.fix("remove one of the two"));
+            }
             Ok(grant) => {
                 let secrets = secrets.remove(name).unwrap_or_default();
                 grants.insert(name.to_owned(), PluginGrant { secrets, ..grant });
@@ -198,6 +216,9 @@ mod tests {
             ("plugins.a", "x"),
             ("plugins.b.limits.memory", "1"),
             ("plugins.c.sha256", ""),
+            ("plugins.d.limits.cpu", "1.5"),
+            ("plugins.e.limits.cpu", "0.5"),
+            ("plugins.e.trusted", "true"),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into();
@@ -210,6 +231,8 @@ mod tests {
             ("plugins.a.sha256", "config.range"),
             ("plugins.b.limits.memory", "config.range"),
             ("plugins.c.sha256", "config.range"),
+            ("plugins.d.limits.cpu", "config.range"),
+            ("plugins.e.limits.cpu", "config.conflict"),
         ];
         assert_eq!(found, expected);
         assert!(issues[1].fix.as_deref().unwrap().contains("allow.http") && grants.is_empty());

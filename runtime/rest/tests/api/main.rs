@@ -72,7 +72,7 @@ impl SourceTask for CountTask {
         Report {
             summary: format!("{} of {}", self.next - 1, self.config.count),
             detail: json!({ "next": self.next, "oops": password }).as_object().cloned().unwrap_or_default(),
-            gauges: vec![
+            measures: vec![
                 Measure::new("left", "Records to come", (self.config.count + 1 - self.next) as f64).label("of", "count"),
             ],
         }

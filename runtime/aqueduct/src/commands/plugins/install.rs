@@ -3,6 +3,7 @@
 use super::Worker;
 use crate::failure::{Failure, Outcome};
 use crate::output::{Screen, bytes};
+use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::Error;
 use aqueduct_plugin_host::{Inspected, inspect as look};
 use serde_json::json;
@@ -62,6 +63,9 @@ pub(crate) fn inspect(args: &InspectArgs, screen: &Screen) -> Outcome {
                 plugin.version,
                 plugin.description
             ));
+            for (kind, name, reason) in plugin.capabilities.wanted() {
+                text.push_str(&format!("needs {kind}{}: {reason}\n", name.map(|name| format!(" {name}")).unwrap_or_default()));
+            }
         }
         text.push_str(&format!("\nsize     {}\nsha256   {}\n", bytes(size), found.sha256));
         for (what, names) in [("imports", &found.imports), ("exports", &found.exports)] {
@@ -80,8 +84,11 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
     };
     let files = files(&args.path)?;
     // All are judged before the first is copied.
+    let (mut missing, none) = (Vec::new(), PluginGrant::default());
     for file in &files {
-        inspected(file)?;
+        for plugin in inspected(file)?.metadata.plugins {
+            missing.extend(plugin.missing(worker.plugins.get(&plugin.name).unwrap_or(&none)));
+        }
     }
     let failed = |what: &Path, error: std::io::Error| Failure::failed(format!("cannot write {}: {error}", what.display()));
     std::fs::create_dir_all(folder).map_err(|error| failed(folder, error))?;
@@ -94,8 +101,9 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
         copied.map_err(|error| failed(&target, error))?;
         installed.push(target);
     }
-    screen.show(&json!({ "installed": installed }), || {
-        installed.iter().map(|file| format!("installed {}\n", file.display())).collect()
+    screen.show(&json!({ "installed": installed, "not_granted": missing }), || {
+        let installed = installed.iter().map(|file| format!("installed {}\n", file.display()));
+        installed.chain(missing.iter().map(|issue| format!("{issue}\n"))).collect()
     })
 }
 

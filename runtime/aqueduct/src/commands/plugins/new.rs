@@ -29,6 +29,7 @@ pub(crate) enum Language {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Kind {
     Source,
+    Sink,
     Transform,
 }
 
@@ -82,12 +83,18 @@ fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
         (Language::Rust, Kind::Source) => {
             [("src/lib.rs", file!("templates/rust-source/lib.rs")), ("plugin.json", file!("templates/rust-source/plugin.json"))]
         }
+        (Language::Rust, Kind::Sink) => {
+            [("src/lib.rs", file!("templates/rust-sink/lib.rs")), ("plugin.json", file!("templates/rust-sink/plugin.json"))]
+        }
         (Language::Rust, Kind::Transform) => [
             ("src/lib.rs", file!("templates/rust-transform/lib.rs")),
             ("plugin.json", file!("templates/rust-transform/plugin.json")),
         ],
         (Language::Python, Kind::Source) => {
             [("app.py", file!("templates/python-source/app.py")), ("plugin.json", file!("templates/python-source/plugin.json"))]
+        }
+        (Language::Python, Kind::Sink) => {
+            [("app.py", file!("templates/python-sink/app.py")), ("plugin.json", file!("templates/python-sink/plugin.json"))]
         }
         (Language::Python, Kind::Transform) => [
             ("app.py", file!("templates/python-transform/app.py")),
@@ -96,10 +103,13 @@ fn files(language: Language, kind: Kind) -> Vec<(&'static str, &'static str)> {
         (Language::Js, Kind::Source) => {
             [("app.js", file!("templates/js-source/app.js")), ("plugin.json", file!("templates/js-source/plugin.json"))]
         }
+        (Language::Js, Kind::Sink) => {
+            [("app.js", file!("templates/js-sink/app.js")), ("plugin.json", file!("templates/js-sink/plugin.json"))]
+        }
         (Language::Js, Kind::Transform) => {
             [("app.js", file!("templates/js-transform/app.js")), ("plugin.json", file!("templates/js-transform/plugin.json"))]
         }
-        // No source: its options and offsets are JSON, for which there is no library that every C compiler has.
+        // No source and no sink: their options and offsets are JSON, for which there is no library that every C compiler has.
         (Language::C, _) => {
             [("plugin.c", file!("templates/c-transform/plugin.c")), ("plugin.json", file!("templates/c-transform/plugin.json"))]
         }
@@ -114,8 +124,8 @@ pub(crate) fn run(args: &Args, screen: &Screen) -> Outcome {
         let failure = Failure::usage(format!("{:?} is no name of a plugin", args.name));
         return Err(failure.fix("take 1 to 64 of a-z, 0-9 and -, beginning with a letter"));
     }
-    if args.lang == Language::C && args.kind == Some(Kind::Source) {
-        let failure = Failure::usage("there is no source to begin with in C");
+    if args.lang == Language::C && args.kind.is_some_and(|kind| kind != Kind::Transform) {
+        let failure = Failure::usage("there is only a transform to begin with in C");
         return Err(failure.fix("take --kind transform, or --lang rust, python or js"));
     }
     let folder = PathBuf::from(&args.name);
