@@ -43,11 +43,14 @@ pub(crate) fn clean(text: &str, chars_max: usize) -> String {
 pub(crate) fn trapped(plugin: &str, call: &str, error: &wasmtime::Error, memory_refused: Option<usize>) -> Error {
     if let Some(interrupted) = error.downcast_ref::<Interrupted>() {
         let report = "report it to the plugin's author";
-        let fix = match interrupted {
-            Interrupted::Waited(_) => format!("see whether what it speaks to answers, or {report}: its sockets need timeouts"),
-            _ => format!("raise plugins.{plugin}.limits.call.timeout in worker.yaml, or {report}"),
+        let (code, fix) = match interrupted {
+            // No record's fault: a batch is never halved for it.
+            Interrupted::Waited(_) => {
+                ("plugin.waited", format!("see whether what it speaks to answers, or {report}: its sockets need timeouts"))
+            }
+            _ => ("plugin.timeout", format!("raise plugins.{plugin}.limits.call.timeout in worker.yaml, or {report}")),
         };
-        return Error::retriable("plugin.timeout", format!("{plugin}: {call} was interrupted: {interrupted}")).fix(fix);
+        return Error::retriable(code, format!("{plugin}: {call} was interrupted: {interrupted}")).fix(fix);
     }
     if let Some(wanted) = memory_refused {
         return Error::retriable(
