@@ -135,7 +135,8 @@ impl SinkParts {
         if took > LONG {
             self.portion = (self.portion / 2).max(min);
         } else if took < SHORT && records >= self.portion / 2 {
-            self.portion = self.portion.saturating_mul(2).clamp(min, PORTION_MAX.max(min));
+            let more = if took < SHORT / 16 { 8 } else { 2 };
+            self.portion = self.portion.saturating_mul(more).clamp(min, PORTION_MAX.max(min));
         }
     }
 
@@ -183,8 +184,10 @@ impl SinkTask for HttpSink {
         self.0.identity.of_cluster(cluster);
     }
 
+    /// One by one, as many as it can do in a short time: where a key's records stand one behind the other, only many records have other keys to go on with.
     fn put_records(&self) -> usize {
-        if self.0.settings.cut.records_max > 1 { self.0.portion_min().min(PORTION_MAX) } else { 1 }
+        let wanted = if self.0.settings.cut.records_max > 1 { self.0.portion_min() } else { self.0.portion };
+        wanted.min(PORTION_MAX)
     }
 
     fn put_records_max(&self) -> usize {

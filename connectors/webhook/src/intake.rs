@@ -34,6 +34,8 @@ struct State {
     /// False once the task is closed: nothing is taken any more.
     open: bool,
     queue: VecDeque<Arrival>,
+    /// With so many in the queue the task is called.
+    call_at: usize,
     ids: Ids,
     /// Events between their arrival and their commit, and who waits for them beside the request that brought them.
     in_flight: HashMap<Id, Vec<oneshot::Sender<()>>>,
@@ -98,7 +100,7 @@ pub(crate) struct Taken {
 
 impl Intake {
     pub(crate) fn new(queue_bytes: usize, ids: Ids) -> Self {
-        let state = State { open: true, queue: VecDeque::new(), ids, in_flight: HashMap::new() };
+        let state = State { open: true, queue: VecDeque::new(), call_at: 1, ids, in_flight: HashMap::new() };
         let memory = Arc::new(Memory { used: AtomicUsize::new(0), limit: queue_bytes });
         let max_records = AtomicUsize::new(usize::MAX);
         Self { state: Mutex::new(state), arrived: Notify::new(), memory, max_records, counts: Counts::default() }
@@ -155,10 +157,9 @@ impl Intake {
         if !records.is_empty() {
             waiting.push(own);
             let bytes = records.iter().map(|(record, _)| size(record)).sum();
-            // Where others wait already, the first of them has called.
-            let first = state.queue.is_empty();
             state.queue.push_back(Arrival { records, bytes, settled: Settled { ids, answer, _held: held } });
-            if first {
+            // Once: those that come behind wait with them.
+            if state.queue.len() == state.call_at {
                 self.arrived.notify_one();
             }
         }
@@ -203,15 +204,22 @@ impl Intake {
         taken
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.state.lock().queue.is_empty()
     }
 
-    /// Until something arrived since the last take, or now.
-    pub(crate) async fn arrived(&self) {
-        while self.is_empty() {
+    /// Until so many requests wait to be taken.
+    pub(crate) async fn arrived(&self, requests: usize) {
+        while self.wants(requests) {
             self.arrived.notified().await;
         }
+    }
+
+    fn wants(&self, requests: usize) -> bool {
+        let mut state = self.state.lock();
+        state.call_at = requests;
+        state.queue.len() < requests
     }
 
     /// The log holds them: answers, also to those who brought the same events meanwhile.
@@ -351,6 +359,27 @@ mod tests {
         assert_eq!((told(queued).await, told(repeat).await), (503, 503));
         assert_eq!(send(&intake, &[Some(2)]).err().unwrap().status, 503);
         assert_eq!(intake.used_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_task_is_called_when_as_many_wait_as_it_asked_for() {
+        let intake = intake();
+        let called = async |requests| {
+            let wait = std::time::Duration::from_millis(1);
+            tokio::time::timeout(wait, intake.arrived(requests)).await.is_ok()
+        };
+        let mut waiting = Vec::new();
+        for (wanted, sent, expected) in [(1, 0, false), (1, 1, true), (3, 0, false), (3, 1, false), (3, 1, true), (2, 0, true)] {
+            waiting.extend((0..sent).map(|_| send(&intake, &[None]).unwrap()));
+            assert_eq!(called(wanted).await, expected, "{wanted} wanted, {} there", waiting.len());
+        }
+        intake.take(100, 1 << 20);
+        // While it waits, as a request comes.
+        let (called, _) = tokio::join!(called(2), async {
+            tokio::task::yield_now().await;
+            waiting.extend((0..2).map(|_| send(&intake, &[None]).unwrap()));
+        });
+        assert!(called);
     }
 
     #[test]

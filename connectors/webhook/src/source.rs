@@ -60,7 +60,8 @@ pub struct WebhookSourceTask {
 }
 
 /// While a commit is awaited nothing is gained by a batch of the first request that comes: it could not be durable before that commit anyway. So what
-/// arrives meanwhile is gathered, until the worker calls (a commit resolved) or this time is over.
+/// arrives meanwhile is gathered, until as many came as wait for commits (the log has the next batch when it is done with the one before, and need not
+/// wait for us), the worker calls (a commit resolved) or this time is over.
 const GATHER_MAX: Duration = Duration::from_millis(5);
 
 impl WebhookSourceTask {
@@ -93,12 +94,12 @@ impl SourceTask for WebhookSourceTask {
         if self.place.as_ref().is_some_and(Place::is_lost) {
             return Err(Error::retriable("webhook.listener_lost", format!("the listener of {} ended", self.url)));
         }
-        let gathering = !self.pending.is_empty();
+        let waiting: usize = self.pending.iter().map(|pending| pending.settled.len()).sum();
         tokio::select! {
             biased;
             () = cx.interrupt.cancelled() => {}
-            () = async { if gathering { std::future::pending().await } else { self.intake.arrived().await } } => {}
-            () = tokio::time::sleep(if gathering { GATHER_MAX.min(cx.wait_max) } else { cx.wait_max }) => {}
+            () = self.intake.arrived(waiting.max(1)) => {}
+            () = tokio::time::sleep(if waiting > 0 { GATHER_MAX.min(cx.wait_max) } else { cx.wait_max }) => {}
         }
         Ok(self.take(cx))
     }

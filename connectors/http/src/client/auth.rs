@@ -214,10 +214,14 @@ impl Auth {
         Ok(())
     }
 
+    /// Whether a refused request may be sent again with other credentials.
+    pub(super) fn may_renew(&self) -> bool {
+        matches!(self.credentials, Credentials::OAuth2(_))
+    }
+
     /// Forgets the token that was refused; whether there can be another.
     pub(super) async fn forget(&self) -> bool {
-        let oauth2 = matches!(self.credentials, Credentials::OAuth2(_));
-        oauth2 && self.token.lock().await.take().is_some()
+        self.may_renew() && self.token.lock().await.take().is_some()
     }
 
     async fn token(
@@ -268,9 +272,9 @@ async fn fetch(http: &reqwest::Client, settings: &Settings, client: &OAuth2) -> 
         request = request
             .header(header::AUTHORIZATION, sensitive(basic(&encode(&client.id), &encode(client.secret.expose())).expose())?);
     }
-    let response = request.send().await.map_err(|error| Failure::of_transport(error, &client.url))?;
-    let status = response.status();
-    let bytes = body::read(response, TOKEN_BYTES, &client.url).await?;
+    let mut response = request.send().await.map_err(|error| Failure::of_transport(error, &client.url))?;
+    let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+    let bytes = body::read(response, &headers, TOKEN_BYTES, &client.url).await?;
     token_of(status, &bytes, client, settings)
 }
 

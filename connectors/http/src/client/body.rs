@@ -5,7 +5,8 @@ use super::shown;
 use brotli_decompressor::DecompressorWriter;
 use bytes::Bytes;
 use flate2::write::MultiGzDecoder;
-use reqwest::{Response, Url, header};
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Response, Url};
 use std::io::{self, Write};
 use zstd::stream::{raw, zio};
 
@@ -25,8 +26,9 @@ const RATIO_FROM: usize = 1 << 20;
 /// Nobody wraps an answer more often.
 const CODINGS_MAX: usize = 3;
 
-pub(super) async fn read(mut response: Response, bounds: Bounds, url: &Url) -> Result<Bytes, Failure> {
-    let codings = codings(&response, url)?;
+/// `headers`: those of the response.
+pub(super) async fn read(mut response: Response, headers: &HeaderMap, bounds: Bounds, url: &Url) -> Result<Bytes, Failure> {
+    let codings = codings(headers, url)?;
     // What is announced is refused before a byte of it is read.
     if codings.is_empty() && response.content_length().is_some_and(|length| length > bounds.bytes_max as u64) {
         return Err(too_large(url, bounds));
@@ -52,8 +54,8 @@ pub(super) async fn read(mut response: Response, bounds: Bounds, url: &Url) -> R
 }
 
 /// Outermost last, as the header has them; so they are undone from the end.
-fn codings(response: &Response, url: &Url) -> Result<Vec<Coding>, Failure> {
-    let values = response.headers().get_all(header::CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+fn codings(headers: &HeaderMap, url: &Url) -> Result<Vec<Coding>, Failure> {
+    let values = headers.get_all(header::CONTENT_ENCODING).iter().filter_map(|value| value.to_str().ok());
     let names: Vec<String> = values.flat_map(|value| value.split(',')).map(|name| name.trim().to_ascii_lowercase()).collect();
     let coding = |name: &String| match name.as_str() {
         "gzip" | "x-gzip" => Ok(Coding::Gzip),

@@ -12,7 +12,7 @@
 //!         Retry::wait(attempt: u32 from 0, after: Option<Duration>) -> Option<Duration>: the pause before the next attempt; None: give up
 //! Settings::check_url(&self, option: &str, url: &Template, issues)          what can be said of a URL's host without resolving it
 //! Client::open(Settings) -> Result<Client>                                  reads the PEM files; Clone, cheap; `&self` methods, any number at once
-//! client.send(Request { method, url, headers, body: Bytes }) -> Result<Reply, Failure>
+//! client.send(Request { method, url, headers, body: Bytes }) -> Result<Reply, Failure>;  send_within(request, limit: Duration)
 //!     adds credentials, follows redirects, reads the whole body within its bounds, decompresses it. Never retries but for one
 //!     fresh OAuth2 token after a 401. 2xx and 304 are replies; everything else is a Failure.
 //! Reply { status: StatusCode, headers: HeaderMap, body: Bytes, url: Url (after redirects) }
@@ -40,12 +40,15 @@ pub(crate) use failure::{Codes, Failure};
 pub(crate) use options::{ApiKeyIn, AuthType, ClientAuth, ClientOptions, Settings, defaults, with_client_options};
 pub(crate) use template::{ENCODED, Refused, Template, Value};
 
+use aqueduct_config::Secret;
 use aqueduct_core::{Error, Result};
 use bytes::Bytes;
 use guard::Resolver;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, StatusCode, Url};
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 
 #[derive(Clone, Debug)]
@@ -74,6 +77,17 @@ struct Inner {
     http: reqwest::Client,
     settings: Settings,
     auth: auth::Auth,
+    /// Headers that the operator gave.
+    own: Vec<HeaderName>,
+    /// What the proxy is sent.
+    login: Option<Secret>,
+}
+
+/// What came of one request.
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
 }
 
 /// Headers that go along to another host: nothing of them can be a credential.
@@ -105,30 +119,52 @@ impl Client {
         }
         let http = builder.build().map_err(refuse)?;
         let auth = auth::Auth::new(&settings.auth);
-        Ok(Self(Arc::new(Inner { http, settings, auth })))
+        let own = settings.headers.iter().map(|(name, _)| name.clone()).collect();
+        let login = settings.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
+        let login = login.map(|(user, password)| auth::basic(user, password.expose()));
+        Ok(Self(Arc::new(Inner { http, settings, auth, own, login })))
     }
 
     /// Sends and reads the whole answer, within `http.client.request.timeout.millis`.
     pub(crate) async fn send(&self, request: Request) -> Result<Reply, Failure> {
-        let deadline = Instant::now() + self.0.settings.request_timeout;
-        let first = self.follow(request.clone(), deadline).await;
+        self.send_within(request, Duration::MAX).await
+    }
+
+    /// As [`Client::send`], and within `limit`. One timer looks at all of it: each takes a lock that all requests share, twice.
+    pub(crate) async fn send_within(&self, mut request: Request, limit: Duration) -> Result<Reply, Failure> {
+        let limit = limit.min(self.0.settings.request_timeout);
+        let deadline = Instant::now() + limit;
+        let done = {
+            // Pinned where it is made: it is large, and would be copied.
+            let work = pin!(self.send_until(&mut request, deadline));
+            timeout_at(deadline, work).await
+        };
+        done.unwrap_or_else(|_| Err(Failure::timeout(&request.url, limit)))
+    }
+
+    async fn send_until(&self, request: &mut Request, deadline: Instant) -> Result<Reply, Failure> {
+        let again = self.0.auth.may_renew().then(|| request.clone());
+        let first = self.follow(request, deadline).await;
         // The token ended early, or its key was changed: once with a new one.
-        match first {
-            Err(failure) if failure.status == Some(StatusCode::UNAUTHORIZED) && self.0.auth.forget().await => {
+        match (first, again) {
+            (Err(failure), Some(again)) if failure.status == Some(StatusCode::UNAUTHORIZED) && self.0.auth.forget().await => {
+                *request = again;
                 self.follow(request, deadline).await
             }
-            done => done,
+            (done, _) => done,
         }
     }
 
     /// Follows redirects: each hop is checked as the first request was.
-    async fn follow(&self, mut request: Request, deadline: Instant) -> Result<Reply, Failure> {
-        let (settings, home) = (&self.0.settings, request.url.clone());
+    async fn follow(&self, request: &mut Request, deadline: Instant) -> Result<Reply, Failure> {
+        let settings = &self.0.settings;
+        // Where the first request went, once another goes elsewhere.
+        let mut home: Option<Url> = None;
         let mut hops = 0;
         loop {
-            let reply = self.exchange(&request, same_origin(&home, &request.url), deadline).await?;
-            let next = redirect(&reply)?;
-            let Some(next) = next else { return self.judge(reply) };
+            let trusted = home.as_ref().is_none_or(|home| same_origin(home, &request.url));
+            let answer = self.exchange(request, trusted, deadline).await?;
+            let Some(next) = redirect(&answer, &request.url)? else { return self.judge(answer, &request.url) };
             hops += 1;
             if hops > settings.redirects_max {
                 let text = format!("{} redirects in a row, the last from {}", hops, shown(&request.url));
@@ -146,60 +182,62 @@ impl Client {
                 let kept = HARMLESS.into_iter().filter_map(|name| request.headers.get(&name).map(|value| (name, value.clone())));
                 request.headers = kept.collect();
             }
-            let see_other = reply.status == StatusCode::SEE_OTHER && request.method != Method::HEAD;
-            let moved = matches!(reply.status.as_u16(), 301 | 302) && request.method == Method::POST;
+            let see_other = answer.status == StatusCode::SEE_OTHER && request.method != Method::HEAD;
+            let moved = matches!(answer.status.as_u16(), 301 | 302) && request.method == Method::POST;
             if see_other || moved {
                 request.method = Method::GET;
                 request.body = Bytes::new();
                 request.headers.remove(header::CONTENT_TYPE);
             }
-            request.url = next;
+            let left = std::mem::replace(&mut request.url, next);
+            home.get_or_insert(left);
         }
     }
 
     /// One request and its answer; `trusted` with credentials.
-    async fn exchange(&self, request: &Request, trusted: bool, deadline: Instant) -> Result<Reply, Failure> {
-        let settings = &self.0.settings;
+    async fn exchange(&self, request: &Request, trusted: bool, deadline: Instant) -> Result<Answer, Failure> {
+        let Inner { http, settings, auth, own, login } = &*self.0;
         settings.guard.check_url(&request.url).map_err(|denied| denied.into_failure())?;
         let mut url = request.url.clone();
         let mut headers = request.headers.clone();
         headers.entry(header::ACCEPT_ENCODING).or_insert(HeaderValue::from_static(body::ENCODINGS));
         if trusted {
-            self.0.auth.sign(&self.0.http, settings, &mut url, &mut headers, deadline).await?;
+            auth.sign(http, settings, &mut url, &mut headers, deadline).await?;
         }
-        let own: Vec<HeaderName> = settings.headers.iter().map(|(name, _)| name.clone()).collect();
-        let login = settings.proxy.as_ref().and_then(|proxy| proxy.login.as_ref());
-        let login = login.map(|(user, password)| auth::basic(user, password.expose()));
-        let told = told::told(&headers, &own, settings.auth.secret_value(), login.as_ref());
-        let call = async {
-            let sent = self.0.http.request(request.method.clone(), url).headers(headers).body(request.body.clone()).send().await;
-            let response = sent.map_err(|error| Failure::of_transport(error, &request.url))?;
-            let (status, headers) = (response.status(), response.headers().clone());
-            let body = body::read(response, settings.body, &request.url).await?;
-            let refused = status.is_client_error() || status.is_server_error();
-            let body = if refused { told::without(&body, &told) } else { body };
-            Ok(Reply { status, headers, body, url: request.url.clone() })
-        };
-        timeout_at(deadline, call).await.unwrap_or_else(|_| Err(Failure::timeout(&request.url, settings.request_timeout)))
+        let told = told::told(&headers, own, settings.auth.secret_value(), login.as_ref());
+        let broken = |error| Failure::of_transport(error, &request.url);
+        let mut call = http.request(request.method.clone(), url).body(request.body.clone()).build().map_err(broken)?;
+        // Moved in as a whole. What is there already is of a user in the URL that a redirect led to: ours go before it.
+        let of_url = std::mem::replace(call.headers_mut(), headers);
+        for (name, value) in &of_url {
+            call.headers_mut().entry(name).or_insert_with(|| value.clone());
+        }
+        let mut response = http.execute(call).await.map_err(broken)?;
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        let body = body::read(response, &headers, settings.body, &request.url).await?;
+        let refused = status.is_client_error() || status.is_server_error();
+        let body = if refused { told::without(&body, &told) } else { body };
+        Ok(Answer { status, headers, body })
     }
 
-    fn judge(&self, reply: Reply) -> Result<Reply, Failure> {
-        if reply.status.is_success() || reply.status == StatusCode::NOT_MODIFIED {
+    fn judge(&self, Answer { status, headers, body }: Answer, url: &Url) -> Result<Reply, Failure> {
+        let reply = Reply { status, headers, body, url: url.clone() };
+        if status.is_success() || status == StatusCode::NOT_MODIFIED {
             return Ok(reply);
         }
         Err(Failure::of_status(&reply, &self.0.settings.retry))
     }
 }
 
-/// Where a reply sends us; `None` when it is no redirect.
-fn redirect(reply: &Reply) -> Result<Option<Url>, Failure> {
-    if !matches!(reply.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
+/// Where the answer of `url` sends us; `None` when it is no redirect.
+fn redirect(answer: &Answer, url: &Url) -> Result<Option<Url>, Failure> {
+    if !matches!(answer.status.as_u16(), 301 | 302 | 303 | 307 | 308) {
         return Ok(None);
     }
-    let location = reply.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-    let next = location.and_then(|location| reply.url.join(location).ok());
+    let location = answer.headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+    let next = location.and_then(|location| url.join(location).ok());
     next.map(Some).ok_or_else(|| {
-        let text = format!("{} redirects ({}) to nowhere", shown(&reply.url), reply.status.as_u16());
+        let text = format!("{} redirects ({}) to nowhere", shown(url), answer.status.as_u16());
         Failure::fatal("http.redirects", text, "ask the operator of the server")
     })
 }

@@ -15,6 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 /// How long a task that is to stop goes on with what it was given.
@@ -73,6 +74,8 @@ impl<'a> Flight<'a> {
         }
         let mut under_way = FuturesUnordered::new();
         let mut stop_at: Option<Instant> = None;
+        // One for all rounds: to register it takes a lock.
+        let mut interrupted = pin!(interrupt.cancelled());
         loop {
             let now = Instant::now();
             self.wake(now);
@@ -90,7 +93,7 @@ impl<'a> Flight<'a> {
             tokio::select! {
                 biased;
                 Some(answer) = under_way.next(), if !under_way.is_empty() => self.settle(answer)?,
-                () = interrupt.cancelled(), if stop_at.is_none() => stop_at = Some(Instant::now() + GRACE),
+                () = &mut interrupted, if stop_at.is_none() => stop_at = Some(Instant::now() + GRACE),
                 () = sleep_until(alarm), if alarm.is_some() => {}
             }
         }
@@ -294,9 +297,7 @@ impl<'a> Flight<'a> {
 }
 
 async fn send(client: Client, job: u32, request: Request, limit: Duration) -> Answer {
-    let url = request.url.clone();
-    let answer = tokio::time::timeout(limit, client.send(request)).await;
-    (job, answer.unwrap_or_else(|_| Err(Failure::timeout(&url, limit))))
+    (job, client.send_within(request, limit).await)
 }
 
 async fn sleep_until(at: Option<Instant>) {
