@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use wasmtime::Result;
 use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime_wasi::WasiCtxBuilder;
@@ -22,6 +23,9 @@ use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsCtxView, WasiSocketsView}
 /// Of one instance. A name has a handful; more are forgotten, and must be looked up again.
 const ADDRESSES_MAX: usize = 1_000;
 
+/// Of one instance in a second. Each takes a thread that all share, and holds it also when the guest has dropped it: the resolver cannot be called off.
+const LOOKUPS_A_SECOND: u32 = 10;
+
 /// What an instance may dial.
 pub(crate) struct Dialled {
     plugin: Arc<str>,
@@ -29,11 +33,13 @@ pub(crate) struct Dialled {
     lines: Arc<Lines>,
     /// The granted names that an address was given for.
     names: Mutex<BTreeMap<IpAddr, BTreeSet<String>>>,
+    /// The second that is counted, and its lookups.
+    lookups: Mutex<(Instant, u32)>,
 }
 
 impl Dialled {
     pub(crate) fn new(plugin: Arc<str>, grant: Arc<PluginGrant>, lines: Arc<Lines>) -> Arc<Self> {
-        Arc::new(Self { plugin, grant, lines, names: Mutex::default() })
+        Arc::new(Self { plugin, grant, lines, names: Mutex::default(), lookups: Mutex::new((Instant::now(), 0)) })
     }
 
     /// Without a grant wasmtime refuses all sockets, as it does by default.
@@ -82,6 +88,16 @@ impl Dialled {
         self.told(if is_granted { Ok(()) } else { Err(denied()) })
     }
 
+    /// False: it is one too many.
+    fn is_counted(&self) -> bool {
+        let mut lookups = self.lookups.lock();
+        if lookups.0.elapsed() >= Duration::from_secs(1) {
+            *lookups = (Instant::now(), 0);
+        }
+        lookups.1 += 1;
+        lookups.1 <= LOOKUPS_A_SECOND
+    }
+
     fn resolved(&self, name: &str, ip: IpAddr) {
         let mut names = self.names.lock();
         if names.len() >= ADDRESSES_MAX {
@@ -111,6 +127,9 @@ impl Host for Imports {
         let host = name.trim_matches(['[', ']']).trim_end_matches('.').to_ascii_lowercase();
         if !self.dialled.may_look_up(&host) {
             return Err(ErrorCode::AccessDenied.into());
+        }
+        if !self.dialled.is_counted() {
+            return Err(ErrorCode::TemporaryResolverFailure.into());
         }
         let stream = Host::resolve_addresses(&mut self.lookup(), network, name)?;
         self.lookups.insert(stream.rep(), host);
@@ -186,6 +205,8 @@ mod tests {
         let all = dialled(&["*"], false);
         assert!(connects(&all, "9.9.9.9:1") && !connects(&all, "127.0.0.1:1"));
         assert!(!connects(&dialled(&["*"], true), "169.254.169.254:80"));
+        let within = (0..100).filter(|_| all.is_counted()).count();
+        assert!((10..100).contains(&within), "{within} lookups at once");
         // Nothing comes in.
         for reason in [SocketAddrUse::TcpListen, SocketAddrUse::TcpAccept, SocketAddrUse::TcpBind, SocketAddrUse::UdpBind] {
             assert!(!all.allows("9.9.9.9:80".parse().unwrap(), reason), "{reason:?}");
