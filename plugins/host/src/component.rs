@@ -24,7 +24,7 @@ const PACKAGE: &str = "aqueduct:connector/";
 /// Of the contract.
 const VERSION: &str = "0.1.0";
 /// Of WASI, in any patch of 0.2.
-const WASI: [&str; 6] = ["cli", "clocks", "filesystem", "io", "random", "sockets"];
+const WASI: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
 
 pub(crate) struct Parsed {
     pub(crate) metadata: Metadata,
@@ -195,9 +195,6 @@ fn lacking(import: &str) -> Option<String> {
         return None;
     }
     Some(match package {
-        "http" => format!(
-            "HTTP is {PACKAGE}http@{VERSION}: the SDK has it; with componentize-js disable the features http and fetch-event"
-        ),
         _ if WASI.contains(&package) => format!("Aqueduct {aqueduct} has wasi:{package} 0.2: build it for WASI 0.2"),
         _ => format!("Aqueduct {aqueduct} has of WASI 0.2: {}", WASI.join(", ")),
     })
@@ -230,13 +227,18 @@ mod tests {
 
     #[test]
     fn an_import_that_is_not_there_is_told_who_has_it() {
-        for there in ["aqueduct:connector/state@0.1.0", "wasi:cli/environment@0.2.0", "wasi:clocks/wall-clock@0.2.12"] {
+        for there in [
+            "aqueduct:connector/state@0.1.0",
+            "wasi:cli/environment@0.2.0",
+            "wasi:clocks/wall-clock@0.2.12",
+            "wasi:http/outgoing-handler@0.2.3",
+        ] {
             assert_eq!(lacking(there), None, "{there}");
         }
         for (import, part) in [
             ("aqueduct:connector/runtime@0.2.0", "whose contract is 0.2.0"),
             ("aqueduct:connector/queue@0.1.0", "no Aqueduct up to this one, 0.1.0"),
-            ("wasi:http/outgoing-handler@0.2.3", "fetch-event"),
+            ("wasi:http/client@0.3.0", "for WASI 0.2"),
             ("wasi:clocks/wall-clock@0.3.0", "for WASI 0.2"),
             ("wasi:nn/graph@0.2.0", "cli, clocks"),
             ("env", "import only from"),

@@ -10,9 +10,9 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
-const BODY_BYTES: usize = 16 << 20;
-const HEADERS: usize = 100;
-const TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const BODY_BYTES: usize = 16 << 20;
+pub(crate) const HEADERS: usize = 100;
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(crate) fn client(plugin: &str, grant: &PluginGrant) -> Result<reqwest::Client, Error> {
     let resolver = Resolver { private: grant.private_networks, plugin: plugin.into() };
@@ -77,7 +77,7 @@ pub(crate) async fn send(
     Ok(Response { status, headers, body })
 }
 
-fn judged(error: &reqwest::Error) -> Error {
+pub(crate) fn judged(error: &reqwest::Error) -> Error {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(found) = cause {
         if let Some(denied) = found.downcast_ref::<Denied>() {
@@ -90,7 +90,7 @@ fn judged(error: &reqwest::Error) -> Error {
 }
 
 /// The URL, if its host is granted. A host that is an address is judged here, a name when it is resolved.
-fn allowed(plugin: &str, grant: &PluginGrant, url: &str) -> Result<Url, Error> {
+pub(crate) fn allowed(plugin: &str, grant: &PluginGrant, url: &str) -> Result<Url, Error> {
     let url = Url::parse(url).map_err(|error| Error::Invalid(error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
         return Err(Error::Invalid("write http:// or https://, and credentials into a header".to_owned()));

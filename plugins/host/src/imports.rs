@@ -7,6 +7,7 @@ use crate::lines::Lines;
 use crate::measures::Measures;
 use crate::sockets::Dialled;
 use crate::state::State;
+use crate::wasi_http::Outgoing;
 use aqueduct_config::worker_config::PluginGrant;
 use aqueduct_core::{CancellationToken, Result as Done};
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use std::time::{Duration, Instant};
 use wasmtime::ResourceLimiter;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiCtx;
+use wasmtime_wasi_http::WasiHttpCtx;
 
 const RANDOM_BYTES: u32 = 64 << 10;
 /// A component of a language with a runtime has a few of each.
@@ -49,7 +51,8 @@ pub(crate) struct Imports {
     /// The names of lookups under way, by their resource.
     pub(crate) lookups: HashMap<u32, String>,
     pub(crate) table: ResourceTable,
-    client: Option<reqwest::Client>,
+    pub(crate) outgoing: Outgoing,
+    pub(crate) http_context: WasiHttpCtx,
     started: Instant,
 }
 
@@ -114,6 +117,11 @@ impl Call {
         if self.ticks_left == 0 { Tick::Over } else { Tick::Ran }
     }
 
+    /// `validate`, `plan` and transforms do not touch the world.
+    pub(crate) fn is_pure(&self) -> bool {
+        self.pure
+    }
+
     /// What WASI waits for.
     ///
     /// # Errors
@@ -155,6 +163,7 @@ impl Imports {
     pub(crate) fn new(plugin: Arc<str>, grant: Arc<PluginGrant>, abandoned: CancellationToken, world: World) -> Done<Self> {
         let lines = Arc::new(Lines::new(plugin.clone()));
         let dialled = Dialled::new(plugin.clone(), grant.clone(), lines.clone());
+        let outgoing = Outgoing::new(plugin.clone(), grant.clone(), lines.clone());
         Ok(Self {
             wasi: crate::wasi::context(&plugin, &grant, &lines, &dialled, world)?,
             plugin,
@@ -170,7 +179,8 @@ impl Imports {
             dialled,
             lookups: HashMap::new(),
             table: ResourceTable::new(),
-            client: None,
+            outgoing,
+            http_context: WasiHttpCtx::new(),
             started: Instant::now(),
         })
     }
@@ -295,13 +305,7 @@ impl http::Host for Imports {
         if self.call.pure {
             return Err(http::Error::Denied("validate, plan and transforms do not touch the world".to_owned()));
         }
-        let client = match &self.client {
-            Some(client) => client.clone(),
-            None => {
-                let client = crate::http::client(&self.plugin, &self.grant)?;
-                self.client.insert(client).clone()
-            }
-        };
+        let client = self.outgoing.client()?;
         let begun = Instant::now();
         let answer = tokio::select! {
             answer = crate::http::send(&client, &self.plugin, &self.grant, request, self.call.outside_left) => answer,

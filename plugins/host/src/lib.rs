@@ -28,6 +28,7 @@ mod state;
 mod transform;
 mod waits;
 mod wasi;
+mod wasi_http;
 
 pub use component::embed;
 pub use load::{Folders, Inspected, Loaded, inspect, load, load_bytes};

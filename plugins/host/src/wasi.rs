@@ -30,7 +30,7 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Imports>) -> wasmtime::Result<()
     crate::waits::add_to_linker(linker)?;
     crate::sockets::add_to_linker(linker)?;
     linker.allow_shadowing(false);
-    Ok(())
+    crate::wasi_http::add_to_linker(linker)
 }
 
 /// # Errors

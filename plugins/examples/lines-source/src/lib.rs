@@ -1,10 +1,12 @@
-//! Lines by WASI, which has files and sockets: of a TCP server (a stream has no position: what was sent while nobody read is gone), or of a file.
+//! Lines by WASI, which has files, sockets and HTTP: of a TCP server (a stream has no position: what was sent while nobody read is gone), of a file, or of a page.
 
 use aqueduct_sdk::{Error, Issue, Limits, Polled, Result, Share, Source, SourceOffset, export_plugin, metrics, now_ms};
 use serde::Deserialize;
 use std::time::Duration;
 use wasip2::clocks::monotonic_clock;
 use wasip2::filesystem::preopens::get_directories;
+use wasip2::http::outgoing_handler::handle;
+use wasip2::http::types::{ErrorCode as HttpCode, Fields, IncomingBody, IncomingResponse, OutgoingRequest, Scheme};
 use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip2::io::poll::poll;
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
@@ -21,6 +23,7 @@ pub struct Config {
     topic: String,
     connect: Option<String>,
     file: Option<String>,
+    url: Option<String>,
     patient: bool,
 }
 
@@ -37,24 +40,33 @@ pub struct Lines {
 struct Input {
     stream: InputStream,
     _output: Option<OutputStream>,
-    _socket: Option<TcpSocket>,
+    _of: Of,
+}
+
+#[allow(dead_code, reason = "kept until the stream is dropped")]
+enum Of {
+    Nothing,
+    Socket(TcpSocket),
+    Page(IncomingBody, IncomingResponse),
 }
 
 impl Source for Lines {
     type Config = Config;
 
     fn validate(config: &Config) -> Vec<Issue> {
-        match (&config.connect, &config.file) {
-            (Some(_), None) | (None, Some(_)) => Vec::new(),
-            _ => vec![Issue::error("", "one of connect and file is needed", "set the one that has the lines")],
+        let given = [&config.connect, &config.file, &config.url].into_iter().flatten().count();
+        match given {
+            1 => Vec::new(),
+            _ => vec![Issue::error("", "one of connect, file and url is needed", "set the one that has the lines")],
         }
     }
 
     fn open(config: Config, _: Share, _: Vec<SourceOffset>) -> Result<Self> {
-        let input = match (&config.connect, &config.file) {
-            (Some(server), _) => connect(server)?,
-            (None, Some(path)) => Input { stream: file(path)?, _output: None, _socket: None },
-            (None, None) => return Err(Error::fatal("config", "neither connect nor file is set")),
+        let input = match (&config.connect, &config.file, &config.url) {
+            (Some(server), ..) => connect(server)?,
+            (_, Some(path), _) => Input { stream: file(path)?, _output: None, _of: Of::Nothing },
+            (.., Some(url)) => page(url)?,
+            _ => return Err(Error::fatal("config", "none of connect, file and url is set")),
         };
         Ok(Self { config, input: Some(input), rest: Vec::new() })
     }
@@ -76,7 +88,7 @@ impl Source for Lines {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             polled.record(&self.config.topic, None, Some(&line[..end]), Some(now_ms()));
         }
-        let from = if self.config.file.is_some() { "file" } else { "socket" };
+        let from = if self.config.connect.is_some() { "socket" } else { "file" };
         metrics::add("lines", &[("from", from)], polled.batch.len() as f64);
         metrics::set("unfinished_bytes", &[], self.rest.len() as f64);
         Ok(polled)
@@ -131,11 +143,41 @@ fn dial(network: &Network, ip: IpAddress, port: u16) -> Result<Input, ErrorCode>
     socket.start_connect(network, address)?;
     loop {
         match socket.finish_connect() {
-            Ok((stream, output)) => return Ok(Input { stream, _output: Some(output), _socket: Some(socket) }),
+            Ok((stream, output)) => return Ok(Input { stream, _output: Some(output), _of: Of::Socket(socket) }),
             Err(ErrorCode::WouldBlock) => socket.subscribe().block(),
             Err(error) => return Err(error),
         }
     }
+}
+
+fn page(url: &str) -> Result<Input> {
+    let wrong = || Error::fatal("config", "url is no http:// or https:// URL");
+    let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let request = OutgoingRequest::new(Fields::new());
+    let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
+    request.set_scheme(Some(&scheme)).and(request.set_authority(Some(authority))).map_err(|()| wrong())?;
+    request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })).map_err(|()| wrong())?;
+    let refused = |error: HttpCode| {
+        let message = format!("{url}: {error:?}");
+        let is_denied = matches!(error, HttpCode::HttpRequestDenied);
+        if is_denied { Error::fatal("denied", message) } else { Error::retriable("page", message) }
+    };
+    let answer = handle(request, None).map_err(refused)?;
+    let response = loop {
+        match answer.get() {
+            Some(Ok(answered)) => break answered.map_err(refused)?,
+            Some(Err(())) => return Err(Error::retriable("page", "it was answered before")),
+            None => answer.subscribe().block(),
+        }
+    };
+    if response.status() != 200 {
+        return Err(Error::retriable("page", format!("{url}: status {}", response.status())));
+    }
+    let gone = |()| Error::retriable("page", format!("{url}: it has no body"));
+    let body = response.consume().map_err(gone)?;
+    let stream = body.stream().map_err(gone)?;
+    Ok(Input { stream, _output: None, _of: Of::Page(body, response) })
 }
 
 fn file(path: &str) -> Result<InputStream> {

@@ -115,6 +115,29 @@ async fn files_are_those_of_the_granted_folders() {
     assert_eq!(failing(gone.open(&at("a.txt"), TaskSpec::new(), Vec::new())).await.code(), "plugin.files");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_those_of_the_granted_hosts() {
+    let url = serve(|_, _| (200, "one\ntwo\n".to_owned())).await;
+    let at = |url: &str| options(&[("topic", "t"), ("url", url)]);
+    let http = |rules: &[&str], private: bool| {
+        let rules = rules.iter().map(|rule| (*rule).to_owned()).collect();
+        PluginGrant { http: rules, private_networks: private, ..small() }
+    };
+    let mut task = lines(http(&["127.0.0.1"], true)).open(&at(&url), TaskSpec::new(), Vec::new()).await.unwrap();
+    assert_eq!(read(&mut task, 2).await, ["one", "two"]);
+    for (rules, private, url) in [
+        (&[][..], true, &*url),
+        (&["example.com"], true, &*url),
+        (&["*"], false, &*url),
+        (&["*"], true, "http://169.254.169.254/latest/meta-data"),
+    ] {
+        let error = failing(lines(http(rules, private)).open(&at(url), TaskSpec::new(), Vec::new())).await;
+        assert_eq!(error.code(), "plugin.lines-source.denied", "{rules:?} {private} {url}: {error}");
+    }
+    let gone = failing(lines(http(&["*"], true)).open(&at("http://127.0.0.1:1/"), TaskSpec::new(), Vec::new())).await;
+    assert!(gone.code() == "plugin.lines-source.page" && gone.is_retriable(), "{gone}");
+}
+
 /// What a plugin needs and worker.yaml does not grant is said before anything runs, wherever a config is judged.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capability_that_is_needed_and_not_granted_is_named() {
