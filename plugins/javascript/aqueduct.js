@@ -186,7 +186,7 @@ export class Applied extends Rejects {
   }
 }
 
-/** One object for each task. Override `put`. */
+/** One object for each task. Override `put`. The methods may be `async`. */
 export class Sink {
   /** `config` is an object of the options. */
   constructor(config) {
@@ -228,7 +228,7 @@ export class Transform {
   }
 }
 
-/** One object for each task. Override `poll`. */
+/** One object for each task. Override `poll`. The methods may be `async`, but for `validate` and `plan`. */
 export class Source {
   /** `config` is an object of the options, `share` one of texts from `plan`, `resume` every stored `{partition, position}` of the connector. */
   constructor(config, share, resume) {
@@ -268,6 +268,16 @@ const written = (offsets) =>
     position: position === null ? undefined : JSON.stringify(position),
   }));
 
+/** What `fetch` throws when nobody answers is no fault of the plugin's: it is tried again later, as whatever is called may come back. */
+async function outside(call) {
+  try {
+    return await call();
+  } catch (error) {
+    const isAway = error instanceof TypeError && error.message.startsWith("NetworkError");
+    throw isAway ? new Failure("fetch", error.message) : error;
+  }
+}
+
 /** What componentize-js looks for under the name `sink`. */
 export function sink(kind) {
   let task;
@@ -276,16 +286,16 @@ export function sink(kind) {
     open(config) {
       task = new kind(JSON.parse(config));
     },
-    put(frame) {
+    async put(frame) {
       const rejects = new Rejects();
-      const durable = Boolean(task.put(readFrame(frame), rejects));
+      const durable = Boolean(await outside(() => task.put(readFrame(frame), rejects)));
       return { durable, rejected: rejects.rejected };
     },
-    flush() {
-      task.flush();
+    async flush() {
+      await outside(() => task.flush());
     },
-    close() {
-      task.close();
+    async close() {
+      await outside(() => task.close());
     },
   };
 }
@@ -315,15 +325,15 @@ export function source(kind) {
     open(config, share, resume) {
       task = new kind(JSON.parse(config), JSON.parse(share), read(resume));
     },
-    poll(limits) {
-      const { batch, resume } = task.poll(limits);
+    async poll(limits) {
+      const { batch, resume } = await outside(() => task.poll(limits));
       return { batch: batch.frame(), resume: written(resume) };
     },
-    commit(durable) {
-      task.commit(read(durable));
+    async commit(durable) {
+      await outside(() => task.commit(read(durable)));
     },
-    close() {
-      task.close();
+    async close() {
+      await outside(() => task.close());
     },
   };
 }

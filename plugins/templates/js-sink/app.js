@@ -1,11 +1,10 @@
 // Posts records to a URL as JSON lines: a batch is in one request, so that an answer of 2xx makes all of it durable.
 
-import { send } from "aqueduct:connector/http@0.1.0";
 import { add } from "aqueduct:connector/metrics@0.1.0";
 import * as aqueduct from "./aqueduct.js";
 
 class Post extends aqueduct.Sink {
-  put(records, rejects) {
+  async put(records, rejects) {
     const lines = [];
     for (const record of records) {
       try {
@@ -15,22 +14,14 @@ class Post extends aqueduct.Sink {
       }
     }
     if (lines.length > 0) {
-      this.post(lines.join(""));
+      await this.post(lines.join(""));
     }
     return true;
   }
 
-  post(text) {
-    const headers = [["content-type", "application/x-ndjson"]];
-    const body = new TextEncoder().encode(text);
-    let answer;
-    try {
-      answer = send({ method: "POST", url: this.config.url, headers, body, timeoutMs: 10_000 });
-    } catch ({ payload }) {
-      // The tag is denied, invalid or failed: only the last may go away.
-      throw new aqueduct.Failure("http", payload.val, { retriable: payload.tag === "failed" });
-    }
-    const status = answer.status;
+  async post(body) {
+    const headers = { "content-type": "application/x-ndjson" };
+    const { status } = await fetch(this.config.url, { method: "POST", headers, body });
     add("requests", [["status", String(status)]], 1);
     if (status < 200 || status > 299) {
       // What was not committed is put again.

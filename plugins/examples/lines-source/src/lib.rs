@@ -5,9 +5,9 @@ use serde::Deserialize;
 use std::time::Duration;
 use wasip2::clocks::monotonic_clock;
 use wasip2::filesystem::preopens::get_directories;
+use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip2::http::outgoing_handler::handle;
 use wasip2::http::types::{ErrorCode as HttpCode, Fields, IncomingBody, IncomingResponse, OutgoingRequest, Scheme};
-use wasip2::filesystem::types::{DescriptorFlags, OpenFlags, PathFlags};
 use wasip2::io::poll::poll;
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 use wasip2::sockets::instance_network::instance_network;
@@ -84,7 +84,8 @@ impl Source for Lines {
             Err(StreamError::Closed) => self.input = None,
             Err(error) => return Err(Error::retriable("read", format!("{error:?}"))),
         }
-        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n').filter(|_| polled.batch.len() < limits.max_records) {
+        while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n').filter(|_| polled.batch.len() < limits.max_records)
+        {
             let line: Vec<u8> = self.rest.drain(..=end).collect();
             polled.record(&self.config.topic, None, Some(&line[..end]), Some(now_ms()));
         }

@@ -166,8 +166,8 @@ impl Componentize {
         let mut command = Command::new(self.tool(args));
         match self {
             Self::Python => command.args(["-q", "-d", "wit", "-w", world, "componentize", "app", "-o", COMPONENT]),
-            // Without its own HTTP, which is WASI's: the host has another.
-            Self::Js => command.args(["app.js", "-w", "wit", "-n", world, "-d", "http", "fetch-event", "-o", COMPONENT]),
+            // A plugin calls by `fetch`; it is never called by HTTP.
+            Self::Js => command.args(["app.js", "-w", "wit", "-n", world, "-d", "fetch-event", "-o", COMPONENT]),
         };
         finished(command.current_dir(&args.folder).stdout(Stdio::piped()))?;
         let out = args.folder.join(COMPONENT);
