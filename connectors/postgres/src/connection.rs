@@ -222,7 +222,9 @@ impl Connect {
         let user = identifier(&self.user);
         let last = message.rsplit(' ').next().unwrap_or_default();
         let after = |prefix: &str| message.strip_prefix(prefix).map(str::to_owned);
-        if message.contains("replication") || message.contains("REPLICATION") {
+        // PostgreSQL 16 and later say what is denied, and only in the detail by whom it may be done.
+        let words = ["replication", "REPLICATION", "start WAL sender"];
+        if words.iter().any(|word| message.contains(word)) {
             format!("ALTER ROLE {user} REPLICATION;")
         } else if let Some(table) = after("permission denied for table ").or_else(|| after("permission denied for relation ")) {
             format!("GRANT SELECT, INSERT, UPDATE, DELETE ON TABLE {table} TO {user}; (a source needs SELECT only)")
@@ -351,6 +353,8 @@ mod tests {
     fn a_missing_right_comes_with_the_statement_that_gives_it() {
         for (message, expected) in [
             ("must be superuser or replication role to use replication slots", "ALTER ROLE \"app\" REPLICATION;"),
+            ("permission denied to start WAL sender", "ALTER ROLE \"app\" REPLICATION;"),
+            ("permission denied to use replication slots", "ALTER ROLE \"app\" REPLICATION;"),
             ("permission denied for table orders", "ON TABLE orders TO \"app\""),
             ("permission denied for schema sales", "GRANT USAGE ON SCHEMA sales TO \"app\""),
             ("permission denied for database shop", "GRANT CONNECT, CREATE ON DATABASE shop TO \"app\""),

@@ -260,12 +260,38 @@ impl Server {
     #[track_caller]
     pub fn standby(&self, options: Options) -> Self {
         let mut standby = Self::folder(options);
+        if !bin_dir().join("pg_basebackup").exists() {
+            self.back_up(&standby.data());
+            standby.set(&format!("primary_conninfo = 'host=127.0.0.1 port={} user={USER} dbname=postgres'", self.port));
+            standby.restart();
+            return standby;
+        }
         let mut backup = server_program("pg_basebackup");
         backup.args(["-R", "-X", "stream", "-c", "fast", "-U", USER, "-p", &self.port.to_string(), "-h"]).arg(self.dir());
         must(backup.arg("-D").arg(standby.data()));
         standby.configure();
         standby.restart();
         standby
+    }
+
+    /// What `pg_basebackup` does, by hand.
+    #[track_caller]
+    fn back_up(&self, to: &Path) {
+        let mut session = self.session("postgres");
+        session.run("select pg_backup_start('standby', true)");
+        must(Command::new("cp").args(["-a", "--no-target-directory"]).arg(self.data()).arg(to));
+        let label = session.run("select labelfile from pg_backup_stop()");
+        let write = |name: &str, text: &str| {
+            fs::write(to.join(name), text).unwrap_or_else(|error| panic!("{name}: {error}"));
+            hand_over(&to.join(name));
+        };
+        write("backup_label", &format!("{label}\n"));
+        write("standby.signal", "");
+        fs::remove_file(to.join("postmaster.pid")).expect("it was copied from a server that runs");
+        // Slots are not copied, as `pg_basebackup` does not.
+        for slot in fs::read_dir(to.join("pg_replslot")).expect("just copied") {
+            fs::remove_dir_all(slot.expect("just copied").path()).expect("just copied");
+        }
     }
 
     /// Makes a standby a primary: a new timeline, without the slots.

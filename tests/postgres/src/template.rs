@@ -8,9 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, io};
+use tempfile::TempDir;
 
 /// Makes `data` a cluster with an identifier of its own, as one that `initdb` made (1.5 s of CPU) would have.
 pub(crate) fn copy_to(data: &Path) {
+    if !bin_dir().join("pg_resetwal").exists() {
+        // Builds for embedding have `initdb`, `pg_ctl` and `postgres` alone.
+        let dir = initdb();
+        must(Command::new("cp").args(["-a", "--no-target-directory"]).arg(dir.path().join("data")).arg(data));
+        return;
+    }
     must(Command::new("cp").args(["-a", "--reflink=auto", "--no-target-directory"]).arg(template()).arg(data));
     hand_over(data);
     fs::set_permissions(data, fs::Permissions::from_mode(0o700)).expect("just copied");
@@ -31,7 +38,7 @@ fn template() -> &'static Path {
             cache.join(format!("template-1-{version}-{}", owner().map_or_else(|| "own".into(), |owner| owner.uid.to_string())));
         if !path.is_dir() {
             fs::create_dir_all(&cache).unwrap_or_else(|error| panic!("{}: {error}", cache.display()));
-            initdb(&cache, &path);
+            keep(&initdb(), &cache, &path);
         }
         path
     })
@@ -43,8 +50,8 @@ fn cache() -> PathBuf {
     var("AQUEDUCT_CI_CACHE").or_else(user).expect("HOME or AQUEDUCT_CI_CACHE")
 }
 
-/// Beside the cache first: its owner may not be able to reach that. The last rename is atomic, and whoever comes second has lost nothing.
-fn initdb(cache: &Path, path: &Path) {
+/// A new cluster, in the folder `data` of this one: beside the cache, which its owner may not be able to reach.
+fn initdb() -> TempDir {
     let dir = tempfile::Builder::new().prefix("aqueduct-initdb-").tempdir_in("/var/tmp").expect("/var/tmp is writable");
     hand_over(dir.path());
     let password = dir.path().join("password");
@@ -53,6 +60,11 @@ fn initdb(cache: &Path, path: &Path) {
     let mut initdb = server_program("initdb");
     initdb.args(["-U", USER, "-E", "UTF8", "--locale=C.UTF-8", "--auth=trust", "--no-sync", "--no-instructions"]);
     must(initdb.arg("--pwfile").arg(&password).arg("-D").arg(dir.path().join("data")));
+    dir
+}
+
+/// The last rename is atomic, and whoever comes second has lost nothing.
+fn keep(dir: &TempDir, cache: &Path, path: &Path) {
     let partial = tempfile::Builder::new().prefix("partial-").tempdir_in(cache).expect("the cache is writable");
     let copied = partial.path().join("data");
     must(Command::new("cp").arg("-a").arg(dir.path().join("data")).arg(&copied));

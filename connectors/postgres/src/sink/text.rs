@@ -23,7 +23,7 @@ pub(super) fn scalar(data: &Data, meaning: &Meaning, out: &mut String) -> Result
         (data, Meaning::Instant) => timestamp(whole(data)?, Unit::Millis, out)?,
         (data, Meaning::Duration(unit)) => {
             let micros = unit.micros(whole(data)?).ok_or("is too long")?;
-            put(out, format_args!("{micros} microseconds"));
+            duration(micros, out);
         }
         (Data::Boolean(flag), _) => out.push_str(if *flag { "true" } else { "false" }),
         (Data::Int8(n), _) => put(out, format_args!("{n}")),
@@ -39,6 +39,13 @@ pub(super) fn scalar(data: &Data, meaning: &Meaning, out: &mut String) -> Result
         (other, _) => return Err(format!("is {}, which has no one text", kind_of(other))),
     }
     Ok(())
+}
+
+/// Hours, minutes and seconds: before PostgreSQL 15 the number of a unit has 32 bits.
+fn duration(micros: i64, out: &mut String) {
+    let (sign, rest) = (if micros < 0 { "-" } else { "" }, micros.unsigned_abs());
+    let (seconds, fraction) = (rest / 1_000_000, rest % 1_000_000);
+    put(out, format_args!("{sign}{}:{:02}:{:02}.{fraction:06}", seconds / 3600, seconds / 60 % 60, seconds % 60));
 }
 
 /// Writing to a String cannot fail.

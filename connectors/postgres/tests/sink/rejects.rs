@@ -171,7 +171,7 @@ async fn faults_of_the_setup_fail_the_task_and_say_what_to_do() {
     assert!(error.hint().unwrap().contains("ALTER TABLE \"public\".\"t\" ADD PRIMARY KEY"), "{error:?}");
 
     server
-        .psql_in(&db, &format!("alter table t add primary key (id); drop role if exists weak_{db}; create role weak_{db} login"));
+        .psql_in(&db, &format!("alter table t add primary key (id); drop role if exists weak_{db}; create role weak_{db} login; revoke create on schema public from public"));
     rig.options.insert("connection.user".into(), format!("weak_{db}"));
     rig.options.insert("offsets.table".into(), "public.Places".into());
     let error = fails(&rig).await;

@@ -103,6 +103,7 @@ fn cases() -> Vec<(Schema, Data, &'static str, &'static str)> {
         ),
         (named(Kind::String, "io.debezium.time.ZonedTime"), Data::from("10:15:30Z"), "time with time zone", "10:15:30+00"),
         (named(Kind::Int64, "io.debezium.time.MicroDuration"), Data::Int64(93_784_000_005), "interval", "26:03:04.000005"),
+        (named(Kind::Int64, "io.debezium.time.MicroDuration"), Data::Int64(-1_500_000), "interval", "-00:00:01.5"),
         (
             named(Kind::String, "io.debezium.time.Interval"),
             Data::from("P1Y2M3DT4H5M6.78S"),

@@ -2,7 +2,7 @@
 
 use crate::harness::*;
 use aqueduct_core::{Class, SourceOffset};
-use postgres_services::{Options as ServerOptions, Proxy, Server, shared};
+use postgres_services::{Options as ServerOptions, Proxy, Server, shared, wait_until};
 use std::time::{Duration, Instant};
 
 async fn refusal(options: &aqueduct_core::Options, stored: Vec<SourceOffset>) -> aqueduct_core::Error {
@@ -106,6 +106,48 @@ async fn missing_rights_and_settings_come_with_the_sql() {
     replica.stop();
     let gone = refusal(&options(&replica, "postgres"), Vec::new()).await;
     assert_eq!((gone.class(), gone.code()), (Class::Retriable, "postgres.connection"));
+}
+
+/// A failover slot is on the standby, too: after the promotion the connector goes on with it. Before PostgreSQL 17 there are none, and it is an ordinary slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failover_slot_outlives_its_primary() {
+    let mut primary = Server::start(ServerOptions::default());
+    let db = primary.database();
+    primary.psql_in(&db, "CREATE TABLE t (id int PRIMARY KEY)");
+    let proxy = Proxy::start(primary.port());
+    let options = with(options_at(proxy.port(), &db), &[("slot.failover", "true")]);
+    let mut source = open(&options, Vec::new()).await.unwrap();
+    primary.psql_in(&db, "INSERT INTO t VALUES (1)");
+    assert_eq!(source.records(1).await[0].after("id"), 1);
+    if primary.psql("SHOW server_version_num").parse::<u32>().unwrap() < 170_000 {
+        source.close().await;
+        return;
+    }
+    primary.psql("SELECT pg_create_physical_replication_slot('standby')");
+    // No reader is ahead of the standby.
+    primary.set("synchronized_standby_slots = 'standby'");
+    primary.psql("SELECT pg_reload_conf()");
+    let standby = ServerOptions::default().with("sync_replication_slots = on").with("primary_slot_name = 'standby'");
+    let standby = primary.standby(standby.with("hot_standby_feedback = on"));
+    primary.psql_in(&db, "INSERT INTO t VALUES (2)");
+    assert_eq!(source.records(1).await[0].after("id"), 2);
+    let there = format!("SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = '{db}'");
+    wait_until(DEADLINE, "the standby has the slot", || (standby.psql(&there) == "t").then_some(()));
+    primary.psql_in(&db, "INSERT INTO t VALUES (3)");
+    assert_eq!(source.records(1).await[0].after("id"), 3);
+    let end = lsn(&primary.psql_in(&db, "SELECT pg_current_wal_lsn()"));
+    source.until_stored("the commit", |offset| number(offset, "lsn_commit") >= end).await;
+    primary.psql_in(&db, "INSERT INTO t VALUES (4)");
+    primary.wait_replayed(&standby);
+    primary.kill9();
+    let stored = source.close().await;
+    standby.promote();
+    proxy.to(standby.port());
+    standby.psql_in(&db, "INSERT INTO t VALUES (5)");
+    let mut source = open_in_the_end(&options, stored).await;
+    let rest = source.records(2).await;
+    assert_eq!([rest[0].after("id"), rest[1].after("id")], [4, 5]);
+    source.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
