@@ -209,6 +209,11 @@ impl Intake {
         self.state.lock().queue.is_empty()
     }
 
+    /// How many requests wait to be taken.
+    pub(crate) fn queued(&self) -> usize {
+        self.state.lock().queue.len()
+    }
+
     /// Until so many requests wait to be taken.
     pub(crate) async fn arrived(&self, requests: usize) {
         while self.wants(requests) {

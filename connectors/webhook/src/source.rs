@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use tokio::time::Instant;
 
 pub struct WebhookSource;
 
@@ -57,12 +58,25 @@ pub struct WebhookSourceTask {
     /// Requests that were handed over, in all the connector's life.
     count: u64,
     pending: VecDeque<Pending>,
+    /// How many requests were here at once lately: that waited to be taken, or for their commit.
+    crowd: usize,
+    /// Of the batch that is being gathered.
+    until: Option<Instant>,
 }
 
-/// While a commit is awaited nothing is gained by a batch of the first request that comes: it could not be durable before that commit anyway. So what
-/// arrives meanwhile is gathered, until as many came as wait for commits (the log has the next batch when it is done with the one before, and need not
-/// wait for us), the worker calls (a commit resolved) or this time is over.
-const GATHER_MAX: Duration = Duration::from_millis(5);
+/// Each commit costs an fdatasync, whatever it holds: where many clients call at once, a batch waits so long for others of them. One that calls alone is not
+/// kept waiting.
+const GATHER_MAX: Duration = Duration::from_millis(2);
+
+/// How many requests a batch waits for: half of the crowd, so that it comes in two turns, of which one is served while the other is being stored.
+fn wanted(crowd: usize) -> usize {
+    (crowd / 2).max(1)
+}
+
+/// What was here at once, or nearly what was before: a client that left is forgotten within some batches.
+fn crowd(before: usize, here: usize) -> usize {
+    here.max(before - before.div_ceil(8))
+}
 
 impl WebhookSourceTask {
     async fn open(settings: Settings, resume: &[SourceOffset]) -> Result<Self> {
@@ -72,7 +86,7 @@ impl WebhookSourceTask {
         let url = format!("{}{}", settings.address, settings.paths.join(", "));
         let place = listener::open(Arc::new(settings), intake.clone()).await?;
         tracing::info!("listening on {url}");
-        Ok(Self { intake, place: Some(place), url, count, pending: VecDeque::new() })
+        Ok(Self { intake, place: Some(place), url, count, pending: VecDeque::new(), crowd: 0, until: None })
     }
 
     fn take(&mut self, cx: &TaskContext) -> Polled {
@@ -95,13 +109,21 @@ impl SourceTask for WebhookSourceTask {
             return Err(Error::retriable("webhook.listener_lost", format!("the listener of {} ended", self.url)));
         }
         let waiting: usize = self.pending.iter().map(|pending| pending.settled.len()).sum();
+        let wanted = wanted(self.crowd);
+        let patience = if waiting > 0 || wanted > 1 { GATHER_MAX.min(cx.wait_max) } else { cx.wait_max };
+        let until = *self.until.get_or_insert_with(|| Instant::now() + patience);
         tokio::select! {
             biased;
-            () = cx.interrupt.cancelled() => {}
-            () = self.intake.arrived(waiting.max(1)) => {}
-            () = tokio::time::sleep(if waiting > 0 { GATHER_MAX.min(cx.wait_max) } else { cx.wait_max }) => {}
+            // A commit resolved, as a rule: it is heard of at once, and the gathering goes on.
+            () = cx.interrupt.cancelled() => if waiting > 0 && self.intake.queued() < wanted { return Ok(Polled::default()) },
+            () = self.intake.arrived(wanted) => {}
+            () = tokio::time::sleep_until(until) => {}
         }
-        Ok(self.take(cx))
+        self.until = None;
+        let polled = self.take(cx);
+        let here = waiting + self.pending.back().filter(|_| !polled.resume.is_empty()).map_or(0, |pending| pending.settled.len());
+        self.crowd = crowd(self.crowd, here);
+        Ok(polled)
     }
 
     /// Invariant 1: only here a request hears that it is stored.
@@ -149,5 +171,21 @@ impl Drop for WebhookSourceTask {
         // The paths first, so that no request comes to a closed door.
         self.place = None;
         self.intake.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{crowd, wanted};
+
+    #[test]
+    fn a_batch_waits_for_half_of_a_crowd_and_for_nobody_where_there_is_none() {
+        for (crowd, expected) in [(0, 1), (1, 1), (2, 1), (3, 1), (4, 2), (64, 32)] {
+            assert_eq!(wanted(crowd), expected, "{crowd}");
+        }
+        assert_eq!((crowd(0, 40), crowd(40, 64), crowd(64, 60)), (40, 64, 60));
+        // All but one have gone.
+        let batches = std::iter::successors(Some(64), |before| Some(crowd(*before, 1))).take_while(|crowd| wanted(*crowd) > 1);
+        assert!(batches.count() < 20);
     }
 }
