@@ -186,7 +186,7 @@ export class Applied extends Rejects {
   }
 }
 
-/** One object for each task. Override `put`. The methods may be `async`. */
+/** One object for each task. Override `put`. The methods may be `async`, but for `validate`. */
 export class Sink {
   /** `config` is an object of the options. */
   constructor(config) {

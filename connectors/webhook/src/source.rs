@@ -89,6 +89,11 @@ impl WebhookSourceTask {
         Ok(Self { intake, place: Some(place), url, count, pending: VecDeque::new(), crowd: 0, until: None })
     }
 
+    /// Requests that were handed over and wait for their commit.
+    fn waiting(&self) -> usize {
+        self.pending.iter().map(|pending| pending.settled.len()).sum()
+    }
+
     fn take(&mut self, cx: &TaskContext) -> Polled {
         let Taken { batch, settled, offsets } = self.intake.take(cx.max_records, cx.max_bytes);
         if settled.is_empty() {
@@ -108,8 +113,7 @@ impl SourceTask for WebhookSourceTask {
         if self.place.as_ref().is_some_and(Place::is_lost) {
             return Err(Error::retriable("webhook.listener_lost", format!("the listener of {} ended", self.url)));
         }
-        let waiting: usize = self.pending.iter().map(|pending| pending.settled.len()).sum();
-        let wanted = wanted(self.crowd);
+        let (waiting, wanted) = (self.waiting(), wanted(self.crowd));
         let patience = if waiting > 0 || wanted > 1 { GATHER_MAX.min(cx.wait_max) } else { cx.wait_max };
         let until = *self.until.get_or_insert_with(|| Instant::now() + patience);
         tokio::select! {
@@ -121,8 +125,7 @@ impl SourceTask for WebhookSourceTask {
         }
         self.until = None;
         let polled = self.take(cx);
-        let here = waiting + self.pending.back().filter(|_| !polled.resume.is_empty()).map_or(0, |pending| pending.settled.len());
-        self.crowd = crowd(self.crowd, here);
+        self.crowd = crowd(self.crowd, self.waiting());
         Ok(polled)
     }
 

@@ -194,9 +194,10 @@ fn lacking(import: &str) -> Option<String> {
     if WASI.contains(&package) && version.starts_with("0.2.") {
         return None;
     }
-    Some(match package {
-        _ if WASI.contains(&package) => format!("Aqueduct {aqueduct} has wasi:{package} 0.2: build it for WASI 0.2"),
-        _ => format!("Aqueduct {aqueduct} has of WASI 0.2: {}", WASI.join(", ")),
+    Some(if WASI.contains(&package) {
+        format!("Aqueduct {aqueduct} has wasi:{package} 0.2: build it for WASI 0.2")
+    } else {
+        format!("Aqueduct {aqueduct} has of WASI 0.2: {}", WASI.join(", "))
     })
 }
 

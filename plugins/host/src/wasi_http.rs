@@ -79,7 +79,10 @@ impl Prepared {
     async fn send(self) -> Result<http::Response<WasiBody>, Error> {
         let Self { call, body, permit, room, lines } = self;
         let (body, held) = whole(body, &room).await?;
-        let sent = call.body(body).send().await.map_err(|error| told(&lines, judged(&error)))?;
+        let sent = call.body(body).send().await.map_err(|error| match judged(&error) {
+            Refused::Failed(_) if error.is_timeout() => Error::HttpResponseTimeout,
+            refused => told(&lines, refused),
+        })?;
         drop(held);
         let answer = http::Response::<reqwest::Body>::from(sent);
         let body = |body: reqwest::Body| {
@@ -116,7 +119,6 @@ fn told(lines: &Lines, refused: Refused) -> Error {
             Error::HttpRequestDenied
         }
         Refused::Invalid(_) => Error::HttpRequestUriInvalid,
-        Refused::Failed(why) if why.contains("in time") => Error::HttpResponseTimeout,
         Refused::Failed(_) => Error::DestinationUnavailable,
     }
 }

@@ -445,7 +445,7 @@ fn syntax_issue(file: &str, text: &str, error: &ScanError) -> Issue {
     Issue::error("", "config.syntax", format!("not valid YAML: {reason}")).fix(fix).at(place.in_file(file))
 }
 
-/// Java properties, as Kafka Connect's own files are: `key=value`, `key: value`, comments, continued lines, `\uXXXX`.
+/// Java properties, as Kafka Connect's own files are: `key=value`, `key: value`, comments, continued lines, `\u00e9`.
 fn properties(file: &str, text: &str) -> (Node, Vec<Issue>) {
     let (mut entries, mut seen, mut issues) = (Vec::new(), HashMap::new(), Vec::new());
     for (line, key, value) in properties_lines(text) {
