@@ -43,6 +43,7 @@
 pub(crate) mod columns;
 mod composite;
 mod default;
+mod direct;
 mod event;
 mod kind;
 mod number;

@@ -56,7 +56,7 @@ use crate::connection::Connect;
 use crate::source::options::Options;
 use crate::source::options::modes::{SnapshotLocking, SnapshotMode, TableOrder};
 use crate::table::{Cell, Table};
-use aqueduct_core::{BatchBuilder, Error, JsonMap, Record, Report, Result, Signal, SourceOffset, TaskContext};
+use aqueduct_core::{BatchBuilder, Error, JsonMap, Report, Result, Signal, SourceOffset, TaskContext};
 use async_trait::async_trait;
 use chunk::Wanted;
 use incremental::{CHUNK_BYTES, Chunks, Event};
@@ -103,7 +103,7 @@ pub trait Encode: Send {
     async fn table(&mut self, table: &Arc<Table>) -> Result<()>;
 
     /// `cells` are those of `table.columns`, in their order.
-    fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut Vec<Record>) -> Result<()>;
+    fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut BatchBuilder) -> Result<()>;
 }
 
 /// In the stream's offset while an initial snapshot is under way: what its view has seen.

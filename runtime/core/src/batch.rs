@@ -3,8 +3,8 @@
 //! A batch is a list of chunks; a chunk is one buffer and a table of spans into it, for records of one topic. A source that reads lines, and
 //! the log that reads record batches, hand over the buffer they read: no object, no copy and no reference count for each record.
 
-use crate::{Header, Origin, Payload, PayloadRef, Record, Topic, TopicPartition};
-use bytes::{Bytes, BytesMut};
+use crate::{Header, Origin, Payload, PayloadRef, Record, Result, Topic, TopicPartition};
+use bytes::Bytes;
 use std::sync::Arc;
 
 /// Records in order. Bounded by who makes it: [`crate::TaskContext::max_bytes`] first, then `max_records`.
@@ -22,6 +22,7 @@ pub struct Chunk {
     pub partition: Option<i32>,
     /// The partition of the log that these records were read from; each record has its own offset.
     pub origin: Option<Arc<TopicPartition>>,
+    encoded: bool,
     buffer: Bytes,
     entries: Vec<Entry>,
     headers: Vec<Header>,
@@ -189,6 +190,11 @@ impl Chunk {
         self.bytes
     }
 
+    /// True when keys and values are what the log will hold ([`BatchBuilder::push_encoded`]): converters leave them as they are.
+    pub fn is_encoded(&self) -> bool {
+        self.encoded
+    }
+
     /// True when any key, value or header is structured: such a chunk needs a converter before it can be appended to the log.
     pub fn has_data(&self) -> bool {
         self.outline.iter().any(|payload| matches!(payload, Payload::Data(_)))
@@ -291,6 +297,7 @@ pub struct ChunkBuilder {
     topic: Topic,
     partition: Option<i32>,
     origin: Option<Arc<TopicPartition>>,
+    encoded: bool,
     entries: Vec<Entry>,
     headers: Vec<Header>,
     outline: Vec<Payload>,
@@ -304,6 +311,7 @@ impl ChunkBuilder {
             topic,
             partition: None,
             origin: None,
+            encoded: false,
             entries: Vec::new(),
             headers: Vec::new(),
             outline: Vec::new(),
@@ -392,6 +400,11 @@ impl ChunkBuilder {
         before.len() == headers.len() && before.iter().zip(headers).all(|(a, b)| same(a, b))
     }
 
+    /// Whether the record pushed last has these very headers.
+    fn ends_with_headers(&self, headers: &[Header]) -> bool {
+        !headers.is_empty() && self.entries.last().is_some_and(|last| self.are_headers_of(*last, headers))
+    }
+
     /// # Panics
     /// When a span lies outside the buffer: a bug of the caller.
     pub fn finish(self, buffer: Bytes) -> Chunk {
@@ -401,6 +414,7 @@ impl ChunkBuilder {
             topic: self.topic,
             partition: self.partition,
             origin: self.origin,
+            encoded: self.encoded,
             buffer,
             entries: self.entries,
             headers: self.headers,
@@ -441,12 +455,19 @@ impl ChunkBuilder {
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
     batch: Batch,
-    run: Option<(ChunkBuilder, BytesMut)>,
+    run: Option<(ChunkBuilder, Vec<u8>)>,
+    /// Of the first buffer, in bytes.
+    capacity: usize,
 }
 
 impl BatchBuilder {
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// As large as this, in bytes, the batch is likely to become: its buffer need not grow to it.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self { capacity: bytes, ..Self::default() }
     }
 
     /// In records.
@@ -461,26 +482,13 @@ impl BatchBuilder {
     /// As [`Batch::bytes`].
     pub fn bytes(&self) -> usize {
         let run =
-            |(run, buffer): &(ChunkBuilder, BytesMut)| buffer.len() + run.entries.len() * size_of::<Entry>() + run.outline_bytes;
+            |(run, buffer): &(ChunkBuilder, Vec<u8>)| buffer.len() + run.entries.len() * size_of::<Entry>() + run.outline_bytes;
         self.batch.bytes() + self.run.as_ref().map_or(0, run)
     }
 
     pub fn push(&mut self, record: Record) {
         let origin = record.origin.as_ref().map(|origin| &origin.partition);
-        // 1 GiB: far from the 4 GiB that a span can name, whatever one record adds.
-        let fits = |(run, buffer): &(ChunkBuilder, BytesMut)| {
-            run.topic == record.topic
-                && run.partition == record.partition
-                && run.origin.as_ref() == origin
-                && buffer.len() < 1 << 30
-        };
-        if !self.run.as_ref().is_some_and(fits) {
-            self.end_run();
-        }
-        let (run, buffer) = self.run.get_or_insert_with(|| {
-            let run = ChunkBuilder::new(record.topic.clone()).partition(record.partition).origin(origin.cloned());
-            (run, BytesMut::new())
-        });
+        let (run, buffer) = self.run(&record.topic, record.partition, origin, false);
         let mut cell = |run: &mut ChunkBuilder, payload: Payload| match payload {
             Payload::Null => Cell::Null,
             Payload::Bytes(bytes) if bytes.len() <= INLINE_MAX_BYTES => {
@@ -492,8 +500,7 @@ impl BatchBuilder {
         };
         let key = cell(run, record.key);
         let value = cell(run, record.value);
-        let last = run.entries.last().copied();
-        let as_before = !record.headers.is_empty() && last.is_some_and(|last| run.are_headers_of(last, &record.headers));
+        let as_before = run.ends_with_headers(&record.headers);
         run.push_entry(key, value, record.timestamp, record.origin.map_or(-1, |origin| origin.offset));
         if as_before {
             return run.headers_as_before();
@@ -501,6 +508,63 @@ impl BatchBuilder {
         for header in record.headers {
             run.header(header.name, header.value);
         }
+    }
+
+    /// A record as the log will hold it, of which `write` appends key and value to the buffer and tells where they are; `None` is null. Its headers are
+    /// bytes. On an error the batch is as it was.
+    ///
+    /// # Errors
+    /// Those of `write`.
+    pub fn push_encoded(
+        &mut self,
+        topic: &Topic,
+        headers: &[Header],
+        write: impl FnOnce(&mut Vec<u8>) -> Result<[Option<Span>; 2]>,
+    ) -> Result<()> {
+        let (run, buffer) = self.run(topic, None, None, true);
+        let start = buffer.len();
+        match write(buffer) {
+            Ok([key, value]) => {
+                let as_before = run.ends_with_headers(headers);
+                run.push_span(key, value, None, -1);
+                if as_before {
+                    run.headers_as_before();
+                } else {
+                    headers.iter().for_each(|header| run.header(header.name.clone(), header.value.clone()));
+                }
+                Ok(())
+            }
+            Err(error) => {
+                buffer.truncate(start);
+                Err(error)
+            }
+        }
+    }
+
+    /// The run that such a record belongs to.
+    fn run(
+        &mut self,
+        topic: &Topic,
+        partition: Option<i32>,
+        origin: Option<&Arc<TopicPartition>>,
+        encoded: bool,
+    ) -> &mut (ChunkBuilder, Vec<u8>) {
+        // 1 GiB: far from the 4 GiB that a span can name, whatever one record adds.
+        let fits = |(run, buffer): &(ChunkBuilder, Vec<u8>)| {
+            run.topic == *topic
+                && run.partition == partition
+                && run.origin.as_ref() == origin
+                && run.encoded == encoded
+                && buffer.len() < 1 << 30
+        };
+        if !self.run.as_ref().is_some_and(fits) {
+            self.end_run();
+        }
+        let capacity = &mut self.capacity;
+        self.run.get_or_insert_with(|| {
+            let run = ChunkBuilder::new(topic.clone()).partition(partition).origin(origin.cloned());
+            (ChunkBuilder { encoded, ..run }, Vec::with_capacity(std::mem::take(capacity)))
+        })
     }
 
     pub fn push_chunk(&mut self, chunk: Chunk) {
@@ -515,7 +579,7 @@ impl BatchBuilder {
 
     fn end_run(&mut self) {
         if let Some((run, buffer)) = self.run.take() {
-            self.batch.push_chunk(run.finish(buffer.freeze()));
+            self.batch.push_chunk(run.finish(buffer.into()));
         }
     }
 }

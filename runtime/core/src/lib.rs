@@ -7,6 +7,7 @@ pub mod batch;
 pub mod blocking;
 pub mod data;
 pub mod egress;
+pub mod encoder;
 pub mod error;
 pub mod failpoint;
 pub mod issue;
@@ -21,6 +22,7 @@ pub mod transform;
 
 pub use batch::{Batch, BatchBuilder, Chunk, ChunkBuilder, Place, RecordRef, Span};
 pub use data::Data;
+pub use encoder::{Encoder, Fields, Objects, Values};
 pub use error::{Class, Error, Result};
 pub use issue::{Issue, Severity};
 pub use offset::{JsonMap, LogPosition, SourceOffset, TaskId, Topic, TopicPartition, Topics};

@@ -1,6 +1,6 @@
 //! What a source is to the worker.
 
-use crate::{Batch, Error, JsonMap, Result, SourceOffset, TaskContext};
+use crate::{Batch, Encoder, Error, JsonMap, Result, SourceOffset, TaskContext};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -80,6 +80,12 @@ pub trait SourceTask: Send {
     /// # Errors
     /// `Retriable`: the task is closed and reopened from the stored offsets; nothing of the failed call counts.
     async fn poll(&mut self, cx: &TaskContext) -> Result<Polled>;
+
+    /// Called at most once, before the first poll, and only where nothing between source and log looks at what is structured (no transform): then
+    /// the source may write its records with `encoder` ([`crate::BatchBuilder::push_encoded`]) where it would hand them over as [`crate::Data`].
+    fn encode_with(&mut self, encoder: Box<dyn Encoder>) {
+        drop(encoder);
+    }
 
     /// The log holds everything up to these, in the order of the polls: confirm the LSN, PUBACK, answer the webhook (invariant 1).
     async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {

@@ -209,9 +209,15 @@ impl Converters {
         out.finish()
     }
 
+    /// What a source's own encoder writes keys and values with.
+    pub(crate) fn parts(&self) -> Option<(Json, Json)> {
+        self.header.takes_bytes().then_some(())?;
+        Some((self.key.part()?, self.value.part()?))
+    }
+
     /// Whether encoding changes anything in the chunk. Looks at records only where a converter is not one for bytes.
     fn changes(&self, chunk: &Chunk) -> bool {
-        chunk.has_data() || self.parses(chunk)
+        !chunk.is_encoded() && (chunk.has_data() || self.parses(chunk))
     }
 
     fn parses(&self, chunk: &Chunk) -> bool {
@@ -288,6 +294,15 @@ impl Converter {
             class => NUMBERS.iter().find(|number| number.class == class).map_or(Format::Bytes, Format::Number),
         };
         Ok(Self { class: part.class, stage, format })
+    }
+
+    /// What it writes structs with.
+    fn part(&self) -> Option<Json> {
+        match &self.format {
+            Format::Json(json) => Some(json.lock().fresh()),
+            Format::Plain => Some(Json::plain()),
+            _ => None,
+        }
     }
 
     /// Whether bytes pass unchanged, in both directions.

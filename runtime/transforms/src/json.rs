@@ -9,7 +9,7 @@ pub(crate) use encode::UNAVAILABLE;
 use self::encode::{Layout, Writer};
 use crate::cache::SchemaCache;
 use crate::text::{Dress, utf8, write_text};
-use aqueduct_core::{Data, Error, Payload, PayloadRef, Projection, Result, Schema, Structured};
+use aqueduct_core::{Data, Error, Fields, Payload, PayloadRef, Projection, Result, Schema, Structured};
 use rustc_hash::FxHashMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -76,7 +76,7 @@ pub fn text(value: &Structured) -> String {
 
 /// As with `schemas.enable: false`.
 pub(crate) fn write_plain(out: &mut Vec<u8>, value: &Structured) -> Result<()> {
-    Writer::new(Style { numeric: false, replace_null: true }).write(out, value.schema.as_deref(), None, &value.data, 0)
+    Writer::new(PLAIN).write(out, value.schema.as_deref(), None, &value.data, 0)
 }
 
 /// How values are written and read.
@@ -85,6 +85,9 @@ pub(crate) struct Style {
     numeric: bool,
     replace_null: bool,
 }
+
+/// Of JSON that stands for itself.
+const PLAIN: Style = Style { numeric: false, replace_null: true };
 
 /// What is the same in every message of a schema.
 #[derive(Debug)]
@@ -108,10 +111,23 @@ pub(crate) struct Json {
 
 impl Json {
     pub(crate) fn new(config: &JsonConfig) -> Self {
-        let cache_size = config.schemas_cache_size as usize;
         let style = Style { numeric: config.decimal_format == DecimalFormat::Numeric, replace_null: config.replace_null };
+        Self::with(config.schemas_enable, style, config.schemas_cache_size as usize)
+    }
+
+    /// As [`write_plain`].
+    pub(crate) fn plain() -> Self {
+        Self::with(false, PLAIN, cache_size() as usize)
+    }
+
+    /// Of the same configuration, with nothing in its caches.
+    pub(crate) fn fresh(&self) -> Self {
+        Self::with(self.schemas, self.style, self.cache_size)
+    }
+
+    fn with(schemas: bool, style: Style, cache_size: usize) -> Self {
         Self {
-            schemas: config.schemas_enable,
+            schemas,
             style,
             writer: Writer::new(style),
             shapes: SchemaCache::new(cache_size),
@@ -134,23 +150,9 @@ impl Json {
         match payload {
             PayloadRef::Null => return Ok(false),
             PayloadRef::Data(structured) if structured.schema.is_none() && structured.data.is_null() => return Ok(false),
-            PayloadRef::Data(structured) => {
-                let Structured { schema, data } = structured;
-                let shape = match schema {
-                    Some(schema) => {
-                        let (schemas, style) = (self.schemas, self.style);
-                        let head = |schema: &Schema| if schemas { schema::head(schema, style) } else { Ok(Vec::new()) };
-                        let shape = |schema: &Schema| Ok(Shape { head: head(schema)?, layout: Layout::of(schema, 0) });
-                        Some(self.shapes.get::<Error>(schema, shape)?)
-                    }
-                    None => None,
-                };
-                match shape {
-                    Some(shape) => out.extend_from_slice(&shape.head),
-                    None if self.schemas => out.extend_from_slice(br#"{"schema":null,"payload":"#),
-                    None => {}
-                }
-                self.writer.write(out, schema.as_deref(), shape.map(|shape| &shape.layout), data, 0)?;
+            PayloadRef::Data(Structured { schema, data }) => {
+                self.encode_with(schema.as_ref(), out, |writer, out, schema, layout| writer.write(out, schema, layout, data, 0))?;
+                return Ok(true);
             }
             // What a file or a socket held: Kafka Connect's sources hand such text over as a string with a schema.
             PayloadRef::Bytes(bytes) => match utf8(bytes) {
@@ -168,6 +170,38 @@ impl Json {
             out.push(b'}');
         }
         Ok(true)
+    }
+
+    /// As [`Json::encode`], of a struct that tells its values.
+    pub(crate) fn encode_fields(&mut self, schema: &Arc<Schema>, fields: &dyn Fields, out: &mut Vec<u8>) -> Result<()> {
+        self.encode_with(Some(schema), out, |writer, out, schema, layout| writer.write_fields(out, schema, layout, fields, 0))
+    }
+
+    fn encode_with(
+        &mut self,
+        schema: Option<&Arc<Schema>>,
+        out: &mut Vec<u8>,
+        write: impl FnOnce(&mut Writer, &mut Vec<u8>, Option<&Schema>, Option<&Layout>) -> Result<()>,
+    ) -> Result<()> {
+        let shape = match schema {
+            Some(schema) => {
+                let (schemas, style) = (self.schemas, self.style);
+                let head = |schema: &Schema| if schemas { schema::head(schema, style) } else { Ok(Vec::new()) };
+                let shape = |schema: &Schema| Ok(Shape { head: head(schema)?, layout: Layout::of(schema, 0) });
+                Some(self.shapes.get::<Error>(schema, shape)?)
+            }
+            None => None,
+        };
+        match shape {
+            Some(shape) => out.extend_from_slice(&shape.head),
+            None if self.schemas => out.extend_from_slice(br#"{"schema":null,"payload":"#),
+            None => {}
+        }
+        write(&mut self.writer, out, schema.map(|schema| &**schema), shape.map(|shape| &shape.layout))?;
+        if self.schemas {
+            out.push(b'}');
+        }
+        Ok(())
     }
 
     /// # Errors

@@ -4,6 +4,7 @@ mod cache;
 mod chain;
 mod converters;
 mod decimal;
+mod encoder;
 pub mod json;
 mod keys;
 mod numbers;

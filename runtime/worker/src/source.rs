@@ -81,7 +81,13 @@ pub async fn run(mut run: TaskRun, plugin: Arc<dyn SourcePlugin>, topics: TopicC
     let resume = run.log.source_offsets(&run.id.connector).await?;
     let options = std::mem::take(&mut run.options);
     let spec = std::mem::take(&mut run.spec);
-    let source = run.stats.time(Call::Open, plugin.open(&options, spec, resume)).await?;
+    let mut source = run.stats.time(Call::Open, plugin.open(&options, spec, resume)).await?;
+    // A transform may look at anything.
+    if run.chain.is_empty()
+        && let Some(encoder) = run.converters.encoder()
+    {
+        source.encode_with(encoder);
+    }
     run.opened();
     drop(options);
     let (sender, signals) = signals::queue();

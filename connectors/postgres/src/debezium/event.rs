@@ -4,7 +4,8 @@ use super::transaction::Transaction;
 use super::{Model, schemas, text};
 use crate::source::options::modes::BinaryMode;
 use aqueduct_core::record::Header;
-use aqueduct_core::{Data, Payload, Record, Schema};
+use aqueduct_core::{Data, Fields, Payload, Record, Result, Schema, Values};
+use arrayvec::ArrayString;
 use bytes::Bytes;
 use std::sync::Arc;
 use uuid::Uuid;
@@ -92,36 +93,56 @@ impl Context {
     }
 }
 
+/// The block `source`, made as it is asked for.
+pub(super) struct Source<'a> {
+    pub(super) info: &'a SourceInfo,
+    pub(super) context: &'a Context,
+    pub(super) schema: &'a str,
+    pub(super) table: &'a str,
+}
+
+impl Fields for Source<'_> {
+    fn tell(&self, to: &mut dyn Values) -> Result<()> {
+        let SourceInfo { commit_us, snapshot, origin, .. } = self.info;
+        let number = |to: &mut dyn Values, number: Option<i64>| match number {
+            Some(number) => to.int64(number),
+            None => to.null(),
+        };
+        let text = |to: &mut dyn Values, text: Option<&str>| match text {
+            Some(text) => to.string(text),
+            None => to.null(),
+        };
+        // Debezium knows of no transaction where rows are read in between.
+        let streamed = *snapshot != Snapshot::Incremental;
+        to.string(env!("CARGO_PKG_VERSION"))?;
+        to.string("postgresql")?;
+        to.string(&self.context.name)?;
+        to.int64(commit_us.div_euclid(1000))?;
+        text(to, snapshot.name())?;
+        to.string(&self.context.database)?;
+        to.string(&self.info.sequence())?;
+        to.int64(*commit_us)?;
+        to.int64(commit_us.saturating_mul(1000))?;
+        to.string(self.schema)?;
+        to.string(self.table)?;
+        number(to, self.info.tx_id.filter(|_| streamed).map(i64::from))?;
+        number(to, self.info.lsn.filter(|_| streamed).map(|lsn| lsn as i64))?;
+        number(to, self.info.xmin.filter(|_| streamed))?;
+        text(to, origin.as_ref().map(|origin| &*origin.name))?;
+        number(to, origin.as_ref().map(|origin| origin.lsn as i64))
+    }
+}
+
 impl SourceInfo {
     /// The block `source`.
     pub(super) fn block(&self, context: &Context, schema: &str, table: &str) -> Data {
-        let text = |text: &str| Data::String(text.to_owned());
-        let number = |number: Option<i64>| number.map_or(Data::Null, Data::Int64);
-        // Debezium knows of no transaction where rows are read in between.
-        let streamed = self.snapshot != Snapshot::Incremental;
-        Data::Struct(vec![
-            text(env!("CARGO_PKG_VERSION")),
-            text("postgresql"),
-            text(&context.name),
-            Data::Int64(self.commit_us.div_euclid(1000)),
-            self.snapshot.name().map_or(Data::Null, text),
-            text(&context.database),
-            Data::String(self.sequence()),
-            Data::Int64(self.commit_us),
-            Data::Int64(self.commit_us.saturating_mul(1000)),
-            text(schema),
-            text(table),
-            number(self.tx_id.filter(|_| streamed).map(i64::from)),
-            number(self.lsn.filter(|_| streamed).map(|lsn| lsn as i64)),
-            number(self.xmin.filter(|_| streamed)),
-            self.origin.as_ref().map_or(Data::Null, |origin| text(&origin.name)),
-            number(self.origin.as_ref().map(|origin| origin.lsn as i64)),
-        ])
+        // An object takes everything.
+        Data::of(&Source { info: self, context, schema, table }).unwrap_or(Data::Null)
     }
 
     /// `["24023128","24023136"]`
-    fn sequence(&self) -> String {
-        let mut out = String::with_capacity(44);
+    fn sequence(&self) -> ArrayString<49> {
+        let mut out = ArrayString::new();
         out.push('[');
         sequence_part(&mut out, self.last_commit_lsn);
         out.push(',');
@@ -131,19 +152,12 @@ impl SourceInfo {
     }
 }
 
-fn sequence_part(out: &mut String, lsn: Option<u64>) {
-    let Some(mut lsn) = lsn else { return out.push_str("null") };
-    // 20 digits are the most that 64 bits have, and two quotes.
-    let (mut text, mut at) = ([b'"'; 22], 21);
-    loop {
-        at -= 1;
-        text[at] = b'0' + (lsn % 10) as u8;
-        lsn /= 10;
-        if lsn == 0 {
-            break;
-        }
-    }
-    out.push_str(std::str::from_utf8(&text[at - 1..]).unwrap_or_default());
+/// 20 digits are the most that 64 bits have, and two quotes.
+fn sequence_part(out: &mut ArrayString<49>, lsn: Option<u64>) {
+    let Some(lsn) = lsn else { return out.push_str("null") };
+    out.push('"');
+    out.push_str(itoa::Buffer::new().format(lsn));
+    out.push('"');
 }
 
 /// One moment in the three fields of an event.

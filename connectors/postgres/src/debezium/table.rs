@@ -29,20 +29,20 @@ pub(crate) enum Change<'a> {
 
 /// How one column becomes one field.
 #[derive(Debug)]
-struct Field {
+pub(super) struct Field {
     /// In the table's columns.
-    index: usize,
+    pub(super) index: usize,
     column: Arc<str>,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     optional: bool,
     /// What NULL becomes: null, or in a column that cannot be null what Debezium puts there.
-    null: Data,
-    unchanged: Data,
-    mapper: Option<Masking>,
+    pub(super) null: Data,
+    pub(super) unchanged: Data,
+    pub(super) mapper: Option<Masking>,
 }
 
 #[derive(Debug)]
-enum Masking {
+pub(super) enum Masking {
     Truncate(usize),
     Constant(String),
     /// Cut to the column's length where it has one.
@@ -56,20 +56,20 @@ pub(crate) struct TableModel {
     pub(crate) name: Arc<str>,
     pub(crate) schema: String,
     pub(crate) table: String,
-    columns: usize,
-    key: Vec<Field>,
-    row: Vec<Field>,
-    key_schema: Option<Arc<Schema>>,
-    envelope: Arc<Schema>,
-    operations: Operations,
+    pub(super) columns: usize,
+    pub(super) key: Vec<Field>,
+    pub(super) row: Vec<Field>,
+    pub(super) key_schema: Option<Arc<Schema>>,
+    pub(super) envelope: Arc<Schema>,
+    pub(super) operations: Operations,
     failure: ConvertFailureMode,
-    context: Arc<Context>,
+    pub(super) context: Arc<Context>,
     /// Columns that are enums, with the labels that their schema tells.
     labels: Vec<(usize, FxHashSet<Vec<u8>>)>,
 }
 
 /// Values that could not be said: `column=text`, in a header.
-const UNCONVERTED: &str = "__aqueduct.unconverted";
+pub(super) const UNCONVERTED: &str = "__aqueduct.unconverted";
 
 impl TableModel {
     pub(super) fn new(model: &Model, table: &Table, types: &Types) -> Result<Self> {
@@ -215,24 +215,18 @@ impl TableModel {
             }
             _ => new,
         };
-        let same = |old: &[Cell<'_>], fields: &[Field]| {
-            fields.iter().all(|field| {
-                let (old, new) = (old.get(field.index), new.get(field.index));
-                old == new || new == Some(&Cell::Unchanged)
-            })
-        };
         // An update of the key is skipped as an update, before it becomes a delete and an insert.
         if !self.wants(Operation::U) {
             return Ok(());
         }
         if let Some(old) = old
             && self.operations.skip_unchanged
-            && same(old, &self.row)
+            && same(&self.row, old, new)
         {
             return Ok(());
         }
         match old {
-            Some(old) if self.key_schema.is_some() && self.knows_key(old) && !same(old, &self.key) => {
+            Some(old) if self.moves_key(old, new) => {
                 if self.wants(Operation::D) {
                     let header = ("__debezium.newkey", self.key(new)?);
                     self.push(out, info, place(), ('d', Some(old), None), Some(header))?;
@@ -246,6 +240,11 @@ impl TableModel {
             }
             _ => self.push(out, info, place(), ('u', old, Some(new)), None),
         }
+    }
+
+    /// Whether an update is a delete and an insert.
+    pub(super) fn moves_key(&self, old: &[Cell<'_>], new: &[Cell<'_>]) -> bool {
+        self.key_schema.is_some() && self.knows_key(old) && !same(&self.key, old, new)
     }
 
     /// Columns of the key that are not part of the replica identity: what `identifies` says no of. Deletes do not tell them.
@@ -377,12 +376,20 @@ impl TableModel {
     }
 }
 
+/// Whether the fields have the same values in both rows.
+fn same(fields: &[Field], old: &[Cell<'_>], new: &[Cell<'_>]) -> bool {
+    fields.iter().all(|field| {
+        let (old, new) = (old.get(field.index), new.get(field.index));
+        old == new || new == Some(&Cell::Unchanged)
+    })
+}
+
 fn wrong_key(table: &str) -> Error {
     Error::retriable("postgres.catalog", format!("the key of {table} has columns that the table does not have"))
 }
 
 impl Masking {
-    fn apply(&self, value: Data) -> Data {
+    pub(super) fn apply(&self, value: Data) -> Data {
         match (self, value) {
             (Masking::Constant(mask), _) => Data::String(mask.clone()),
             (Masking::Truncate(max), Data::String(text)) => Data::String(truncated(text, *max)),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::table::{Cell, Column, ReplicaIdentity, TypeKind};
 use aqueduct_core::schema::Kind;
-use aqueduct_core::{Data, Options as Flat, Payload, Record};
+use aqueduct_core::{BatchBuilder, Data, Encoder, Fields, Options as Flat, Payload, Record};
 
 mod any_input;
 mod events;
@@ -123,8 +123,51 @@ fn numeric(precision: i32, scale: i32) -> i32 {
 
 fn events(model: &Model, table: &Table, change: Change<'_>) -> Vec<Record> {
     let mut out = Vec::new();
-    model.table(table, &types()).unwrap().change(change, &INFO, None, &mut out).unwrap();
+    let shaped = model.table(table, &types()).unwrap();
+    shaped.change(change, &INFO, None, &mut out).unwrap();
+    let unsaid = |record: &Record| record.header(table::UNCONVERTED).is_some();
+    let expected = match change {
+        Change::Read(_) | Change::Insert(_) | Change::Update(None, _) => out.len() == 1 && !unsaid(&out[0]),
+        _ => false,
+    };
+    assert!(is_written_alike(&shaped, change, &out) || !expected, "{change:?} is not written at once");
     out
+}
+
+/// Whether the change is written at once; then it is what the objects say.
+fn is_written_alike(shaped: &TableModel, change: Change<'_>, made: &[Record]) -> bool {
+    let (mut told, mut batch) = (Told::default(), BatchBuilder::new());
+    let written = shaped.write(change, &INFO, &mut told, &mut batch);
+    assert_eq!(batch.len(), usize::from(written));
+    if written {
+        let payload =
+            |told: Option<(Arc<Schema>, Data)>| told.map_or(Payload::Null, |(schema, data)| Payload::data(Some(schema), data));
+        let [record] = made else { panic!("{change:?}: {made:?}") };
+        // Debug, since NaN is nothing's equal.
+        assert_eq!(format!("{:?}", payload(told.key)), format!("{:?}", record.key), "{change:?}");
+        assert_eq!(format!("{:?}", payload(told.value)), format!("{:?}", record.value), "{change:?}");
+        assert_eq!(batch.finish().iter().next().unwrap().headers(), record.headers);
+    }
+    written
+}
+
+/// What an encoder was told.
+#[derive(Default)]
+struct Told {
+    key: Option<(Arc<Schema>, Data)>,
+    value: Option<(Arc<Schema>, Data)>,
+}
+
+impl Encoder for Told {
+    fn key(&mut self, schema: &Arc<Schema>, fields: &dyn Fields, _: &mut Vec<u8>) -> Result<()> {
+        self.key = Some((schema.clone(), Data::of(fields)?));
+        Ok(())
+    }
+
+    fn value(&mut self, schema: &Arc<Schema>, fields: &dyn Fields, _: &mut Vec<u8>) -> Result<()> {
+        self.value = Some((schema.clone(), Data::of(fields)?));
+        Ok(())
+    }
 }
 
 const INFO: SourceInfo = SourceInfo {

@@ -1,5 +1,6 @@
 //! Dates and times: from Postgres' text (`DateStyle` ISO, `IntervalStyle` postgres) and to the texts of Java's ISO formatters.
 
+use arrayvec::ArrayString;
 use std::fmt::Write;
 
 pub(crate) const MICROS_PER_SECOND: i64 = 1_000_000;
@@ -151,23 +152,28 @@ pub(crate) fn timestamp(text: &[u8], zoned: bool) -> Option<Bound<Stamp>> {
 }
 
 /// `2024-01-02 03:04:05.678+00`, which is how our sessions print a `timestamptz`, as [`Stamp::iso`] has it; `None`: the long way must do.
-pub(crate) fn iso_at_utc(text: &[u8]) -> Option<String> {
+pub(crate) fn iso_at_utc(text: &[u8], width: Option<u32>) -> Option<ArrayString<28>> {
     const FORM: &[u8; 19] = b"0000-00-00 00:00:00";
     let stamp = text.strip_suffix(b"+00")?;
     let (whole, fraction) = stamp.split_first_chunk::<19>()?;
     let same = whole.iter().zip(FORM).all(|(byte, form)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form });
-    let (last, digits) = match fraction {
-        [] => (b'1', &[][..]),
-        [b'.', digits @ .., last] if digits.len() < 6 => (*last, digits),
+    let digits = match fraction {
+        [] => &[][..],
+        // Postgres ends a fraction with no zero.
+        [b'.', digits @ ..] if (1..=6).contains(&digits.len()) && !digits.ends_with(b"0") => digits,
         _ => return None,
     };
-    if !same || !(b'1'..=b'9').contains(&last) || !digits.iter().all(u8::is_ascii_digit) {
+    let zeros = width.map_or(Some(0), |width| (width.min(6) as usize).checked_sub(digits.len()))?;
+    if !same || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let mut out = stamp.to_vec();
-    out[10] = b'T';
-    out.push(b'Z');
-    String::from_utf8(out).ok()
+    let mut out = ArrayString::new();
+    let (date, time) = std::str::from_utf8(stamp).ok()?.split_once(' ')?;
+    let point = if digits.is_empty() && zeros > 0 { "." } else { "" };
+    for part in [date, "T", time, point, &"000000"[..zeros], "Z"] {
+        out.try_push_str(part).ok()?;
+    }
+    Some(out)
 }
 
 /// Microseconds of the day.
@@ -405,7 +411,7 @@ mod tests {
             "infinity",
             "0044-03-15 12:00:00+00 BC",
         ] {
-            assert_eq!(iso_at_utc(text.as_bytes()), None, "{text}");
+            assert_eq!(iso_at_utc(text.as_bytes(), None), None, "{text}");
         }
     }
 
@@ -455,7 +461,12 @@ mod tests {
             prop_assert_eq!(timestamp(text.as_bytes(), true), Some(Bound::Finite(Stamp { seconds, micros })));
             let short = Stamp { seconds, micros }.iso(None);
             let printed = short.replace('T', " ").replace('Z', "+00");
-            prop_assert_eq!(iso_at_utc(printed.as_bytes()), Some(short));
+            let at_utc = |text: &str, width| iso_at_utc(text.as_bytes(), width).map(|iso| iso.to_string());
+            prop_assert_eq!(at_utc(&printed, None), Some(short));
+            prop_assert_eq!(at_utc(&printed, Some(6)), Some(iso));
+            let millis = Stamp { seconds, micros: micros / 1000 * 1000 };
+            let printed = millis.iso(None).replace('T', " ").replace('Z', "+00");
+            prop_assert_eq!(at_utc(&printed, Some(3)), Some(millis.iso(Some(3))));
             let mut day = String::new();
             write_date(&mut day, seconds.div_euclid(86_400));
             prop_assert_eq!(date(day.as_bytes()), Some(Bound::Finite(seconds.div_euclid(86_400) as i32)));

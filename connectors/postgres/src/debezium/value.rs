@@ -5,7 +5,7 @@ use super::number::{self, Decimal};
 use super::text::{encode_binary, unhex};
 use super::time::{self, Bound, Interval, Stamp};
 use crate::source::options::modes::{BinaryMode, DecimalMode};
-use aqueduct_core::{Bytes, Data};
+use aqueduct_core::{Bytes, Data, Error, Objects, Values};
 
 /// How the text of one column becomes data.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,14 +89,34 @@ const MINUS_INFINITY_DAYS: i32 = -2_147_472_691;
 
 impl Decoder {
     pub(crate) fn decode(&self, text: &[u8]) -> Result<Data, Unfit> {
+        let mut made = Data::Null;
+        self.tell(text, &mut Objects(|data| made = data)).map_err(|_| Unfit)?;
+        Ok(made)
+    }
+
+    /// As [`Decoder::decode`]: what is text as it is is told from where it lies.
+    pub(crate) fn tell(&self, text: &[u8], to: &mut dyn Values) -> aqueduct_core::Result<()> {
+        let unfit = || Error::fatal("postgres.value", "not what the schema says");
+        match self {
+            Decoder::Boolean => to.boolean(text == b"t"),
+            Decoder::Int16 => to.int16(integer(text).ok().and_then(|value| value.try_into().ok()).ok_or_else(unfit)?),
+            Decoder::Int32 => to.int32(integer(text).ok().and_then(|value| value.try_into().ok()).ok_or_else(unfit)?),
+            Decoder::Int64 => to.int64(integer(text).map_err(|_| unfit())?),
+            Decoder::Text => to.string(utf8(text).map_err(|_| unfit())?),
+            // As Postgres prints what has this scale.
+            Decoder::DecimalText(Some(scale)) if number::is_plain(text, *scale) => to.string(utf8(text).map_err(|_| unfit())?),
+            Decoder::TimestampTz(width) => match time::iso_at_utc(text, *width) {
+                Some(iso) => to.string(&iso),
+                None => to.string(&iso(text, true, *width).map_err(|_| unfit())?),
+            },
+            other => to.made(other.make(text).map_err(|_| unfit())?),
+        }
+    }
+
+    fn make(&self, text: &[u8]) -> Result<Data, Unfit> {
         Ok(match self {
-            Decoder::Boolean => Data::Boolean(text == b"t"),
-            Decoder::Int16 => Data::Int16(integer(text)?.try_into().map_err(|_| Unfit)?),
-            Decoder::Int32 => Data::Int32(integer(text)?.try_into().map_err(|_| Unfit)?),
-            Decoder::Int64 => Data::Int64(integer(text)?),
             Decoder::Float32 => Data::Float32(parsed(text)?),
             Decoder::Float64 => Data::Float64(parsed(text)?),
-            Decoder::Text => Data::String(string(text)?),
             Decoder::Decimal(scale) => match number::small(text, *scale) {
                 Some(unscaled) => Data::Bytes(unscaled),
                 None => Data::Bytes(Decimal::parse(text).and_then(|number| number.with_scale(*scale)).ok_or(Unfit)?.unscaled()),
@@ -109,8 +129,6 @@ impl Decoder {
                 b"NaN" => "NAN".to_owned(),
                 b"Infinity" => "POSITIVE_INFINITY".to_owned(),
                 b"-Infinity" => "NEGATIVE_INFINITY".to_owned(),
-                // As Postgres prints what has this scale.
-                text if scale.is_some_and(|scale| number::is_plain(text, scale)) => string(text)?,
                 text => match scale.and_then(|scale| Decimal::parse(text)?.with_scale(scale)) {
                     Some(number) => number.plain(),
                     None => string(text)?,
@@ -149,10 +167,6 @@ impl Decoder {
             Decoder::TimeTz => Data::String(iso_time(time::time_tz(text).ok_or(Unfit)?)),
             Decoder::Timestamp(unit) => Data::Int64(instant(time::timestamp(text, false).ok_or(Unfit)?, *unit)?),
             Decoder::TimestampIso => Data::String(iso(text, false, None)?),
-            Decoder::TimestampTz(width) => Data::String(match width.is_none().then(|| time::iso_at_utc(text)).flatten() {
-                Some(text) => text,
-                None => iso(text, true, *width)?,
-            }),
             Decoder::IntervalMicros => Data::Int64(Interval::parse(text).ok_or(Unfit)?.micros()),
             Decoder::IntervalIso => Data::String(Interval::parse(text).ok_or(Unfit)?.iso()),
             other => other.composite(text)?,
@@ -278,7 +292,11 @@ fn zero(scale: i32) -> Data {
 }
 
 fn string(text: &[u8]) -> Result<String, Unfit> {
-    std::str::from_utf8(text).map(str::to_owned).map_err(|_| Unfit)
+    utf8(text).map(str::to_owned)
+}
+
+fn utf8(text: &[u8]) -> Result<&str, Unfit> {
+    std::str::from_utf8(text).map_err(|_| Unfit)
 }
 
 fn parsed<T: std::str::FromStr>(text: &[u8]) -> Result<T, Unfit> {

@@ -12,7 +12,7 @@ use super::state::Name;
 use super::{Encode, Mark, ReadRow};
 use crate::connection::Connect;
 use crate::table::{Cell, Table};
-use aqueduct_core::{BatchBuilder, Error, Record, Result};
+use aqueduct_core::{BatchBuilder, Error, Result};
 use sqlx::postgres::PgConnection;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,7 +84,6 @@ pub struct Chunks {
     connect: Connect,
     session: Option<PgConnection>,
     stage: Stage,
-    scratch: Vec<Record>,
     /// Of the last chunk's table.
     identity: Option<(u32, Vec<Arc<str>>)>,
 }
@@ -127,7 +126,7 @@ impl Room {
 
 impl Chunks {
     pub fn new(connect: Connect) -> Self {
-        Self { connect, session: None, stage: Stage::Idle, scratch: Vec::new(), identity: None }
+        Self { connect, session: None, stage: Stage::Idle, identity: None }
     }
 
     /// Begins to read a chunk, if none is at hand.
@@ -244,8 +243,7 @@ impl Chunks {
         let mut rows = 0;
         while out.is_empty() || !room.is_full(out) {
             let Some(cells) = window.next_row() else { break };
-            encode.read(&table, &cells, &ReadRow { mark: Mark::Incremental, ..*at }, &mut self.scratch)?;
-            self.scratch.drain(..).for_each(|record| out.push(record));
+            encode.read(&table, &cells, &ReadRow { mark: Mark::Incremental, ..*at }, out)?;
             rows += 1;
         }
         let sent = window.is_sent();

@@ -7,7 +7,7 @@ use super::reader::{Facts, Job, Message, Options, Readers, View, key_of};
 use super::state::Name;
 use super::{Encode, Mark, ReadRow};
 use crate::table::Table;
-use aqueduct_core::{BatchBuilder, Record, Result, TaskContext};
+use aqueduct_core::{BatchBuilder, Result, TaskContext};
 use memchr::memrchr;
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -29,7 +29,6 @@ pub struct Snapshot {
     draining: Option<usize>,
     begun: Instant,
     places: Places,
-    scratch: Vec<Record>,
 }
 
 /// One table on its way.
@@ -80,7 +79,6 @@ impl Snapshot {
             draining: None,
             begun: Instant::now(),
             places: Places::new(),
-            scratch: Vec::new(),
         })
     }
 
@@ -184,10 +182,7 @@ impl Snapshot {
             let next = copy::row(&mut reading.block, reading.at, width, &mut self.places)?;
             let mark = mark(first_table, last_table, !reading.announced, end == Some(true));
             let row = ReadRow { mark, lsn: self.lsn, xid: Some(self.view.seen.xmax), time_micros: self.view.time_micros };
-            encode.read(&reading.table, &copy::cells(&reading.block, &self.places[..columns]), &row, &mut self.scratch)?;
-            for record in self.scratch.drain(..) {
-                out.push(record);
-            }
+            encode.read(&reading.table, &copy::cells(&reading.block, &self.places[..columns]), &row, out)?;
             reading.at = next;
             reading.rows += 1;
             (reading.announced, sent) = (true, true);

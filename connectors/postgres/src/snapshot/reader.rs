@@ -7,15 +7,17 @@ use crate::connection::{Connect, close, literal, qualified};
 use crate::source::catalog;
 use crate::source::position::parse_lsn;
 use crate::table::Table;
-use aqueduct_core::{Error, Result};
+use aqueduct_core::{Error, Result, blocking};
 use futures_util::TryStreamExt;
 use sqlx::postgres::PgConnection;
 use sqlx::{Executor, Row, SqlSafeStr};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Rows are handed over in blocks of about this size: large against the cost of a hand-over, small against a batch.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -23,6 +25,10 @@ const BLOCK_BYTES: usize = 256 << 10;
 const BLOCKS_AHEAD: usize = 4;
 /// Of a heap, read at once where a table has no key: 8 MiB with the usual block of 8 KiB.
 const RANGE_BLOCKS: u64 = 1024;
+
+/// So many sessions have a thread each. As a task, a session shares the connector's: whoever takes a block wakes the session there, and is not done
+/// before it is. More sessions keep all threads busy anyway. Half of what a connector may have (invariant 10).
+const THREADS_MAX: usize = 8;
 
 /// What all sessions see.
 #[derive(Clone, Debug)]
@@ -92,6 +98,8 @@ pub struct Readers {
     messages: mpsc::Receiver<Result<Message>>,
     sessions: JoinSet<()>,
     pub view: View,
+    /// Ends the sessions.
+    _stop: DropGuard,
 }
 
 pub struct Options {
@@ -135,7 +143,8 @@ impl Readers {
         }
         let (sender, messages) = mpsc::channel(BLOCKS_AHEAD * all.len());
         let queue = Arc::new(Mutex::new(VecDeque::from(jobs)));
-        let mut sessions = JoinSet::new();
+        let (mut sessions, stop) = (JoinSet::new(), CancellationToken::new());
+        let own_threads = all.len() <= THREADS_MAX;
         for session in all {
             let reader = Reader {
                 connect: connect.clone(),
@@ -145,10 +154,20 @@ impl Readers {
                 version: *version,
                 lock: !options.lock_all,
             };
-            #[allow(clippy::disallowed_methods, reason = "the set owns it, and aborts it when it is dropped")]
-            sessions.spawn(reader.run(queue.clone()));
+            let (runtime, stopped, queue) = (Handle::current(), stop.clone(), queue.clone());
+            let reading = async move { stopped.run_until_cancelled(reader.run(queue)).await.unwrap_or_default() };
+            if own_threads {
+                let permit = blocking::permit().await;
+                sessions.spawn_blocking(move || {
+                    let _held = permit;
+                    runtime.block_on(reading);
+                });
+            } else {
+                #[allow(clippy::disallowed_methods, reason = "the set owns it, and ends it when it is dropped")]
+                sessions.spawn(reading);
+            }
         }
-        Ok(Self { messages, sessions, view })
+        Ok(Self { messages, sessions, view, _stop: stop.drop_guard() })
     }
 
     /// The next message; `None` when all tables were read. Safe to cancel.

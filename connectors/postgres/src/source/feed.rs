@@ -27,8 +27,15 @@ const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// the server.
 const LITTLE_BYTES: usize = 128 << 10;
 
+/// A read that brought less found nothing more. Asking again would find the next message, just sent, and so on: a walsender pays most for what is read
+/// while it sends (23 µs of its time for a transaction of one row, 13 to 18 where it was left alone in between).
+const REMNANT_BYTES: usize = 16 << 10;
+
 /// What a change may wait for the ones behind it. Small beside an fdatasync on a disk in use.
 const REST: Duration = Duration::from_millis(2);
+
+/// The buffer of a Unix socket is the sender's and holds some 70 small transactions: then it waits.
+const REST_UNIX: Duration = Duration::from_millis(1);
 
 /// A moved confirmation is told within this time; more often would be a packet for each commit.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(100);
@@ -183,14 +190,12 @@ impl Io {
                 Next::Read(len) => {
                     self.heard = Instant::now();
                     self.gathered += len;
-                }
-                Next::Drained => {
-                    if self.gathered < LITTLE_BYTES {
-                        self.rest = Some(Instant::now() + REST);
-                        self.wire.socket.hush();
+                    // What TLS hands over ends with what it has read itself.
+                    if len < REMNANT_BYTES && !self.wire.socket.is_tls() {
+                        self.drained();
                     }
-                    self.gathered = 0;
                 }
+                Next::Drained => self.drained(),
                 Next::Rested => self.rest = None,
                 Next::Room(permit) => {
                     let block = waiting.take().map(|bytes| Block { bytes, _room: Some(permit) });
@@ -205,6 +210,14 @@ impl Io {
                 Next::Failed(error) => return Err(error),
             }
         }
+    }
+
+    fn drained(&mut self) {
+        if self.gathered < LITTLE_BYTES {
+            self.rest = Some(Instant::now() + if self.wire.socket.is_unix() { REST_UNIX } else { REST });
+            self.wire.socket.hush();
+        }
+        self.gathered = 0;
     }
 
     /// Waits for the first thing to do. With a block at hand it waits for room instead of reading: that is the backpressure.

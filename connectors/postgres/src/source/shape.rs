@@ -8,7 +8,7 @@ use crate::connection::{Connect, qualified};
 use crate::debezium::{Change, Message, Model, Origin, Snapshot, SourceInfo, TableModel, Transaction};
 use crate::snapshot::{Encode, Mark, ReadRow};
 use crate::table::{Cell, Table};
-use aqueduct_core::{Data, JsonMap, Record, Result};
+use aqueduct_core::{BatchBuilder, Data, Encoder, JsonMap, Record, Result};
 use async_trait::async_trait;
 use rustc_hash::FxHashMap;
 use sqlx::postgres::PgConnection;
@@ -60,6 +60,13 @@ struct Reading {
     block: Option<(ReadRow, Option<u64>, Arc<Data>)>,
 }
 
+/// A change of a row, or none: `TRUNCATE`.
+pub struct Row<'a> {
+    pub kind: Kind,
+    pub old: Option<&'a [Cell<'a>]>,
+    pub new: Option<&'a [Cell<'a>]>,
+}
+
 pub struct Shape {
     connect: Connect,
     /// For the catalog; opened when it is needed.
@@ -79,6 +86,10 @@ pub struct Shape {
     /// What rows that are read beside the stream have as the last commit.
     pub last_commit: Option<u64>,
     now_ns: i64,
+    /// Where records need not be objects.
+    encoder: Option<Box<dyn Encoder>>,
+    /// Of one event.
+    scratch: Vec<Record>,
 }
 
 impl Shape {
@@ -99,7 +110,14 @@ impl Shape {
             heartbeat,
             last_commit: None,
             now_ns: now_ns(),
+            encoder: None,
+            scratch: Vec::new(),
         })
+    }
+
+    /// As `SourceTask::encode_with`.
+    pub fn encode_with(&mut self, encoder: Box<dyn Encoder>) {
+        self.encoder = Some(encoder);
     }
 
     /// Looks at the clock: once for each block, not for each event.
@@ -189,31 +207,47 @@ impl Shape {
         }
     }
 
+    /// The records of one change; without `out` they are only counted in their transaction.
+    ///
     /// # Errors
-    /// As [`TableModel::change`].
-    pub fn change(
-        &mut self,
-        known: &Known,
-        kind: Kind,
-        old: Option<&[Cell<'_>]>,
-        new: Option<&[Cell<'_>]>,
-        at: &At,
-        out: &mut Vec<Record>,
-    ) -> Result<()> {
+    /// As [`TableModel::change`]: then none of them is appended.
+    pub fn change(&mut self, known: &Known, row: &Row<'_>, at: &At, out: Option<&mut BatchBuilder>) -> Result<()> {
         let Some(model) = &known.model else { return Ok(()) };
-        let change = match (kind, old, new) {
+        let change = match (row.kind, row.old, row.new) {
             (Kind::Insert, _, Some(new)) => Change::Insert(new),
             (Kind::Update, old, Some(new)) => Change::Update(old, new),
             (Kind::Delete, Some(old), _) => Change::Delete(old),
             _ => Change::Truncate,
         };
         let info = self.info(at);
-        model.change(change, &info, self.transaction.as_mut(), out)
+        self.push(model, change, &info, out)
     }
 
-    pub fn message(&mut self, prefix: &str, content: &[u8], at: &At, out: &mut Vec<Record>) {
+    fn push(
+        &mut self,
+        model: &TableModel,
+        change: Change<'_>,
+        info: &SourceInfo,
+        mut out: Option<&mut BatchBuilder>,
+    ) -> Result<()> {
+        if let (Some(encoder), Some(out), None) = (&mut self.encoder, &mut out, &self.transaction)
+            && model.write(change, info, &mut **encoder, out)
+        {
+            return Ok(());
+        }
+        self.scratch.clear();
+        model.change(change, info, self.transaction.as_mut(), &mut self.scratch)?;
+        let made = self.scratch.drain(..);
+        if let Some(out) = out {
+            made.for_each(|record| out.push(record));
+        }
+        Ok(())
+    }
+
+    pub fn message(&mut self, prefix: &str, content: &[u8], at: &At, out: Option<&mut BatchBuilder>) {
         let info = self.info(at);
-        out.extend(self.model.message(Message { prefix, content }, &info, self.transaction.as_mut()));
+        let made = self.model.message(Message { prefix, content }, &info, self.transaction.as_mut());
+        made.into_iter().zip(out).for_each(|(record, out)| out.push(record));
     }
 
     /// The open transaction came from another server.
@@ -225,16 +259,18 @@ impl Shape {
         self.origin = None;
     }
 
-    pub fn begin(&mut self, xid: u32, at: &At, out: &mut Vec<Record>) {
+    pub fn begin(&mut self, xid: u32, at: &At, out: Option<&mut BatchBuilder>) {
         if self.model.tells_transactions() {
             let transaction = Transaction::new(xid);
-            out.push(self.model.begin(&transaction, Some(at.lsn), self.info(at).commit_us.div_euclid(1000)));
+            if let Some(out) = out {
+                out.push(self.model.begin(&transaction, Some(at.lsn), self.info(at).commit_us.div_euclid(1000)));
+            }
             self.transaction = Some(transaction);
         }
     }
 
-    pub fn commit(&mut self, at: &At, out: &mut Vec<Record>) {
-        if let Some(transaction) = self.transaction.take() {
+    pub fn commit(&mut self, at: &At, out: Option<&mut BatchBuilder>) {
+        if let (Some(transaction), Some(out)) = (self.transaction.take(), out) {
             out.push(self.model.end(&transaction, Some(at.lsn), self.info(at).commit_us.div_euclid(1000)));
         }
     }
@@ -292,7 +328,7 @@ impl Encode for Shape {
         Ok(())
     }
 
-    fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut Vec<Record>) -> Result<()> {
+    fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut BatchBuilder) -> Result<()> {
         let Some(reading) = self.read.get_mut(&table.oid) else { return Ok(()) };
         let snapshot = match row.mark {
             Mark::First => Snapshot::First,
@@ -322,7 +358,11 @@ impl Encode for Shape {
             }
         };
         info.block = Some(block);
-        reading.model.change(Change::Read(cells), &info, None, out)
+        let (model, open) = (reading.model.clone(), self.transaction.take());
+        // What is read is in no transaction, though one may be open beside it.
+        let outcome = self.push(&model, Change::Read(cells), &info, Some(out));
+        self.transaction = open;
+        outcome
     }
 }
 

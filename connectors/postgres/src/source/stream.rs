@@ -4,14 +4,14 @@ use super::feed::{Block, Feed, FeedOptions, Frame, Frames, judge};
 use super::monitor::HEARTBEAT;
 use super::pgoutput::{self, Message, Old};
 use super::position::{self, Kind, Origin, Position, Stored, Tracker};
-use super::shape::{At, Known, Shape};
+use super::shape::{At, Known, Row, Shape};
 use super::slot;
 use super::wire::Wire;
 use crate::connection::Connect;
 use crate::snapshot::{BATCH_BYTES, Mark, ReadRow, Room, Snapshots};
 use crate::source::options::Options;
 use crate::table::Cell;
-use aqueduct_core::{BatchBuilder, Error, JsonMap, Polled, Record, Result, SourceOffset, TaskContext};
+use aqueduct_core::{BatchBuilder, Error, JsonMap, Polled, Result, SourceOffset, TaskContext};
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,9 +32,10 @@ pub struct Stream {
     tracker: Tracker,
     transaction: Option<Transaction>,
     offsets: Offsets,
-    scratch: Vec<Record>,
     /// A batch whose last transaction has not come whole yet.
     held: Option<Gather>,
+    /// Of the batch before.
+    last_bytes: usize,
     /// Transactions that were too large for one batch.
     split: u64,
     /// What ended the stream behind the last batch.
@@ -123,8 +124,8 @@ impl Stream {
                 moved: false,
                 last: Instant::now(),
             },
-            scratch: Vec::new(),
             held: None,
+            last_bytes: 0,
             split: 0,
             failed: None,
             connect,
@@ -141,7 +142,7 @@ impl Stream {
             return Err(error);
         }
         let deadline = Instant::now() + cx.wait_max;
-        let mut out = self.held.take().unwrap_or_else(|| Gather::new(cx));
+        let mut out = self.held.take().unwrap_or_else(|| Gather::new(cx, self.last_bytes));
         while !out.is_full() {
             let outcome = match self.next_block(&out, deadline, cx, desk).await {
                 Ok(true) => self.consume(&mut out, desk).await,
@@ -177,7 +178,9 @@ impl Stream {
             self.offsets.last = now;
             resume.push(self.offset(desk.snapshots, desk.shape));
         }
-        Ok(Polled { batch: out.batch.finish(), resume })
+        let batch = out.batch.finish();
+        self.last_bytes = batch.bytes();
+        Ok(Polled { batch, resume })
     }
 
     /// What came before a fault: its transactions that are whole are not lost with it, and of the last one no half is handed over. The stream has ended.
@@ -292,12 +295,12 @@ impl Stream {
                         }
                         Message::Begin { .. } => {
                             let open = out.begin(&self.offsets);
-                            self.apply(lsn, message, desk)?;
+                            self.apply(lsn, message, out, desk)?;
                             // Of one that is skipped, or was begun before a restart, there is nothing to keep together.
                             out.open = self.tracker.is_new().then_some(open);
                         }
                         Message::Commit { .. } => {
-                            self.apply(lsn, message, desk)?;
+                            self.apply(lsn, message, out, desk)?;
                             out.open = None;
                         }
                         message => {
@@ -307,11 +310,8 @@ impl Stream {
                             {
                                 desk.shape.relabel(known, new).await?;
                             }
-                            self.apply(lsn, message, desk)?;
+                            self.apply(lsn, message, out, desk)?;
                         }
-                    }
-                    for record in self.scratch.drain(..) {
-                        out.batch.push(record);
                     }
                 }
                 Frame::KeepAlive { lsn, .. } => {
@@ -332,7 +332,8 @@ impl Stream {
             .fix("Check slot.stream.params; if there are none, this is a fault of Aqueduct: please report it.")
     }
 
-    fn apply(&mut self, lsn: u64, message: Message<'_>, desk: &mut Desk<'_>) -> Result<()> {
+    fn apply(&mut self, lsn: u64, message: Message<'_>, out: &mut Gather, desk: &mut Desk<'_>) -> Result<()> {
+        let row = |kind, old, new| Row { kind, old, new };
         match message {
             Message::Begin { final_lsn, time, xid } => {
                 self.transaction = Some(Transaction { xid, time });
@@ -340,24 +341,26 @@ impl Stream {
                 let new = self.tracker.begin(lsn, final_lsn, xid);
                 if self.tracker.follows() {
                     let at = self.at(lsn);
-                    desk.shape.begin(xid, &at, &mut self.scratch);
+                    desk.shape.begin(xid, &at, out.batch_if(new));
                 }
                 self.take(new);
             }
             Message::Commit { end_lsn, .. } => {
                 let at = self.at(end_lsn);
                 let new = self.tracker.commit(end_lsn);
-                desk.shape.commit(&at, &mut self.scratch);
+                desk.shape.commit(&at, out.batch_if(new));
                 self.take(new);
                 self.transaction = None;
             }
-            Message::Insert { relation, new } => self.row(desk, lsn, Kind::Insert, relation, None, Some(&new))?,
-            Message::Update { relation, old, new } => self.row(desk, lsn, Kind::Update, relation, cells(&old), Some(&new))?,
-            Message::Delete { relation, old } => self.row(desk, lsn, Kind::Delete, relation, cells(&old), None)?,
+            Message::Insert { relation, new } => self.row(lsn, relation, &row(Kind::Insert, None, Some(&new)), out, desk)?,
+            Message::Update { relation, old, new } => {
+                self.row(lsn, relation, &row(Kind::Update, cells(&old), Some(&new)), out, desk)?;
+            }
+            Message::Delete { relation, old } => self.row(lsn, relation, &row(Kind::Delete, cells(&old), None), out, desk)?,
             Message::Truncate { relations, .. } => {
                 let new = self.tracker.event(lsn, Kind::Truncate);
                 for relation in relations {
-                    self.change(desk, new, lsn, Kind::Truncate, relation, None, None)?;
+                    self.change(lsn, relation, &row(Kind::Truncate, None, None), out.batch_if(new), desk)?;
                 }
                 self.take(new);
             }
@@ -365,7 +368,7 @@ impl Stream {
                 let new = if transactional { self.tracker.event(lsn, Kind::Message) } else { self.tracker.lone_message(lsn) };
                 if prefix != HEARTBEAT && (new || desk.shape.counts()) {
                     let at = self.at(message_lsn);
-                    desk.shape.message(prefix, content, &at, &mut self.scratch);
+                    desk.shape.message(prefix, content, &at, out.batch_if(new));
                 }
                 self.take(new);
             }
@@ -380,58 +383,47 @@ impl Stream {
         Ok(())
     }
 
-    fn row(
-        &mut self,
-        desk: &mut Desk<'_>,
-        lsn: u64,
-        kind: Kind,
-        relation: u32,
-        old: Option<&[Cell<'_>]>,
-        new: Option<&[Cell<'_>]>,
-    ) -> Result<()> {
-        let fresh = self.tracker.event(lsn, kind);
-        self.change(desk, fresh, lsn, kind, relation, old, new)?;
-        self.take(fresh);
+    fn row(&mut self, lsn: u64, relation: u32, row: &Row<'_>, out: &mut Gather, desk: &mut Desk<'_>) -> Result<()> {
+        let new = self.tracker.event(lsn, row.kind);
+        self.change(lsn, relation, row, out.batch_if(new), desk)?;
+        self.take(new);
         Ok(())
     }
 
+    /// `out`: where the change is new.
     fn change(
         &mut self,
-        desk: &mut Desk<'_>,
-        fresh: bool,
         lsn: u64,
-        kind: Kind,
         relation: u32,
-        old: Option<&[Cell<'_>]>,
-        new: Option<&[Cell<'_>]>,
+        row: &Row<'_>,
+        out: Option<&mut BatchBuilder>,
+        desk: &mut Desk<'_>,
     ) -> Result<()> {
         let at = self.at(lsn);
         let known = self.relations.get(&relation).ok_or_else(|| unknown(&self.connect, relation))?;
         let xid = at.xid.unwrap_or(0);
         if known.is_captured() {
-            match kind {
+            match row.kind {
                 Kind::Truncate => desk.snapshots.truncate(&known.table, xid),
-                _ => desk.snapshots.change(&known.table, xid, old, new),
+                _ => desk.snapshots.change(&known.table, xid, row.old, row.new),
             }
         }
-        if known.signals && fresh && kind == Kind::Insert {
-            signal(desk.snapshots, new.unwrap_or_default());
+        if known.signals && out.is_some() && row.kind == Kind::Insert {
+            signal(desk.snapshots, row.new.unwrap_or_default());
         }
-        if fresh || desk.shape.counts() {
-            desk.shape.change(known, kind, old, new, &at, &mut self.scratch)?;
+        if out.is_some() || desk.shape.counts() {
+            desk.shape.change(known, row, &at, out)?;
         }
         Ok(())
     }
 
-    /// Keeps what an event became where the event is new.
+    /// The position moves with an event that is new.
     fn take(&mut self, new: bool) {
-        if !new {
-            self.scratch.clear();
-            return;
+        if new {
+            self.offsets.moved = true;
+            self.offsets.xid = self.transaction.map(|transaction| transaction.xid);
+            self.offsets.time = self.transaction.map(|transaction| transaction.time);
         }
-        self.offsets.moved = true;
-        self.offsets.xid = self.transaction.map(|transaction| transaction.xid);
-        self.offsets.time = self.transaction.map(|transaction| transaction.time);
     }
 
     fn at(&self, lsn: u64) -> At {
@@ -466,10 +458,21 @@ struct Open {
 const RECORDS_OF_AN_EVENT: usize = 3;
 
 impl Gather {
-    fn new(cx: &TaskContext) -> Self {
+    fn new(cx: &TaskContext, likely_bytes: usize) -> Self {
         let bytes = cx.max_bytes.min(BATCH_BYTES);
         let max_bytes = (2 * bytes).min(cx.max_bytes);
-        Self { batch: BatchBuilder::new(), bytes, max_bytes, max_records: cx.max_records, open: None }
+        Self {
+            batch: BatchBuilder::with_capacity(likely_bytes.min(max_bytes)),
+            bytes,
+            max_bytes,
+            max_records: cx.max_records,
+            open: None,
+        }
+    }
+
+    /// For the records of an event that is new.
+    fn batch_if(&mut self, new: bool) -> Option<&mut BatchBuilder> {
+        new.then_some(&mut self.batch)
     }
 
     fn is_full(&self) -> bool {

@@ -9,11 +9,11 @@ use super::shape::Shape;
 use super::signals::SignalFile;
 use super::stream::{Desk, Stream};
 use crate::connection::{self, Connect};
-use crate::snapshot::Snapshots;
+use crate::snapshot::{BATCH_BYTES, Snapshots};
 use aqueduct_config::SourceConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::source::{Measure, Report, Signal};
-use aqueduct_core::{BatchBuilder, Issue, Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
+use aqueduct_core::{BatchBuilder, Encoder, Issue, Polled, Result, SourceOffset, SourceTask, TaskContext, TaskSpec};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -156,7 +156,8 @@ impl PostgresSourceTask {
 
     /// Tables that are read while the stream waits.
     async fn read(&mut self, cx: &TaskContext) -> Result<Polled> {
-        let mut out = BatchBuilder::new();
+        // What one record adds to a batch that is nearly full.
+        let mut out = BatchBuilder::with_capacity(cx.max_bytes.min(BATCH_BYTES + BATCH_BYTES / 16));
         self.snapshots.poll(cx, &mut self.shape, &mut out).await?;
         let mut resume = self.snapshots.take_offsets();
         if !out.is_empty() || !resume.is_empty() || !self.snapshots.is_reading() {
@@ -184,6 +185,10 @@ impl SourceTask for PostgresSourceTask {
             signals.sent(&polled.resume, self.snapshots.has_moved()).await;
         }
         Ok(polled)
+    }
+
+    fn encode_with(&mut self, encoder: Box<dyn Encoder>) {
+        self.shape.encode_with(encoder);
     }
 
     async fn commit(&mut self, durable: &[SourceOffset]) -> Result<()> {

@@ -339,6 +339,7 @@ fn version_number(text: &str) -> u32 {
 }
 
 pub(super) enum Socket {
+    Unix(Quiet),
     Plain(Quiet),
     Tls(Box<TlsStream<Quiet>>),
 }
@@ -349,7 +350,7 @@ impl Socket {
         if connect.host.starts_with('/') {
             let path = format!("{}/.s.PGSQL.{}", connect.host, connect.port);
             let unix = UnixStream::connect(path).await.and_then(UnixStream::into_std).map_err(unreachable)?;
-            return Ok(Socket::Plain(Quiet::new(unix)));
+            return Ok(Socket::Unix(Quiet::new(unix)));
         }
         let began = tokio::time::Instant::now();
         let tcp = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(unreachable)?;
@@ -378,10 +379,18 @@ impl Socket {
         }
     }
 
+    pub(super) fn is_unix(&self) -> bool {
+        matches!(self, Socket::Unix(_))
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Socket::Tls(_))
+    }
+
     /// As [`Quiet::hush`].
     pub(super) fn hush(&mut self) {
         match self {
-            Socket::Plain(socket) => socket.hush(),
+            Socket::Unix(socket) | Socket::Plain(socket) => socket.hush(),
             Socket::Tls(stream) => stream.get_mut().0.hush(),
         }
     }
@@ -397,7 +406,7 @@ impl Socket {
 macro_rules! each {
     ($socket:expr, $stream:ident => $call:expr) => {
         match $socket {
-            Socket::Plain($stream) => $call,
+            Socket::Unix($stream) | Socket::Plain($stream) => $call,
             Socket::Tls($stream) => $call,
         }
     };

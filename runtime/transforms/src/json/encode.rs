@@ -5,7 +5,7 @@ use crate::decimal::{is_decimal, scale, to_text};
 use crate::numbers::{write_float, write_int, write_integer};
 use crate::text::class_of;
 use aqueduct_core::schema::{Field, Kind};
-use aqueduct_core::{Data, Error, Result, Schema};
+use aqueduct_core::{Data, Error, Fields, Result, Schema, Values};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::sync::Arc;
@@ -94,14 +94,11 @@ impl Writer {
                 Some(schema) if schema.kind == Kind::Struct && schema.fields.len() == values.len() => {
                     self.write_struct(out, &schema.fields, layout, values, depth)?;
                 }
-                _ => return Err(Error::fatal("converter.type", "Mismatching schema.")),
+                _ => return Err(mismatch()),
             },
             Data::Unavailable => write_unavailable(out, schema)?,
             Data::Shared(shared) => self.write(out, schema, layout, shared, depth)?,
-            other => {
-                let kind = schema.map_or("unknown schema".to_owned(), |schema| format!("{:?}", schema.kind).to_uppercase());
-                return Err(Error::fatal("converter.type", format!("Invalid type for {kind}: class {}", class_of(other))));
-            }
+            other => return Err(invalid(schema, other)),
         }
         Ok(())
     }
@@ -114,33 +111,29 @@ impl Writer {
         values: &[Data],
         depth: usize,
     ) -> Result<()> {
-        let names = layout.map(|layout| &layout.fields[..]).filter(|names| names.len() == fields.len());
-        out.push(b'{');
-        for (index, (field, value)) in fields.iter().zip(values).enumerate() {
-            let below = match names {
-                Some(names) => {
-                    let (name, below) = &names[index];
-                    out.extend_from_slice(&name[usize::from(index == 0)..]);
-                    Some(below)
-                }
-                None => {
-                    if index > 0 {
-                        out.push(b',');
-                    }
-                    write_string(out, &field.name);
-                    out.push(b':');
-                    None
-                }
-            };
-            match value {
-                Data::Shared(shared) if matches!(**shared, Data::Struct(_)) => {
-                    self.write_shared(out, &field.schema, below, shared, depth + 1)?;
-                }
-                value => self.write(out, Some(&field.schema), below, value, depth + 1)?,
-            }
+        let mut object = Object::begin(self, out, fields, layout, depth);
+        for value in values {
+            object.data(value)?;
         }
-        out.push(b'}');
-        Ok(())
+        object.end()
+    }
+
+    /// As [`Writer::write`], of a struct that tells its values.
+    pub(super) fn write_fields(
+        &mut self,
+        out: &mut Vec<u8>,
+        schema: Option<&Schema>,
+        layout: Option<&Layout>,
+        fields: &dyn Fields,
+        depth: usize,
+    ) -> Result<()> {
+        let Some(schema) = schema.filter(|schema| schema.kind == Kind::Struct) else { return Err(mismatch()) };
+        if depth > DEPTH_MAX {
+            return Err(too_deep());
+        }
+        let mut object = Object::begin(self, out, &schema.fields, layout, depth);
+        fields.tell(&mut object)?;
+        object.end()
     }
 
     fn write_shared(
@@ -207,6 +200,129 @@ impl Writer {
             Ok(())
         })
     }
+}
+
+/// A struct on its way out, field by field.
+struct Object<'a> {
+    writer: &'a mut Writer,
+    out: &'a mut Vec<u8>,
+    fields: &'a [Field],
+    layout: Option<&'a Layout>,
+    /// How many fields were told.
+    index: usize,
+    depth: usize,
+}
+
+impl<'a> Object<'a> {
+    fn begin(
+        writer: &'a mut Writer,
+        out: &'a mut Vec<u8>,
+        fields: &'a [Field],
+        layout: Option<&'a Layout>,
+        depth: usize,
+    ) -> Self {
+        let layout = layout.filter(|layout| layout.fields.len() == fields.len());
+        out.push(b'{');
+        Self { writer, out, fields, layout, index: 0, depth }
+    }
+
+    fn end(self) -> Result<()> {
+        if self.index != self.fields.len() {
+            return Err(mismatch());
+        }
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    /// Writes the name of the next field.
+    fn next(&mut self) -> Result<(&'a Field, Option<&'a Layout>)> {
+        let index = self.index;
+        let field = self.fields.get(index).ok_or_else(mismatch)?;
+        self.index += 1;
+        if let Some((name, below)) = self.layout.and_then(|layout| layout.fields.get(index)) {
+            self.out.extend_from_slice(&name[usize::from(index == 0)..]);
+            return Ok((field, Some(below)));
+        }
+        if index > 0 {
+            self.out.push(b',');
+        }
+        write_string(self.out, &field.name);
+        self.out.push(b':');
+        Ok((field, None))
+    }
+
+    /// The next field, which must be of this kind for a value to stand there as it is.
+    fn plain(&mut self, kind: Kind, value: impl FnOnce() -> Data) -> Result<&mut Vec<u8>> {
+        let (field, _) = self.next()?;
+        if field.schema.kind != kind {
+            return Err(invalid(Some(&field.schema), &value()));
+        }
+        Ok(self.out)
+    }
+}
+
+impl Values for Object<'_> {
+    fn null(&mut self) -> Result<()> {
+        let (field, _) = self.next()?;
+        self.writer.write_null(self.out, Some(&field.schema), self.depth + 1)
+    }
+
+    fn boolean(&mut self, value: bool) -> Result<()> {
+        self.plain(Kind::Boolean, || value.into())?.extend_from_slice(if value { b"true" } else { b"false" });
+        Ok(())
+    }
+
+    fn int16(&mut self, value: i16) -> Result<()> {
+        write_integer(self.plain(Kind::Int16, || value.into())?, value.into());
+        Ok(())
+    }
+
+    fn int32(&mut self, value: i32) -> Result<()> {
+        write_integer(self.plain(Kind::Int32, || value.into())?, value.into());
+        Ok(())
+    }
+
+    fn int64(&mut self, value: i64) -> Result<()> {
+        write_integer(self.plain(Kind::Int64, || value.into())?, value);
+        Ok(())
+    }
+
+    fn float32(&mut self, value: f32) -> Result<()> {
+        self.data(&value.into())
+    }
+
+    fn float64(&mut self, value: f64) -> Result<()> {
+        self.data(&value.into())
+    }
+
+    fn string(&mut self, text: &str) -> Result<()> {
+        write_string(self.plain(Kind::String, || text.into())?, text);
+        Ok(())
+    }
+
+    fn fields(&mut self, fields: &dyn Fields) -> Result<()> {
+        let (field, below) = self.next()?;
+        self.writer.write_fields(self.out, Some(&field.schema), below, fields, self.depth + 1)
+    }
+
+    fn data(&mut self, data: &Data) -> Result<()> {
+        let (field, below) = self.next()?;
+        match data {
+            Data::Shared(shared) if matches!(**shared, Data::Struct(_)) => {
+                self.writer.write_shared(self.out, &field.schema, below, shared, self.depth + 1)
+            }
+            value => self.writer.write(self.out, Some(&field.schema), below, value, self.depth + 1),
+        }
+    }
+}
+
+fn mismatch() -> Error {
+    Error::fatal("converter.type", "Mismatching schema.")
+}
+
+fn invalid(schema: Option<&Schema>, value: &Data) -> Error {
+    let kind = schema.map_or("unknown schema".to_owned(), |schema| format!("{:?}", schema.kind).to_uppercase());
+    Error::fatal("converter.type", format!("Invalid type for {kind}: class {}", class_of(value)))
 }
 
 /// As Debezium does: the placeholder in the shape that the schema wants.

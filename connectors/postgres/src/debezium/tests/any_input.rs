@@ -24,6 +24,11 @@ proptest! {
         oids.sort_unstable();
         let column = Column { name: "c".into(), type_oid: oids[type_index % oids.len()], modifier, not_null: mode == 0, default };
         let model = model(&modes[mode]).table(&table(vec![column], vec![0]), &types).unwrap();
-        let _ = model.change(Change::Update(Some(&[Cell::Null]), &[Cell::Text(&value)]), &INFO, None, &mut Vec::new());
+        for change in [Change::Update(Some(&[Cell::Null]), &[Cell::Text(&value)]), Change::Insert(&[Cell::Text(&value)])] {
+            let mut made = Vec::new();
+            if model.change(change, &INFO, None, &mut made).is_ok() {
+                is_written_alike(&model, change, &made);
+            }
+        }
     }
 }
