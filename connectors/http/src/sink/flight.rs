@@ -18,7 +18,7 @@ use std::collections::BinaryHeap;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-/// How long a task that is to stop goes on with what it was given.
+/// How long a task that is to stop goes on with what it was given, and one that fails waits for the answers to what it has sent.
 const GRACE: Duration = Duration::from_secs(3);
 
 pub(super) struct Flight<'a> {
@@ -67,32 +67,40 @@ impl<'a> Flight<'a> {
         Self { parts, task, batch, rejects, plan, waiting, tries, paused, began, taken, finished: false }
     }
 
-    /// Until every record is answered for, or the first error. What is under way then is dropped: it is sent again.
+    /// Until every record is answered for, or the first error. After an error nothing begins, but what is under way may still be answered: a request
+    /// that the receiver has and that is dropped here is sent a second time.
     pub(super) async fn run(mut self, interrupt: &CancellationToken) -> Result<()> {
         if let Some(until) = self.paused {
             self.check_pause(until, "the receiver asked for it before")?;
         }
         let mut under_way = FuturesUnordered::new();
         let mut stop_at: Option<Instant> = None;
+        let mut failed: Option<Error> = None;
         // One for all rounds: to register it takes a lock.
         let mut interrupted = pin!(interrupt.cancelled());
         loop {
             let now = Instant::now();
-            self.wake(now);
-            while let Some((job, request, limit)) = self.next(under_way.len(), now) {
-                under_way.push(send(self.parts.client.clone(), job, request, limit));
-            }
-            if under_way.is_empty() && self.plan.ready.is_empty() && self.waiting.is_empty() {
-                self.finished = true;
-                return Ok(());
+            if failed.is_none() {
+                self.wake(now);
+                while let Some((job, request, limit)) = self.next(under_way.len(), now) {
+                    under_way.push(send(self.parts.client.clone(), job, request, limit));
+                }
+                if under_way.is_empty() && self.plan.ready.is_empty() && self.waiting.is_empty() {
+                    self.finished = true;
+                    return Ok(());
+                }
             }
             if stop_at.is_some_and(|at| now >= at || under_way.is_empty()) {
-                return Err(Error::retriable("http_sink.stopped", "the task stops before every request was answered"));
+                let stopped = || Error::retriable("http_sink.stopped", "the task stops before every request was answered");
+                return Err(failed.unwrap_or_else(stopped));
             }
-            let alarm = self.alarm().into_iter().chain(stop_at).min();
+            let alarm = if failed.is_none() { self.alarm() } else { None }.into_iter().chain(stop_at).min();
             tokio::select! {
                 biased;
-                Some(answer) = under_way.next(), if !under_way.is_empty() => self.settle(answer)?,
+                Some(answer) = under_way.next(), if !under_way.is_empty() => if let Err(error) = self.settle(answer) {
+                    stop_at.get_or_insert_with(|| Instant::now() + GRACE);
+                    failed.get_or_insert(error);
+                },
                 () = &mut interrupted, if stop_at.is_none() => stop_at = Some(Instant::now() + GRACE),
                 () = sleep_until(alarm), if alarm.is_some() => {}
             }

@@ -4,6 +4,7 @@ use crate::receiver::{Receiver, Reply, Seen};
 use crate::rig::{Rig, record, records};
 use aqueduct_core::Result;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Once with each of these, then all is well: the record is there, and each try had the same key.
@@ -237,6 +238,26 @@ async fn a_successor_goes_on_where_the_task_failed() {
     rig = rig.reopened(0).await;
     Rig::all_good(rig.put(records(12, 2)).await);
     assert_eq!(receiver.seen().len(), 11 + bad + 7 + 1 + 12);
+}
+
+/// The receiver has it: to leave before its answer would be to send it twice.
+#[tokio::test]
+async fn a_task_that_fails_waits_for_the_answers_to_what_it_has_sent() {
+    let known = AtomicBool::new(false);
+    let receiver = Receiver::start(move |seen, _| match seen.body.as_str() {
+        "k0:1" => Reply::ok().later(Duration::from_millis(300)),
+        "k1:1" if !known.swap(true, Ordering::Relaxed) => Reply::status(401),
+        _ => Reply::ok(),
+    })
+    .await;
+    let mut rig = Rig::new(&receiver.url, &[("max.in.flight.requests", "4")]).await;
+    Rig::all_good(rig.put(records(2, 2)).await);
+    failed(rig.put(records(6, 2).split_off(2)).await, "http.unauthorized", false);
+    rig = rig.reopened(0).await;
+    Rig::all_good(rig.put(records(6, 2)).await);
+    let mut bodies = receiver.bodies();
+    bodies.sort();
+    assert_eq!(bodies, ["k0:0", "k0:1", "k0:2", "k1:0", "k1:1", "k1:1", "k1:2"]);
 }
 
 /// Without tolerance the worker fails the task at a refused record. When it goes on, only that record is sent again: someone may have mended what was wrong.
