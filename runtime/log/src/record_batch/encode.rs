@@ -1,5 +1,6 @@
 use super::*;
-use aqueduct_core::{Error, PayloadRef, RecordRef, Result};
+use aqueduct_core::{Error, Header, PayloadRef, RecordRef, Result};
+use std::ops::Range;
 
 /// What [`encode`] wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,30 +68,33 @@ fn offset_order(offset: i64, last: i64) -> Error {
     Error::fatal("log.offset_order", format!("offset {offset} is out of order in a batch that ends at {last}"))
 }
 
-struct Encoder<'o> {
+struct Encoder<'o, 'r> {
     out: &'o mut Vec<u8>,
     start: usize,
     records: usize,
     base_timestamp: i64,
     max_timestamp: i64,
+    /// The headers written last, and where: records of a source often share theirs.
+    headers: Option<(&'r [Header], Range<usize>)>,
 }
 
-impl<'o> Encoder<'o> {
+impl<'o, 'r> Encoder<'o, 'r> {
     fn begin(out: &'o mut Vec<u8>) -> Self {
         let start = out.len();
         out.extend_from_slice(&[0; HEADER_BYTES]);
-        Self { out, start, records: 0, base_timestamp: NO_TIMESTAMP, max_timestamp: NO_TIMESTAMP }
+        Self { out, start, records: 0, base_timestamp: NO_TIMESTAMP, max_timestamp: NO_TIMESTAMP, headers: None }
     }
 
     #[inline]
-    fn push(&mut self, offset_delta: i64, record: RecordRef<'_>, now_ms: i64) -> Result<()> {
+    fn push(&mut self, offset_delta: i64, record: RecordRef<'r>, now_ms: i64) -> Result<()> {
         let (key, value) = (bytes_of(record.key())?, bytes_of(record.value())?);
         let timestamp = record.timestamp().unwrap_or(now_ms);
         if self.records == 0 {
             self.base_timestamp = timestamp;
         }
         // Before anything is copied: 64 MiB of headers in one record are as wrong as a large value.
-        let headers = headers_size(record)?;
+        let shared = self.headers.clone().filter(|(written, _)| std::ptr::eq(*written, record.headers()));
+        let headers = shared.as_ref().map_or_else(|| headers_size(record), |(_, place)| Ok(place.len()))?;
         let payload = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers;
         if self.out.len() - self.start + payload + RECORD_OVERHEAD > MAX_BATCH_BYTES {
             return Err(too_large(payload));
@@ -114,18 +118,22 @@ impl<'o> Encoder<'o> {
         head.varint(value_len);
         self.out.extend_from_slice(head.bytes());
         self.out.extend_from_slice(value.unwrap_or_default());
-        self.headers(record)?;
+        match shared {
+            Some((_, place)) => self.out.extend_from_within(place),
+            None => self.headers(record)?,
+        }
         self.records += 1;
         self.max_timestamp = self.max_timestamp.max(timestamp);
         Ok(())
     }
 
-    fn headers(&mut self, record: RecordRef<'_>) -> Result<()> {
+    fn headers(&mut self, record: RecordRef<'r>) -> Result<()> {
         let headers = record.headers();
         if headers.is_empty() {
             self.out.push(0);
             return Ok(());
         }
+        let start = self.out.len();
         put_varint(self.out, headers.len() as i64);
         for header in headers {
             put_varint(self.out, header.name.len() as i64);
@@ -134,11 +142,12 @@ impl<'o> Encoder<'o> {
             put_varint(self.out, value.map_or(-1, |value| value.len() as i64));
             self.out.extend_from_slice(value.unwrap_or_default());
         }
+        self.headers = Some((headers, start..self.out.len()));
         Ok(())
     }
 
     fn finish(self, base_offset: i64, last_delta: i64, compression: Compression) -> Result<BatchSummary> {
-        let Self { out, start, records, base_timestamp, max_timestamp } = self;
+        let Self { out, start, records, base_timestamp, max_timestamp, .. } = self;
         let attributes = compress::in_place(compression, out, start + HEADER_BYTES);
         let bytes = out.len() - start;
         let batch = &mut out[start..];
