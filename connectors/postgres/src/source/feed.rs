@@ -1,7 +1,7 @@
 //! The task that owns the replication socket: it reads ahead within a budget of bytes, answers keep-alives at once whatever the connector is doing,
 //! and tells the server what is confirmed.
 
-use super::wire::{Socket, Wire, refusal};
+use super::wire::{Socket, Way, Wire, refusal};
 use crate::connection::{Connect, Refusal};
 use aqueduct_core::{Error, Result};
 use bytes::{Bytes, BytesMut};
@@ -22,20 +22,27 @@ const READ_BYTES: usize = 256 << 10;
 /// A row is at most 1 GiB in Postgres; one that does not fit here could not be appended to a log either (64 MiB a record).
 const MESSAGE_BYTES_MAX: usize = 256 << 20;
 
-/// A walsender sends each message by itself: whoever reads at once wakes up for every other row and commits a handful at a time. Where less than
-/// this much was there, more is let come for [`REST`] before the next read, which a receive buffer of [`super::wire`]'s size holds without stopping
-/// the server.
-const LITTLE_BYTES: usize = 128 << 10;
-
 /// A read that brought less found nothing more. Asking again would find the next message, just sent, and so on: a walsender pays most for what is read
 /// while it sends (23 µs of its time for a transaction of one row, 13 to 18 where it was left alone in between).
 const REMNANT_BYTES: usize = 16 << 10;
+
+/// A walsender sends each message by itself: whoever reads at once wakes up for every other row and commits a handful at a time. Where less than
+/// this much was there, more is let come before the next read, which the receive buffer holds without stopping the server.
+const LITTLE_BYTES: usize = 128 << 10;
 
 /// What a change may wait for the ones behind it. Small beside an fdatasync on a disk in use.
 const REST: Duration = Duration::from_millis(2);
 
 /// The buffer of a Unix socket is the sender's and holds some 70 small transactions: then it waits.
 const REST_UNIX: Duration = Duration::from_millis(1);
+
+/// On one machine the kernel does the receiver's work in the sender's call, for each message: unless the window is full, or as much as the congestion
+/// window allows is not acknowledged. Then a message is only put behind the others in the sender's buffer, and all go as one when the window opens.
+/// Reading seldom gets there: 10 to 14 µs of a walsender's time for a transaction, where it is 24 with [`REST`] or with 5 ms.
+const REST_BUSY: Duration = Duration::from_millis(20);
+
+/// Of a server that is busy: some 15,000 small transactions a second, or a large one. Those wait [`REST_BUSY`], others never do.
+const BUSY_BYTES_PER_SECOND: u128 = 4 << 20;
 
 /// A moved confirmation is told within this time; more often would be a packet for each commit.
 const CONFIRM_WITHIN: Duration = Duration::from_millis(100);
@@ -91,6 +98,7 @@ impl Feed {
             last_told: 0,
             heard: Instant::now(),
             gathered: 0,
+            drained: Instant::now(),
             rest: None,
         };
         #[allow(clippy::disallowed_methods, reason = "the feed owns the handle, ends it in close and aborts it when dropped")]
@@ -143,6 +151,8 @@ struct Io {
     heard: Instant,
     /// Bytes that were read since the last time that none were there.
     gathered: usize,
+    /// When none were there last.
+    drained: Instant,
     /// Nothing is read before.
     rest: Option<Instant>,
 }
@@ -213,11 +223,12 @@ impl Io {
     }
 
     fn drained(&mut self) {
-        if self.gathered < LITTLE_BYTES {
-            self.rest = Some(Instant::now() + if self.wire.socket.is_unix() { REST_UNIX } else { REST });
+        let now = Instant::now();
+        if let Some(rest) = rest(self.wire.socket.way(), self.gathered, now - self.drained) {
+            self.rest = Some(now + rest);
             self.wire.socket.hush();
         }
-        self.gathered = 0;
+        (self.gathered, self.drained) = (0, now);
     }
 
     /// Waits for the first thing to do. With a block at hand it waits for room instead of reading: that is the backpressure.
@@ -329,6 +340,16 @@ impl Io {
     }
 }
 
+/// How long the socket is left alone after nothing was there any more. `gathered`: bytes in the time `since` nothing was there before.
+fn rest(way: Way, gathered: usize, since: Duration) -> Option<Duration> {
+    let busy = gathered as u128 * 1_000_000 >= BUSY_BYTES_PER_SECOND * since.as_micros();
+    match way {
+        Way::Local => Some(if busy { REST_BUSY } else { REST }),
+        Way::Unix => (gathered < LITTLE_BYTES).then_some(REST_UNIX),
+        Way::Net => (gathered < LITTLE_BYTES).then_some(REST),
+    }
+}
+
 /// `None`: nothing is there, and it is not to be waited for.
 async fn read(socket: &mut Socket, input: &mut BytesMut, at_once: bool) -> Option<std::io::Result<usize>> {
     if at_once { poll_immediate(socket.read_buf(input)).await } else { Some(socket.read_buf(input).await) }
@@ -410,6 +431,17 @@ mod tests {
         assert_eq!(frames[1], Frame::KeepAlive { lsn: 9, reply: true });
         assert!(matches!(frames[2], Frame::Other { tag: b'N', .. }));
         assert_eq!(frames.len(), 3);
+    }
+
+    #[test]
+    fn only_who_sends_much_on_one_machine_is_left_alone_for_long() {
+        let ms = Duration::from_millis;
+        assert_eq!(rest(Way::Local, 250, ms(10)), Some(REST));
+        assert_eq!(rest(Way::Local, 20 << 10, ms(4)), Some(REST_BUSY));
+        assert_eq!(rest(Way::Local, 1 << 20, ms(25)), Some(REST_BUSY));
+        assert_eq!(rest(Way::Local, 1 << 20, ms(1000)), Some(REST));
+        assert_eq!(rest(Way::Net, 100 << 10, ms(4)), Some(REST));
+        assert_eq!((rest(Way::Net, 1 << 20, ms(4)), rest(Way::Unix, 1 << 20, ms(4))), (None, None));
     }
 
     proptest! {

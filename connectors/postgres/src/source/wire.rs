@@ -22,10 +22,13 @@ use tokio_rustls::client::TlsStream;
 /// One row of a simple query, in text.
 pub type Row = Vec<Option<String>>;
 
-/// A server that accepts within this time is in the same place: a fixed buffer is no limit there.
+/// A server that accepts within this time is near: a fixed buffer is no limit there.
 const NEAR: Duration = Duration::from_millis(5);
-/// Linux gives at most `net.core.rmem_max`.
+/// A walsender sends each message by itself, and Linux counts some hundred bytes for each, so that the usual 128 KiB are full in a millisecond. Linux gives
+/// at most `net.core.rmem_max`.
 const RECEIVE_BYTES: usize = 2 << 20;
+/// Of a server on this machine: what waits is to wait in its buffer (see `feed::REST_BUSY`). Linux doubles it; it is what a connection begins with.
+const RECEIVE_BYTES_LOCAL: usize = 64 << 10;
 
 /// A walsender that waits for commands.
 pub struct Wire {
@@ -338,10 +341,23 @@ fn version_number(text: &str) -> u32 {
     if major >= 10 { major * 10_000 + minor } else { major * 10_000 + minor * 100 + patch }
 }
 
-pub(super) enum Socket {
-    Unix(Quiet),
+pub(super) struct Socket {
+    way: Way,
+    stream: Stream,
+}
+
+enum Stream {
     Plain(Quiet),
     Tls(Box<TlsStream<Quiet>>),
+}
+
+/// Where the server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Unix,
+    /// On this machine, by TCP.
+    Local,
+    Net,
 }
 
 impl Socket {
@@ -350,64 +366,77 @@ impl Socket {
         if connect.host.starts_with('/') {
             let path = format!("{}/.s.PGSQL.{}", connect.host, connect.port);
             let unix = UnixStream::connect(path).await.and_then(UnixStream::into_std).map_err(unreachable)?;
-            return Ok(Socket::Unix(Quiet::new(unix)));
+            return Ok(Socket { way: Way::Unix, stream: Stream::Plain(Quiet::new(unix)) });
         }
         let began = tokio::time::Instant::now();
         let tcp = TcpStream::connect((connect.host.as_str(), connect.port)).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
-        if began.elapsed() < NEAR {
-            // A walsender sends each message by itself, and Linux counts some hundred bytes for each, so that the usual 128 KiB are full in a
-            // millisecond. Over longer ways the kernel itself finds the size.
-            let _ = socket2::SockRef::from(&tcp).set_recv_buffer_size(RECEIVE_BYTES);
+        let way = if is_local(&tcp) { Way::Local } else { Way::Net };
+        let buffer = match way {
+            Way::Local => Some(RECEIVE_BYTES_LOCAL),
+            // Over longer ways the kernel itself finds the size.
+            _ => (began.elapsed() < NEAR).then_some(RECEIVE_BYTES),
+        };
+        if let Some(bytes) = buffer {
+            let _ = socket2::SockRef::from(&tcp).set_recv_buffer_size(bytes);
         }
         if connect.tcp_keep_alive {
             socket2::SockRef::from(&tcp).set_keepalive(true).map_err(unreachable)?;
         }
         let mut tcp = Quiet::new(tcp.into_std().map_err(unreachable)?);
         if !with_tls {
-            return Ok(Socket::Plain(tcp));
+            return Ok(Socket { way, stream: Stream::Plain(tcp) });
         }
         let mut output = BytesMut::new();
         frontend::ssl_request(&mut output);
         tcp.write_all(&output).await.map_err(unreachable)?;
         // Exactly one byte: whatever came behind it was not encrypted (CVE-2021-23222).
-        match tcp.read_u8().await.map_err(unreachable)? {
-            b'S' => Ok(Socket::Tls(Box::new(tls::handshake(connect, tcp).await?))),
-            b'N' if connect.ssl.mode == SslMode::Prefer => Ok(Socket::Plain(tcp)),
-            b'N' => Err(connect.tls("begin TLS", &io::Error::other("the server has TLS switched off"))),
-            _ => Err(connect.unreachable("an answer to SSLRequest that is neither S nor N")),
-        }
+        let stream = match tcp.read_u8().await.map_err(unreachable)? {
+            b'S' => Stream::Tls(Box::new(tls::handshake(connect, tcp).await?)),
+            b'N' if connect.ssl.mode == SslMode::Prefer => Stream::Plain(tcp),
+            b'N' => return Err(connect.tls("begin TLS", &io::Error::other("the server has TLS switched off"))),
+            _ => return Err(connect.unreachable("an answer to SSLRequest that is neither S nor N")),
+        };
+        Ok(Socket { way, stream })
     }
 
-    pub(super) fn is_unix(&self) -> bool {
-        matches!(self, Socket::Unix(_))
+    pub(super) fn way(&self) -> Way {
+        self.way
     }
 
     pub(super) fn is_tls(&self) -> bool {
-        matches!(self, Socket::Tls(_))
+        matches!(self.stream, Stream::Tls(_))
     }
 
     /// As [`Quiet::hush`].
     pub(super) fn hush(&mut self) {
-        match self {
-            Socket::Unix(socket) | Socket::Plain(socket) => socket.hush(),
-            Socket::Tls(stream) => stream.get_mut().0.hush(),
+        match &mut self.stream {
+            Stream::Plain(socket) => socket.hush(),
+            Stream::Tls(stream) => stream.get_mut().0.hush(),
         }
     }
 
     fn end_point(&self) -> Option<Vec<u8>> {
-        match self {
-            Socket::Tls(stream) => tls::end_point(stream),
-            _ => None,
+        match &self.stream {
+            Stream::Tls(stream) => tls::end_point(stream),
+            Stream::Plain(_) => None,
         }
+    }
+}
+
+/// To an address of this machine's own it goes by the loopback interface too.
+fn is_local(tcp: &TcpStream) -> bool {
+    match (tcp.local_addr(), tcp.peer_addr()) {
+        (Ok(ours), Ok(theirs)) => theirs.ip().to_canonical().is_loopback() || ours.ip() == theirs.ip(),
+        _ => false,
     }
 }
 
 macro_rules! each {
     ($socket:expr, $stream:ident => $call:expr) => {
-        match $socket {
-            Socket::Unix($stream) | Socket::Plain($stream) => $call,
-            Socket::Tls($stream) => $call,
+        match &mut $socket.stream {
+            Stream::Plain($stream) => $call,
+            Stream::Tls($stream) => $call,
         }
     };
 }
