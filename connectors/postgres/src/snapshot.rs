@@ -48,7 +48,7 @@ mod state;
 mod visibility;
 
 pub use incremental::Room;
-pub use initial::BATCH_BYTES;
+pub use initial::{BATCH_BYTES, ENCODED_BATCH_BYTES};
 pub use plan::Before;
 pub use state::{States, is_table_state};
 
@@ -101,6 +101,9 @@ pub struct ReadRow {
 pub trait Encode: Send {
     /// Rows of this table follow; called again for each batch, and for each version of a table.
     async fn table(&mut self, table: &Arc<Table>) -> Result<()>;
+
+    /// At which a batch of rows is full.
+    fn batch_bytes(&self) -> usize;
 
     /// `cells` are those of `table.columns`, in their order.
     fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut BatchBuilder) -> Result<()>;

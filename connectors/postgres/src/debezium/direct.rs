@@ -5,7 +5,7 @@ use super::event::{Clock, Source, SourceInfo};
 use super::table::{Change, Field, TableModel};
 use crate::source::options::modes::Operation;
 use crate::table::Cell;
-use aqueduct_core::{BatchBuilder, Data, Encoder, Error, Fields, Result, Span, Values};
+use aqueduct_core::{BatchBuilder, Encoder, Error, Fields, Result, Span, Values};
 
 impl TableModel {
     /// Whether the event of this change was appended; if not, it is for [`TableModel::change`], which also knows what to do with values that cannot be
@@ -102,7 +102,7 @@ impl Fields for Event<'_> {
         }
         to.fields(&self.after)?;
         match &self.source.info.block {
-            Some(block) => to.made(Data::Shared(block.clone()))?,
+            Some(block) => to.data(block)?,
             None => to.fields(&self.source)?,
         }
         // The block `transaction`.

@@ -61,8 +61,8 @@ pub(crate) struct SourceInfo {
     pub(crate) origin: Option<Arc<Origin>>,
     /// The clock: nanoseconds since the epoch.
     pub(crate) now_ns: i64,
-    /// What was made of the rest before, for this table.
-    pub(crate) block: Option<Arc<Data>>,
+    /// What was made of the rest before, for this table: shared.
+    pub(crate) block: Option<Data>,
 }
 
 /// What is the same in every event of a task.

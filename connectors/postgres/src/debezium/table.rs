@@ -277,7 +277,7 @@ impl TableModel {
         let value = Data::Struct(vec![
             before,
             after,
-            info.block.clone().map_or_else(|| self.source_block(info), Data::Shared),
+            info.block.clone().unwrap_or_else(|| self.source_block(info)),
             place.map_or(Data::Null, Place::block),
             Data::String(op.into()),
             Data::Int64(clock.millis()),

@@ -153,10 +153,10 @@ pub(crate) fn timestamp(text: &[u8], zoned: bool) -> Option<Bound<Stamp>> {
 
 /// `2024-01-02 03:04:05.678+00`, which is how our sessions print a `timestamptz`, as [`Stamp::iso`] has it; `None`: the long way must do.
 pub(crate) fn iso_at_utc(text: &[u8], width: Option<u32>) -> Option<ArrayString<28>> {
-    const FORM: &[u8; 19] = b"0000-00-00 00:00:00";
+    // What stands between the digits, and where.
+    const MARKS: [(usize, u8); 5] = [(4, b'-'), (7, b'-'), (10, b' '), (13, b':'), (16, b':')];
     let stamp = text.strip_suffix(b"+00")?;
     let (whole, fraction) = stamp.split_first_chunk::<19>()?;
-    let same = whole.iter().zip(FORM).all(|(byte, form)| if *form == b'0' { byte.is_ascii_digit() } else { byte == form });
     let digits = match fraction {
         [] => &[][..],
         // Postgres ends a fraction with no zero.
@@ -164,16 +164,28 @@ pub(crate) fn iso_at_utc(text: &[u8], width: Option<u32>) -> Option<ArrayString<
         _ => return None,
     };
     let zeros = width.map_or(Some(0), |width| (width.min(6) as usize).checked_sub(digits.len()))?;
-    if !same || !digits.iter().all(u8::is_ascii_digit) {
+    let mut form = *whole;
+    for (at, mark) in MARKS {
+        if form[at] != mark {
+            return None;
+        }
+        form[at] = b'0';
+    }
+    if !form.iter().chain(digits).all(u8::is_ascii_digit) {
         return None;
     }
+    form = *whole;
+    form[10] = b'T';
     let mut out = ArrayString::new();
-    let (date, time) = std::str::from_utf8(stamp).ok()?.split_once(' ')?;
     let point = if digits.is_empty() && zeros > 0 { "." } else { "" };
-    for part in [date, "T", time, point, &"000000"[..zeros], "Z"] {
+    for part in [text_of(&form)?, text_of(fraction)?, point, &"000000"[..zeros], "Z"] {
         out.try_push_str(part).ok()?;
     }
     Some(out)
+}
+
+fn text_of(bytes: &[u8]) -> Option<&str> {
+    std::str::from_utf8(bytes).ok()
 }
 
 /// Microseconds of the day.

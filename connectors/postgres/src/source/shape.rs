@@ -6,7 +6,7 @@ use super::pgoutput::Relation;
 use super::position::Kind;
 use crate::connection::{Connect, qualified};
 use crate::debezium::{Change, Message, Model, Origin, Snapshot, SourceInfo, TableModel, Transaction};
-use crate::snapshot::{Encode, Mark, ReadRow};
+use crate::snapshot::{BATCH_BYTES, ENCODED_BATCH_BYTES, Encode, Mark, ReadRow};
 use crate::table::{Cell, Table};
 use aqueduct_core::{BatchBuilder, Data, Encoder, JsonMap, Record, Result};
 use async_trait::async_trait;
@@ -56,8 +56,8 @@ impl Known {
 struct Reading {
     table: Arc<Table>,
     model: Arc<TableModel>,
-    /// The block `source` of the last row, and what it was made of: it is that of nearly all rows of a chunk.
-    block: Option<(ReadRow, Option<u64>, Arc<Data>)>,
+    /// What the last row was, and what was made of it: it is that of nearly all rows of a chunk.
+    last: Option<(ReadRow, SourceInfo)>,
 }
 
 /// A change of a row, or none: `TRUNCATE`.
@@ -220,28 +220,8 @@ impl Shape {
             _ => Change::Truncate,
         };
         let info = self.info(at);
-        self.push(model, change, &info, out)
-    }
-
-    fn push(
-        &mut self,
-        model: &TableModel,
-        change: Change<'_>,
-        info: &SourceInfo,
-        mut out: Option<&mut BatchBuilder>,
-    ) -> Result<()> {
-        if let (Some(encoder), Some(out), None) = (&mut self.encoder, &mut out, &self.transaction)
-            && model.write(change, info, &mut **encoder, out)
-        {
-            return Ok(());
-        }
-        self.scratch.clear();
-        model.change(change, info, self.transaction.as_mut(), &mut self.scratch)?;
-        let made = self.scratch.drain(..);
-        if let Some(out) = out {
-            made.for_each(|record| out.push(record));
-        }
-        Ok(())
+        let to = Writing { encoder: &mut self.encoder, scratch: &mut self.scratch, transaction: self.transaction.as_mut() };
+        to.push(model, change, &info, out)
     }
 
     pub fn message(&mut self, prefix: &str, content: &[u8], at: &At, out: Option<&mut BatchBuilder>) {
@@ -323,9 +303,13 @@ impl Encode for Shape {
         self.tick();
         if self.read.get(&table.oid).is_none_or(|reading| reading.table != *table) {
             let model = self.make(table).await?;
-            self.read.insert(table.oid, Reading { table: table.clone(), model, block: None });
+            self.read.insert(table.oid, Reading { table: table.clone(), model, last: None });
         }
         Ok(())
+    }
+
+    fn batch_bytes(&self) -> usize {
+        if self.encoder.is_some() { ENCODED_BATCH_BYTES } else { BATCH_BYTES }
     }
 
     fn read(&mut self, table: &Arc<Table>, cells: &[Cell<'_>], row: &ReadRow, out: &mut BatchBuilder) -> Result<()> {
@@ -338,31 +322,50 @@ impl Encode for Shape {
             Mark::Last => Snapshot::Last,
             Mark::Incremental => Snapshot::Incremental,
         };
-        let mut info = SourceInfo {
-            commit_us: row.time_micros,
-            snapshot,
-            last_commit_lsn: self.last_commit,
-            lsn: Some(row.lsn),
-            tx_id: row.xid.map(|xid| xid as u32),
-            xmin: None,
-            origin: None,
-            now_ns: self.now_ns,
-            block: None,
-        };
-        let block = match &reading.block {
-            Some((of, last_commit, block)) if of == row && *last_commit == self.last_commit => block.clone(),
-            _ => {
-                let block = Arc::new(reading.model.source_block(&info));
-                reading.block = Some((*row, self.last_commit, block.clone()));
-                block
-            }
-        };
-        info.block = Some(block);
-        let (model, open) = (reading.model.clone(), self.transaction.take());
+        let same = |(last, info): &(ReadRow, SourceInfo)| last == row && info.last_commit_lsn == self.last_commit;
+        if !reading.last.as_ref().is_some_and(same) {
+            let mut info = SourceInfo {
+                commit_us: row.time_micros,
+                snapshot,
+                last_commit_lsn: self.last_commit,
+                lsn: Some(row.lsn),
+                tx_id: row.xid.map(|xid| xid as u32),
+                ..SourceInfo::default()
+            };
+            info.block = Some(Data::Shared(Arc::new(reading.model.source_block(&info))));
+            reading.last = Some((*row, info));
+        }
+        let Some((_, info)) = &mut reading.last else { return Ok(()) };
+        info.now_ns = self.now_ns;
         // What is read is in no transaction, though one may be open beside it.
-        let outcome = self.push(&model, Change::Read(cells), &info, Some(out));
-        self.transaction = open;
-        outcome
+        let to = Writing { encoder: &mut self.encoder, scratch: &mut self.scratch, transaction: None };
+        to.push(&reading.model, Change::Read(cells), info, Some(out))
+    }
+}
+
+/// Where the events of one change go.
+struct Writing<'a> {
+    encoder: &'a mut Option<Box<dyn Encoder>>,
+    /// Emptied.
+    scratch: &'a mut Vec<Record>,
+    transaction: Option<&'a mut Transaction>,
+}
+
+impl Writing<'_> {
+    /// As [`Shape::change`].
+    fn push(self, model: &TableModel, change: Change<'_>, info: &SourceInfo, mut out: Option<&mut BatchBuilder>) -> Result<()> {
+        if let (Some(encoder), Some(out), None) = (self.encoder, &mut out, &self.transaction)
+            && model.write(change, info, &mut **encoder, out)
+        {
+            return Ok(());
+        }
+        self.scratch.clear();
+        model.change(change, info, self.transaction, self.scratch)?;
+        let made = self.scratch.drain(..);
+        if let Some(out) = out {
+            made.for_each(|record| out.push(record));
+        }
+        Ok(())
     }
 }
 

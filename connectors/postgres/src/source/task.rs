@@ -9,7 +9,7 @@ use super::shape::Shape;
 use super::signals::SignalFile;
 use super::stream::{Desk, Stream};
 use crate::connection::{self, Connect};
-use crate::snapshot::{BATCH_BYTES, Snapshots};
+use crate::snapshot::{Encode, Snapshots};
 use aqueduct_config::SourceConnector;
 use aqueduct_config::options::invalid;
 use aqueduct_core::source::{Measure, Report, Signal};
@@ -157,7 +157,8 @@ impl PostgresSourceTask {
     /// Tables that are read while the stream waits.
     async fn read(&mut self, cx: &TaskContext) -> Result<Polled> {
         // What one record adds to a batch that is nearly full.
-        let mut out = BatchBuilder::with_capacity(cx.max_bytes.min(BATCH_BYTES + BATCH_BYTES / 16));
+        let likely = self.shape.batch_bytes();
+        let mut out = BatchBuilder::with_capacity(cx.max_bytes.min(likely + likely / 16));
         self.snapshots.poll(cx, &mut self.shape, &mut out).await?;
         let mut resume = self.snapshots.take_offsets();
         if !out.is_empty() || !resume.is_empty() || !self.snapshots.is_reading() {
