@@ -87,6 +87,16 @@ impl Server {
         self.configure();
     }
 
+    /// The next transaction is beyond the first four billion. The server must have been stopped in order, or not have run yet.
+    ///
+    /// # Panics
+    /// Without `pg_resetwal`, which builds for embedding do not have.
+    #[track_caller]
+    pub fn wrap_transaction_ids(&self) {
+        assert!(self.process.is_none(), "the server runs");
+        must(server_program("pg_resetwal").args(["-e", "1", "-D"]).arg(self.data()));
+    }
+
     /// The folder of the server: `data/` (or `disk/data`), `postgres.log`, `certs/`, the socket.
     pub fn dir(&self) -> &Path {
         self.dir.path()

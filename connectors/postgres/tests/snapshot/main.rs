@@ -8,6 +8,7 @@ mod handover;
 mod harness;
 mod requests;
 mod rig;
+mod wrapped;
 
 use aqueduct_core::Options;
 use harness::{options, with};
@@ -50,6 +51,10 @@ fn key(table: &str, n: &str) -> String {
 }
 
 fn make(database: &str, tables: &[(&str, &str)], count: usize) {
+    make_at(&SERVER, database, tables, count);
+}
+
+fn make_at(server: &Server, database: &str, tables: &[(&str, &str)], count: usize) {
     let mut sql = String::from(
         "create type mood as enum ('low', 'mid', 'high'); create sequence ver; create table mark (id bigint primary key, v bigint);",
     );
@@ -65,12 +70,16 @@ fn make(database: &str, tables: &[(&str, &str)], count: usize) {
         sql.push_str(&format!("insert into {table} select n, nextval('ver'), {key} from generate_series(1, {count}) n;"));
     }
     sql.push_str("analyze;");
-    SERVER.psql_in(database, &sql);
+    server.psql_in(database, &sql);
 }
 
 pub fn snapshot_options(database: &str) -> Options {
+    snapshot_options_at(&SERVER, database)
+}
+
+fn snapshot_options_at(server: &Server, database: &str) -> Options {
     with(
-        options(&SERVER, database),
+        options(server, database),
         &[("snapshot.mode", "initial"), ("snapshot.chunk.rows", "40"), ("heartbeat.interval.ms", "200")],
     )
 }
@@ -84,7 +93,11 @@ struct Writer {
 
 impl Writer {
     fn new(database: &str, count: usize) -> Self {
-        Self { session: SERVER.session(database), next: count, count }
+        Self::at(&SERVER, database, count)
+    }
+
+    fn at(server: &Server, database: &str, count: usize) -> Self {
+        Self { session: server.session(database), next: count, count }
     }
 
     fn write(&mut self, tables: &[(&str, &str)]) {
@@ -118,8 +131,12 @@ impl Writer {
 }
 
 fn compare(rig: &Rig, database: &str, tables: &[(&str, &str)]) {
+    compare_at(&SERVER, rig, database, tables);
+}
+
+fn compare_at(server: &Server, rig: &Rig, database: &str, tables: &[(&str, &str)]) {
     for (table, _) in tables {
-        let (expected, got) = (rows(&SERVER, database, table), rig.copy.listing(table));
+        let (expected, got) = (rows(server, database, table), rig.copy.listing(table));
         if expected != got {
             let (expected, got): (std::collections::BTreeSet<_>, std::collections::BTreeSet<_>) =
                 (expected.lines().collect(), got.lines().collect());
