@@ -48,6 +48,12 @@ fn judge(dialect: Dialect, failed: &sqlx::Error) -> Verdict {
             }
         }
         sqlx::Error::Tls(_) => (Class::Fatal, "sql.tls", "see sslmode and the certificates in connection.url"),
+        // MySQL's caching_sha2_password without TLS; the library for it leaks the key by its timing (RUSTSEC-2023-0071).
+        sqlx::Error::Configuration(why) if why.to_string().starts_with("RSA auth backend") => (
+            Class::Fatal,
+            "sql.authentication",
+            "the server takes this user's password only over TLS: sslMode=REQUIRED in connection.url",
+        ),
         sqlx::Error::Configuration(_) | sqlx::Error::InvalidArgument(_) => {
             (Class::Fatal, "sql.connection", "correct the parameters of connection.url")
         }

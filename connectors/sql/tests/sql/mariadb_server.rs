@@ -1,4 +1,4 @@
-//! A real MariaDB in a temporary folder, on a port of its own, ended with the test.
+//! A real MariaDB in a temporary folder, on a port of its own, ended with the test. MySQL, where `AQUEDUCT_MYSQL_BIN` names a folder with its `mysqld` and `mysql`.
 
 use postgres_services::{free_port, wait_until};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
@@ -28,8 +28,15 @@ impl MariaDb {
             chown(folder.path(), Some(uid), Some(gid)).unwrap();
         }
         let data = folder.path().join("data");
-        let made = as_owner(&program("mariadb-install-db"))
-            .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        let mut make = match mysql() {
+            Some(_) => as_owner(&program("mysqld")),
+            None => as_owner(&program("mariadb-install-db")),
+        };
+        make.args(match mysql() {
+            Some(_) => &["--no-defaults", "--initialize-insecure"][..],
+            None => &["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"],
+        });
+        let made = make
             .arg(format!("--datadir={}", data.display()))
             // It runs as another user, who need not be able to write to ours.
             .env("TMPDIR", folder.path())
@@ -47,7 +54,7 @@ impl MariaDb {
     pub fn restart(&mut self) {
         let at = |name: &str| self.folder.path().join(name).display().to_string();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
-        let child = as_owner(&program("mariadbd"))
+        let child = as_owner(&program(if mysql().is_some() { "mysqld" } else { "mariadbd" }))
             .args([
                 "--no-defaults",
                 "--bind-address=127.0.0.1",
@@ -86,7 +93,7 @@ impl MariaDb {
     }
 
     fn client(&self, sql: &str) -> Result<String, String> {
-        let mut client = Command::new(program("mariadb"));
+        let mut client = Command::new(program(if mysql().is_some() { "mysql" } else { "mariadb" }));
         client.args(["--no-defaults", "-uroot", "--batch", "--skip-column-names", "--default-character-set=utf8mb4"]);
         let output =
             client.arg(format!("--socket={}", self.folder.path().join("s").display())).args(["-e", sql]).output().unwrap();
@@ -110,7 +117,14 @@ impl Drop for MariaDb {
     }
 }
 
+fn mysql() -> Option<PathBuf> {
+    std::env::var_os("AQUEDUCT_MYSQL_BIN").map(PathBuf::from)
+}
+
 fn program(name: &str) -> PathBuf {
+    if let Some(folder) = mysql() {
+        return folder.join(name);
+    }
     let found = ["/usr/sbin", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin"]
         .iter()
         .map(|folder| Path::new(folder).join(name))
