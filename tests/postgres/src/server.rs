@@ -87,10 +87,15 @@ impl Server {
         self.configure();
     }
 
+    /// Whether [`Server::wrap_transaction_ids`] can be had: builds for embedding have no `pg_resetwal`.
+    pub fn can_wrap_transaction_ids() -> bool {
+        bin_dir().join("pg_resetwal").exists()
+    }
+
     /// The next transaction is beyond the first four billion. The server must have been stopped in order, or not have run yet.
     ///
     /// # Panics
-    /// Without `pg_resetwal`, which builds for embedding do not have.
+    /// Without `pg_resetwal`.
     #[track_caller]
     pub fn wrap_transaction_ids(&self) {
         assert!(self.process.is_none(), "the server runs");

@@ -288,6 +288,35 @@ async fn tables_join_without_stopping_and_what_was_open_when_they_did_is_there()
 }
 
 #[tokio::test]
+async fn tables_without_a_key_join_under_writes_and_crashes() {
+    for seed in [41, 42] {
+        fastrand::seed(seed);
+        let database = SERVER.database();
+        let tables = [TABLES[0], TABLES[10], TABLES[11]];
+        make(&database, &tables, 150);
+        let list = "public.mark,public.by_int";
+        let mut rig = Rig::start(with(snapshot_options(&database), &[("table.include.list", list)])).await;
+        let mut writer = Writer::new(&database, 150);
+        for _ in 0..10 {
+            writer.write(&tables);
+            rig.poll().await;
+        }
+        rig.set("table.include.list", &format!("{list},public.keyless,public.keyless_toast"));
+        rig.restart().await;
+        rig.records = 37;
+        while rig.crashes < 15 || !rig.unread().is_empty() {
+            writer.write(&tables);
+            rig.poll().await;
+            if rig.crashes < 15 && fastrand::u8(0..3) == 0 {
+                if fastrand::bool() { rig.crash().await } else { rig.poll_and_lose().await }
+            }
+        }
+        rig.catch_up(&SERVER, &database).await;
+        compare(&rig, &database, &tables);
+    }
+}
+
+#[tokio::test]
 async fn a_truncated_or_rewritten_table_is_read_as_it_is_now() {
     let database = SERVER.database();
     let tables = [("by_int", ""), ("by_uuid", ""), ("keyless", "")];

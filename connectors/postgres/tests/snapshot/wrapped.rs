@@ -11,13 +11,22 @@ use std::time::Instant;
 
 const KEYLESS_FROM: usize = 10;
 
-#[tokio::test]
-async fn nothing_is_lost_where_transaction_ids_have_wrapped() {
+/// `None` where the server's build cannot be brought there; Debian's can.
+fn wrapped() -> Option<Server> {
+    if !Server::can_wrap_transaction_ids() {
+        return None;
+    }
     let mut server = Server::stopped(Options::default());
     server.wrap_transaction_ids();
     server.restart();
     let full: u64 = server.psql("select pg_current_xact_id()::text").parse().unwrap();
     assert!(full >> 32 == 1, "{full}");
+    Some(server)
+}
+
+#[tokio::test]
+async fn nothing_is_lost_where_transaction_ids_have_wrapped() {
+    let Some(server) = wrapped() else { return };
     for seed in [31, 32] {
         fastrand::seed(seed);
         let database = server.database();
@@ -48,9 +57,7 @@ async fn nothing_is_lost_where_transaction_ids_have_wrapped() {
 #[tokio::test]
 async fn an_incremental_snapshot_is_exact_where_transaction_ids_have_wrapped() {
     fastrand::seed(33);
-    let mut server = Server::stopped(Options::default());
-    server.wrap_transaction_ids();
-    server.restart();
+    let Some(server) = wrapped() else { return };
     let database = server.database();
     let tables = &TABLES[..KEYLESS_FROM];
     make_at(&server, &database, tables, 150);
