@@ -23,6 +23,18 @@ const SOON: Duration = Duration::from_secs(90);
 #[test]
 fn a_broker_that_is_killed_again_and_again() {
     let kills = env_number("BROKER_KILLS", 3);
+    let (mut done, mut runs) = (0, 0);
+    while done < kills {
+        assert!(runs < 3 + kills / 5, "Kafka left a transaction in halves in {runs} runs");
+        done += killed(kills - done);
+        runs += 1;
+    }
+}
+
+/// A broker and a flow of their own. How many of the kills it took: not all where the broker, started again, had committed a transaction in some of its partitions and
+/// forgotten it in the others (see [`abort_hanging`]). Of that transaction lines may be lost whose offset is in one of the former, and no one can tell that from a fault
+/// of ours: of that run only that lines flow again is said.
+fn killed(kills: u64) -> u64 {
     let mut broker = Broker::start(Options::default());
     let bootstrap = broker.bootstrap();
     let mut flow = FlowPlan { rate: 4_000, ..FlowPlan::new(&bootstrap) }.start(LEDGER);
@@ -35,14 +47,19 @@ fn a_broker_that_is_killed_again_and_again() {
         broker.restart();
         let begin = Instant::now();
         // On a loaded machine a broker alone takes half a minute until it leads its partitions again.
-        if !flow.goes_on_within(Duration::from_secs(60)) {
-            println!("kill {kill}: {} hanging transactions of the broker aborted", abort_hanging(&bootstrap));
-        }
+        let hanging = if flow.goes_on_within(Duration::from_secs(60)) { 0 } else { abort_hanging(&bootstrap) };
         flow.goes_on();
-        println!("kill {kill}: lines flow again after {:?}", begin.elapsed());
+        println!(
+            "kill {kill}: lines flow again after {:?}; {hanging} hanging transactions of the broker aborted",
+            begin.elapsed()
+        );
+        if hanging > 0 {
+            return kill;
+        }
     }
     rest.finish();
     flow.exact();
+    kills
 }
 
 #[test]

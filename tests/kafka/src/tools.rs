@@ -51,6 +51,8 @@ const TRANSACTIONS: &str = "org.apache.kafka.tools.TransactionsCommand";
 /// And the offsets last, in topics named so: who waits for them, freed before the rest, would begin the next transaction inside the one that still
 /// hangs elsewhere, and the second abort would lose what it commits.
 ///
+/// Where some of the markers were written, what is aborted may be records whose offset is committed: they are lost then, and only Kafka's own log can tell.
+///
 /// # Panics
 /// When one of the tools fails.
 #[track_caller]
